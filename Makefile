@@ -1,0 +1,86 @@
+# Conditional VAEs on raw MNIST. `make` prints what there is; the first call of any other
+# target sets everything up. PY=python uses an environment you already have.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# What the user passes reaches the shell as environment variables, never as text of a
+# command: no blank, quote, ; or $( ) in it is ever interpreted, by make or by the shell.
+ARGUMENTS := CONFIG SET RUN DIGIT N SEED TEMPERATURE OUT K LABEL_K PORT OFFLINE PYTEST
+define literal
+override $(1) := $$(value $(1))
+export $(1)
+endef
+$(foreach name,$(ARGUMENTS),$(eval $(call literal,$(name))))
+
+ifdef PY
+PYTHON := $(PY)
+READY :=
+else
+PYTHON := .venv/bin/python
+READY := .venv/.ready
+endif
+export PYTHONPATH := $(CURDIR)
+
+.PHONY: help setup data experiment samples evaluate list sync ui bench test \
+	test-services lint clean
+
+help:  ## this list
+	@echo "Conditional VAEs on raw MNIST"
+	@echo
+	@awk -F '  ## ' '/^[a-z-]+:.*  ## / { sub(/:.*/, "", $$1); \
+		printf "  %-14s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "Begin with: make experiment CONFIG=experiments/quickstart.yaml"
+
+setup: $(READY) data  ## venv, packages, data                 make setup
+
+.venv/.ready: requirements.txt
+	python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+data: $(READY)  ## unpack and verify MNIST               make data
+	@$(PYTHON) -m cvae data
+
+experiment: $(READY)  ## train one spec                        make experiment CONFIG=experiments/quickstart.yaml SET="model.latent_dim=8"
+	@$(PYTHON) -m cvae run "$${CONFIG:?say which, such as CONFIG=experiments/quickstart.yaml}" \
+		--set "$$SET" $${OFFLINE:+--offline}
+
+samples: $(READY)  ## draw digits from a finished run       make samples RUN=quickstart DIGIT=5 N=16
+	@$(PYTHON) -m cvae samples $${RUN:+--run "$$RUN"} $${DIGIT:+--digit "$$DIGIT"} \
+		$${N:+--n "$$N"} $${SEED:+--seed "$$SEED"} \
+		$${TEMPERATURE:+--temperature "$$TEMPERATURE"} $${OUT:+--out "$$OUT"}
+
+evaluate: $(READY)  ## importance-sampled NLL, label accuracy make evaluate RUN=quickstart K=500 LABEL_K=100
+	@$(PYTHON) -m cvae evaluate $${RUN:+--run "$$RUN"} \
+		$${K:+--importance-samples "$$K"} $${LABEL_K:+--label-samples "$$LABEL_K"}
+
+list: $(READY)  ## the runs of this folder               make list
+	@$(PYTHON) -m cvae list
+
+sync: $(READY)  ## publish what MLflow does not have     make sync RUN=quickstart
+	@$(PYTHON) -m cvae sync $${RUN:+--run "$$RUN"}
+
+ui: $(READY)  ## MLflow on 127.0.0.1                   make ui PORT=5000
+	@$(PYTHON) -m cvae ui $${PORT:+--port "$$PORT"}
+
+bench: $(READY)  ## training speed against the usual way  make bench
+	@$(PYTHON) -m benchmarks.speed --quality
+
+test: $(READY)  ## all tests that need only Python       make test
+	@$(PYTHON) -m pytest $$PYTEST
+
+test-services: $(READY)  ## tests that need Chromium              make test-services
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check playwright
+	@$(PYTHON) -m pytest -m services $$PYTEST
+
+lint: $(READY)  ## ruff and mypy                         make lint
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+
+clean:  ## remove caches; runs and venv stay     make clean
+	@rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis samples
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,323 @@
+"""How fast is training? Three ways to do it, side by side in one process.
+
+    usual   torchvision's MNIST with ToTensor, a shuffling DataLoader, an nn.Module,
+            Adam with torch's defaults, .item() in every step: what tutorials do
+    ours    the engine as the runner uses it
+    floor   nothing but the matrix products of forward and backward
+
+Rounds are interleaved, so that a busy neighbour hits all three; the table gives medians
+and the spread between the rounds. `--quality` trains experiments/speedrun.yaml with five
+seeds and the usual loop for ten epochs, and compares time and test neg_elbo.
+
+    make bench        (or: python -m benchmarks.speed --quality)
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
+from torchvision import datasets, transforms
+
+from cvae import engine, evaluate, mnist, provenance, runner
+from cvae.spec import Spec, nested
+from cvae.specfile import load_spec
+
+ROUNDS = 7
+STEPS = 100  # a round, per way
+DEFAULT = Spec(name="default")
+PYTORCH_EXAMPLE = {
+    "model.conditional": False,
+    "model.latent_dim": 20,
+    "model.hidden": [400],
+    "training.output_bias": "random",
+}
+CASES: dict[str, dict[str, Any]] = {
+    "784-400-20": PYTORCH_EXAMPLE | {"training.batch_size": 128},
+    "794-512-256-2": {"training.batch_size": 128},
+    "794-512-256-2 (default)": {},
+}
+
+
+class UsualVAE(nn.Module):
+    """A tutorial's VAE; the label is concatenated where there is one."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.classes = mnist.CLASSES if spec.model.conditional else 0
+        widths = [784 + self.classes, *spec.model.hidden]
+        pairs = list(itertools.pairwise(widths))
+        self.down = nn.ModuleList(nn.Linear(*pair) for pair in pairs)
+        self.mu = nn.Linear(widths[-1], spec.model.latent_dim)
+        self.logvar = nn.Linear(widths[-1], spec.model.latent_dim)
+        widths = [spec.model.latent_dim + self.classes, *reversed(spec.model.hidden)]
+        pairs = list(itertools.pairwise(widths))
+        self.up = nn.ModuleList(nn.Linear(*pair) for pair in pairs)
+        self.out = nn.Linear(widths[-1], 784)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        label = F.one_hot(y, self.classes).float() if self.classes else x[:, :0]
+        hidden = torch.cat([x, label], dim=1)
+        for layer in self.down:
+            hidden = F.relu(layer(hidden))
+        mu, logvar = self.mu(hidden), self.logvar(hidden)
+        z = mu + torch.randn_like(mu) * torch.exp(0.5 * logvar)
+        hidden = torch.cat([z, label], dim=1)
+        for layer in self.up:
+            hidden = F.relu(layer(hidden))
+        return torch.sigmoid(self.out(hidden)), mu, logvar
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        p, mu, logvar = self(x, y)
+        recon = F.binary_cross_entropy(p, x, reduction="sum")
+        kl = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
+        return recon + kl
+
+
+class Usual:
+    """The tutorial loop over a torchvision data set."""
+
+    def __init__(self, spec: Spec, root: Path, device: torch.device) -> None:
+        to_tensor = transforms.ToTensor()
+        self.device, self.batch = device, spec.training.batch_size
+        self.train = datasets.MNIST(str(root), train=True, transform=to_tensor)
+        self.test = datasets.MNIST(str(root), train=False, transform=to_tensor)
+        self.model = UsualVAE(spec).to(device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+
+    def epoch(self, images: int | None = None) -> float:
+        part = self.train if images is None else Subset(self.train, range(images))
+        loader = DataLoader(part, batch_size=self.batch, shuffle=True)
+        total = 0.0
+        for x, y in loader:
+            x, y = x.view(-1, 784).to(self.device), y.to(self.device)
+            self.optimizer.zero_grad()
+            loss = self.model.loss(x, y)
+            loss.backward()
+            total += loss.item()
+            self.optimizer.step()
+        return total / len(part)
+
+    @torch.no_grad()
+    def test_neg_elbo(self) -> float:
+        total = 0.0
+        for x, y in DataLoader(self.test, batch_size=1000):
+            x = x.view(-1, 784).to(self.device)
+            total += self.model.loss(x, y.to(self.device)).item()
+        return total / len(self.test)
+
+
+def ours(spec: Spec, images: int, device: torch.device) -> Iterator[engine.Epoch]:
+    """The engine over the first `images` training images, an epoch at a time."""
+    data = mnist.load_mnist(mnist.SHIPPED_ROOT, train_images=images)
+    state = runner.assemble(spec, data, device)
+    train = data.train.to(device)
+    return engine.train(state.model, state.optimizer, train, spec, state.streams)
+
+
+def floor(spec: Spec, device: torch.device) -> Callable[[], None]:
+    """One step's matrix products: every layer forward, weight and input gradients."""
+    model = engine.build_model(spec, pixels=784, generator=torch.Generator())
+    batch, products = spec.training.batch_size, []
+    for half in (model.encoder, model.decoder):
+        for layer in (part for part in half if isinstance(part, nn.Linear)):
+            fan_out, fan_in = layer.weight.shape
+            x = torch.randn(batch, fan_in, device=device)
+            weight = torch.randn(fan_out, fan_in, device=device)
+            grad = torch.randn(batch, fan_out, device=device)
+            y, dx, dw = (torch.empty_like(part) for part in (grad, x, weight))
+            products.append((x, weight, grad, y, dx, dw))
+
+    def step() -> None:
+        for x, weight, _, y, _, _ in products:
+            torch.mm(x, weight.t(), out=y)
+        for index, (x, weight, grad, _, dx, dw) in enumerate(products):
+            torch.mm(grad.t(), x, out=dw)
+            if index:  # the images need no gradient
+                torch.mm(grad, weight, out=dx)
+
+    return step
+
+
+def measure(case: str, device: torch.device, root: Path) -> dict[str, Any]:
+    """Images a second of the three ways, round by round."""
+    fields = CASES[case] | {"training.schedule": "constant"}
+    fields |= {"training.learning_rate": 1e-3, "training.epochs": ROUNDS + 1}
+    spec = Spec.model_validate(nested({"name": "bench"} | fields))
+    steps = STEPS if device.type == "cpu" else 10 * STEPS
+    images = min(steps * spec.training.batch_size, 60_000)
+    steps = images // spec.training.batch_size
+    images = steps * spec.training.batch_size
+    usual, epochs = Usual(spec, root, device), ours(spec, images, device)
+    product = _replayed(floor(spec, device), device)
+    rates: dict[str, list[float]] = {"usual": [], "ours": [], "floor": []}
+    few = images // 4 if device.type == "cpu" else images // 10
+    for round_ in range(ROUNDS + 1):
+        took = {
+            "usual": _seconds(lambda: usual.epoch(few), device) * images / few,
+            "ours": _seconds(lambda: next(epochs), device),
+            "floor": _seconds(lambda: [product() for _ in range(steps)], device),
+        }
+        if round_:  # the first warms up
+            for way, seconds in took.items():
+                rates[way].append(images / seconds)
+    middle = {way: statistics.median(found) for way, found in rates.items()}
+    ratio = {
+        "ours/usual": [
+            a / b for a, b in zip(rates["ours"], rates["usual"], strict=True)
+        ],
+        "ours/floor": [
+            a / b for a, b in zip(rates["ours"], rates["floor"], strict=True)
+        ],
+    }
+    return {
+        "case": case,
+        "batch": spec.training.batch_size,
+        "device": device.type,
+        "images_per_second": middle,
+        "rounds": rates,
+        "ratios": {key: _spread(values) for key, values in ratio.items()},
+    }
+
+
+def quality(device: torch.device, root: Path, seeds: int = 5) -> dict[str, Any]:
+    """Seconds of training to a test neg_elbo: the usual ten epochs against speedrun."""
+    spec = Spec.model_validate(nested({"name": "usual"} | CASES["784-400-20"]))
+    torch.manual_seed(0)
+    usual = Usual(spec, root, device)
+    usual_seconds = _seconds(lambda: [usual.epoch() for _ in range(10)], device)
+    found = {"seconds": usual_seconds, "test_neg_elbo": usual.test_neg_elbo()}
+    runs = []
+    for seed in range(seeds):
+        fast = load_spec("experiments/speedrun.yaml", [f"training.seed={seed}"])
+        data = mnist.load_mnist(mnist.SHIPPED_ROOT)
+        state = runner.assemble(fast, data, device)
+        train = data.train.to(device)
+        epochs = engine.train(state.model, state.optimizer, train, fast, state.streams)
+        seconds = _seconds(lambda epochs=epochs: list(epochs), device)  # type: ignore[misc]
+        score = evaluate.bound(
+            state.model, data.test.to(device), runner.stream(seed, "e")
+        )
+        runs.append({"seconds": seconds, "test_neg_elbo": score["neg_elbo"]})
+    return {"usual": found, "speedrun": runs}
+
+
+def _seconds(action: Callable[[], Any], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _replayed(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """On a GPU the floor, too, is a replayed graph: products, not launches."""
+    if device.type == "cpu":
+        return step
+    step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+    }
+
+
+def _torchvision_root(folder: Path) -> Path:
+    """torchvision wants <root>/MNIST/raw; ours is linked there."""
+    mnist.load_mnist(mnist.SHIPPED_ROOT)
+    raw = folder / "MNIST" / "raw"
+    raw.parent.mkdir(parents=True)
+    raw.symlink_to(mnist.SHIPPED_ROOT)
+    return folder
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """The rates as Markdown: thousands of images a second, medians; ratios with range."""
+    lines = [
+        "| network | batch | device | usual | ours | floor | ours / usual | ours / floor |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for found in results:
+        rate = found["images_per_second"]
+        cells = [found["case"], str(found["batch"]), found["device"]]
+        cells += [f"{rate[way] / 1000:.1f}" for way in ("usual", "ours", "floor")]
+        for key in ("ours/usual", "ours/floor"):
+            r = found["ratios"][key]
+            cells.append(f"{r['median']:.2f} ({r['min']:.2f}–{r['max']:.2f})")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def quality_table(found: dict[str, Any]) -> str:
+    """Time to quality as Markdown."""
+    usual, runs = found["usual"], found["speedrun"]
+    seconds = [run["seconds"] for run in runs]
+    scores = [run["test_neg_elbo"] for run in runs]
+    middle = statistics.median(seconds)
+    return "\n".join(
+        [
+            "| | training seconds | test neg_elbo |",
+            "|---|---|---|",
+            f"| usual, 10 epochs | {usual['seconds']:.1f} | {usual['test_neg_elbo']:.2f} |",
+            f"| speedrun, {len(runs)} seeds | {middle:.2f} "
+            f"({min(seconds):.2f}–{max(seconds):.2f}) | "
+            f"{statistics.mean(scores):.2f} (worst {max(scores):.2f}) |",
+            "",
+            f"usual / speedrun: {usual['seconds'] / middle:.1f} × less time",
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--quality", action="store_true", help="time to quality, too")
+    parser.add_argument("--case", choices=CASES, action="append", help="only this one")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench/speed.json"))
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = runner.pick_device("auto")
+    facts = provenance.hardware(device) | {"torch": torch.__version__}
+    print(f"{facts}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}\n")
+    found: dict[str, Any] = {"hardware": facts, "date": time.strftime("%Y-%m-%d")}
+    with tempfile.TemporaryDirectory() as folder:
+        root = _torchvision_root(Path(folder))
+        cases = options.case or CASES
+        found["rates"] = [measure(case, device, root) for case in cases]
+        print(
+            "Thousands of images a second, medians of", ROUNDS, "interleaved rounds\n"
+        )
+        print(table(found["rates"]), flush=True)
+        if options.quality:
+            found["quality"] = quality(device, root)
+            print("\n" + quality_table(found["quality"]))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(found, indent=2) + "\n")
+    print(f"\n{options.out}")
+
+
+if __name__ == "__main__":
+    main()

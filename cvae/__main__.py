@@ -1,0 +1,287 @@
+"""The command line: `python -m cvae run|samples|evaluate|sync|list|data|ui|schema`.
+
+Results go to stdout, progress and warnings to stderr. Exit codes: 0 done, 2 spec or
+arguments, 3 data, 4 diverged, 5 tracking store, 130/143 interrupted, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import time
+
+_BEGAN = time.perf_counter()
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import logging  # noqa: E402
+import os  # noqa: E402
+import re  # noqa: E402
+import shlex  # noqa: E402
+import signal  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import TYPE_CHECKING, Any, NoReturn  # noqa: E402
+
+if TYPE_CHECKING:
+    from cvae.folder import RunFolder
+
+log = logging.getLogger("cvae")
+
+EXIT_CODES = {
+    "SpecError": 2,
+    "RunNotFound": 2,
+    "ValueError": 2,
+    "DataError": 3,
+    "Diverged": 4,
+    "TrackingError": 5,
+    "Busy": 1,
+    "OSError": 1,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    log.setLevel(logging.INFO)
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        options.act(options)
+    except KeyboardInterrupt as stop:
+        log.error("interrupted; the same command goes on from the last checkpoint")
+        return 143 if type(stop).__name__ == "Terminated" else 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        for kind in type(error).__mro__:
+            if kind.__name__ in EXIT_CODES:
+                log.error("%s", error)
+                return EXIT_CODES[kind.__name__]
+        raise
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m cvae", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, act: Any, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.add_argument(
+            "--runs", type=Path, default=Path("runs"), help="folder of runs"
+        )
+        added.set_defaults(act=act)
+        return added
+
+    run = command("run", _run, "train the run that a YAML spec describes")
+    run.add_argument("config", help="path of the spec")
+    run.add_argument("--set", default="", metavar="'a.b=1 c.d=2'", help="overrides")
+    run.add_argument("--offline", action="store_true", help="publish later, with sync")
+
+    samples = command("samples", _samples, "draw a digit from a finished run as PNG")
+    samples.add_argument(
+        "--run", help="name, id, folder or MLflow run id; newest if none"
+    )
+    samples.add_argument("--digit", type=int, help="0 to 9; all ten if left out")
+    samples.add_argument("--n", type=int, default=16, help="how many (of each digit)")
+    samples.add_argument("--seed", type=int, help="the same seed, the same images")
+    samples.add_argument("--temperature", type=float, default=1.0, help="spread of z")
+    samples.add_argument("--out", type=Path, help="PNG to write")
+
+    evaluate = command("evaluate", _evaluate, "importance-sampled figures of a run")
+    evaluate.add_argument(
+        "--run", help="name, id, folder or MLflow run id; newest if none"
+    )
+    evaluate.add_argument("--importance-samples", type=int, default=500, metavar="K")
+    evaluate.add_argument("--label-samples", type=int, default=0, metavar="K")
+
+    sync = command("sync", _sync, "publish what the tracking store lacks")
+    sync.add_argument("--run", help="one run's name, id or folder; all if left out")
+
+    command("list", _list, "the runs in a folder, oldest first")
+    command("data", _data, "decompress and verify the shipped MNIST files")
+    command("schema", _schema, "the spec's JSON schema, for editors")
+    ui = command("ui", _ui, "the MLflow UI over the runs")
+    ui.add_argument("--port", type=int, default=5000)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    from cvae.specfile import SpecError, load_spec, read_document
+
+    overrides = re.split(r"\s+(?=[\w.]+=)", options.set.strip()) if options.set else []
+    spec = load_spec(options.config, [part for part in overrides if part])
+    header = read_document(options.config).header
+    # only now: torch takes seconds to import
+    from cvae import runner
+
+    clock = runner.Clock(began=_BEGAN)
+    clock.add("imports", time.perf_counter() - _BEGAN)
+    command = f"make experiment CONFIG={shlex.quote(options.config)}"
+    if options.set:
+        command += f" SET={shlex.quote(options.set)}"
+    if not options.runs.parent.exists():
+        raise SpecError(f"--runs {options.runs}: {options.runs.parent} does not exist")
+    folder = runner.run(
+        spec,
+        runs=options.runs,
+        offline=options.offline,
+        header=header,
+        command=command,
+        clock=clock,
+    )
+    _report(folder, options.offline)
+
+
+def _report(folder: RunFolder, offline: bool) -> None:
+    """What a finished run came to, on stdout."""
+    metrics = folder.records()[-1]["metrics"]
+    units = {"active_units": "of the latent dimensions", "label_accuracy": "of 1"}
+    print(f"{folder.name}: finished, {metrics['time/total']:.0f} s in all")
+    for key, value in metrics.items():
+        if key.startswith("test/"):
+            unit = next((u for k, u in units.items() if k in key), "nats per image")
+            print(f"  {key:24} {value:10.4g} {unit}")
+    print(f"  grids: {folder.figures / 'digits.png'}")
+    print(f"         {folder.figures / 'reconstructions.png'}")
+    print(f"  next:  make samples RUN={folder.name} DIGIT=5   make ui")
+    published = (
+        json.loads((folder.path / "tracking.json").read_text())
+        if (folder.path / "tracking.json").exists()
+        else {}
+    )
+    if published.get("status") != "FINISHED":
+        why = "--offline" if offline else "the tracking store was away"
+        print(f"  not in MLflow yet ({why}): make sync RUN={folder.name}")
+
+
+def _samples(options: argparse.Namespace) -> None:
+    from torchvision.utils import save_image
+
+    from cvae.samples import generate_conditional_samples, load_run
+
+    run = load_run(options.run, runs=options.runs)
+    chosen = range(10) if options.digit is None else [options.digit]
+    rows = [
+        generate_conditional_samples(
+            digit, options.n, run, options.seed, options.temperature
+        )
+        for digit in chosen
+    ]
+    import torch
+
+    name = "digits" if options.digit is None else f"digit_{options.digit}"
+    out = options.out or Path("samples") / f"{name}.png"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    images = torch.cat(rows).view(-1, 1, *run.shape)
+    columns = options.n if options.digit is None else max(1, round(options.n**0.5))
+    save_image(images, out, nrow=columns, pad_value=0.5)
+    print(f"{out}: {options.n} × {name.replace('_', ' ')} from {run.folder.name}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from cvae import runner
+    from cvae.samples import load_run
+    from cvae.specfile import SpecError
+
+    for name in ("importance_samples", "label_samples"):
+        if not 0 <= getattr(options, name) <= 10**6:
+            flag = f"--{name.replace('_', '-')}"
+            raise SpecError(
+                f"{flag}: must be 0 to 1000000; {getattr(options, name)} found"
+            )
+    run = load_run(options.run, runs=options.runs)
+    if options.label_samples and not run.model.classes:
+        raise SpecError(
+            f"{run.folder.name} is unconditional: it has no label posterior"
+        )
+    found = runner.evaluate_run(
+        run.folder,
+        run.spec,
+        run.model,
+        importance_samples=options.importance_samples,
+        label_samples=options.label_samples,
+    )
+    print(f"{run.folder.name}, all test images")
+    for key, value in found.items():
+        print(f"  {key:32} {value:.4f}")
+
+
+def _sync(options: argparse.Namespace) -> None:
+    from cvae.folder import folders
+    from cvae.samples import RunNotFound, find_run
+    from cvae.tracking import Tracker
+
+    chosen = (
+        [find_run(options.run, runs=options.runs)]
+        if options.run
+        else [folder for folder in folders(options.runs) if not folder.held()]
+    )
+    if not chosen:
+        raise RunNotFound(f"no runs in {options.runs}/")
+    tracker = Tracker(options.runs)
+    for folder in chosen:
+        tracker.publish(folder)
+        print(f"{folder.name}: {folder.status.lower()}, published to {tracker.uri}")
+
+
+def _list(options: argparse.Namespace) -> None:
+    from cvae.folder import folders
+
+    for folder in folders(options.runs):
+        records = folder.records()
+        figures = records[-1]["metrics"] if records else {}
+        score = next((figures[k] for k in SCORES if k in figures), float("nan"))
+        epochs = records[-1]["epoch"] if records else 0
+        print(f"{folder.name:40} {folder.status:9} {epochs:5} epochs  {score:8.2f}")
+
+
+SCORES = ("test/neg_elbo", "val/neg_elbo", "train/neg_elbo")
+
+
+def _data(options: argparse.Namespace) -> None:
+    from cvae import mnist
+
+    data = mnist.load_mnist(mnist.SHIPPED_ROOT)
+    print(
+        f"{mnist.SHIPPED_ROOT}: {len(data.train)} + {len(data.test)} images, verified"
+    )
+
+
+def _schema(options: argparse.Namespace) -> None:
+    from cvae.spec import Spec
+
+    print(json.dumps(Spec.model_json_schema(), indent=2))
+
+
+def _ui(options: argparse.Namespace) -> NoReturn:
+    from cvae.tracking import Tracker
+
+    uri = Tracker(options.runs).uri
+    address = f"http://127.0.0.1:{options.port}"
+    if uri.startswith("http"):
+        raise SystemExit(f"the runs are on the tracking server: open {uri}")
+    print(f"MLflow: {address} (Ctrl-C ends it)", flush=True)
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    os.environ["PATH"] = (
+        f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
+    os.execv(
+        sys.executable,
+        [
+            *(sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1"),
+            *("--port", str(options.port), "--workers", "1"),
+            *("--backend-store-uri", uri),
+        ],
+    )
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    from cvae.runner import Terminated
+
+    raise Terminated
+
+
+if __name__ == "__main__":
+    sys.exit(main())

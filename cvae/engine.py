@@ -1,0 +1,310 @@
+"""The training loop: one record an epoch, exact to the bit on the CPU.
+
+The same `step` runs eagerly on the CPU and as a replayed CUDA graph on the GPU. No state
+hides here: everything a run needs to go on is in the model, the optimiser, the streams.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cvae import gradient, mnist
+from cvae.evaluate import ACTIVE_VARIANCE
+from cvae.model import CVAE
+from cvae.objective import Terms, beta_at, terms
+from cvae.spec import Spec
+
+Streams = dict[str, torch.Generator]
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+EAGER_STEPS = 3  # first steps on a GPU, before the graph is captured
+
+
+class Diverged(Exception):
+    """Loss, gradient or weights stopped being finite (exit code 4)."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave: means over its images, nats per image."""
+
+    epoch: int  # counted from 1
+    step: int  # optimiser steps so far
+    metrics: dict[str, float]
+    seconds: float
+
+
+def build_model(
+    spec: Spec, *, pixels: int, generator: torch.Generator | None = None
+) -> CVAE:
+    """The spec's model on the CPU; without a generator its weights are to be loaded."""
+    return CVAE(**spec.model.model_dump(), pixels=pixels, generator=generator)
+
+
+def build_optimizer(model: CVAE, spec: Spec) -> torch.optim.Optimizer:
+    """Adam over all parameters as one flat tensor: one pass over memory a step.
+
+    Parameters and gradients of the model become views into it. On a GPU the learning
+    rate is a tensor, which a captured step can read.
+    """
+    parameters = list(model.parameters())
+    flat = nn.Parameter(torch.cat([part.detach().flatten() for part in parameters]))
+    flat.grad = torch.zeros_like(flat)
+    sizes = [part.numel() for part in parameters]
+    for part, value, slope in zip(
+        parameters, flat.detach().split(sizes), flat.grad.split(sizes), strict=True
+    ):
+        part.data = value.view_as(part)
+        part.grad = slope.view_as(part)
+    return OPTIMIZERS[spec.training.optimizer](
+        [flat],
+        lr=torch.tensor(0.0, device="cuda") if flat.is_cuda else 0.0,
+        betas=spec.training.adam_betas,
+        fused=True,
+        capturable=flat.is_cuda,
+    )
+
+
+def train(
+    model: CVAE,
+    optimizer: torch.optim.Optimizer,
+    data: mnist.Images,
+    spec: Spec,
+    streams: Streams,
+    *,
+    start: int = 0,
+) -> Iterator[Epoch]:
+    """Train from epoch `start` to the spec's last, yielding after each epoch.
+
+    `data` lives on the model's device and stays there; every image is used once an
+    epoch, the last batch may be smaller. Between two yields the GPU is never waited for.
+
+    Raises:
+        Diverged: naming the first step whose loss, gradient or weights are not finite.
+    """
+    device, batch = data.images.device, spec.training.batch_size
+    steps = math.ceil(len(data) / batch)
+    table = schedule(spec, steps).to(device)
+    step = _build_step(model, optimizer, data, spec, streams)
+    run_epoch = _eager if device.type == "cpu" else _Replay(batch, streams)
+    for epoch in range(start, spec.training.epochs):
+        began = time.perf_counter()
+        order = torch.randperm(len(data), generator=streams["shuffle"], device=device)
+        controls = table[epoch * steps : (epoch + 1) * steps]
+        history = run_epoch(step, order.split(batch), controls).cpu().double()
+        _check_finite(model, history, first=epoch * steps + 1)
+        metrics = _means(history.sum(0) / len(data))
+        rate, beta = controls[-1].tolist()
+        metrics |= {"learning_rate": rate, "beta": beta}
+        seconds = time.perf_counter() - began
+        yield Epoch(epoch + 1, (epoch + 1) * steps, metrics, seconds)
+
+
+def schedule(spec: Spec, steps: int) -> Tensor:
+    """Learning rate and β of every step of the run, (epochs · steps, 2) float32."""
+    training, objective = spec.training, spec.objective
+    total, warmup = training.epochs * steps, objective.warmup_epochs * steps
+    rate = SCHEDULES[training.schedule]
+    return torch.tensor(
+        [
+            (
+                rate(step, total=total, peak=training.learning_rate),
+                beta_at(step, beta=objective.beta, warmup_steps=warmup),
+            )
+            for step in range(total)
+        ]
+    )
+
+
+def constant(step: int, *, total: int, peak: float) -> float:
+    return peak
+
+
+def one_cycle(step: int, *, total: int, peak: float) -> float:
+    """Cosine from peak/25 up to peak over 30 % of the steps, then down to peak/250,000.
+
+    Smith & Topin 2018, with the constants of torch's OneCycleLR.
+    """
+    turn, last = 0.3 * total - 1, total - 1
+    low, lowest = peak / 25, peak / 25e4
+    if step < turn:
+        start, end, progress = low, peak, step / turn
+    else:
+        start, end, progress = peak, lowest, (step - turn) / max(last - turn, 1)
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def linear(step: int, *, total: int, peak: float) -> float:
+    """Straight from peak/10 up to peak over 15 % of the steps, then straight to 0."""
+    turn = max(0.15 * total, 1)
+    if step < turn:
+        return peak * (0.1 + 0.9 * step / turn)
+    return peak * (total - step) / (total - turn)
+
+
+SCHEDULES = {"constant": constant, "one_cycle": one_cycle, "linear": linear}
+Step = Callable[[Tensor, Tensor], Tensor]
+
+
+def _build_step(
+    model: CVAE,
+    optimizer: torch.optim.Optimizer,
+    data: mnist.Images,
+    spec: Spec,
+    streams: Streams,
+) -> Step:
+    """The step: image indices (B,) and [rate, β] (2,) → `_sums` over the batch."""
+    samples, corrupt = spec.objective.importance_samples, spec.data.corrupt
+    dynamic, clip = spec.data.binarize == "dynamic", spec.training.grad_clip
+    slopes = _slopes(model, optimizer, spec)
+    (group,) = optimizer.param_groups
+    (flat,) = group["params"]
+    shape = (spec.training.batch_size, data.images.shape[1])
+    raw = torch.empty(shape, dtype=torch.uint8, device=flat.device)
+    grey = torch.empty(shape, device=flat.device)
+
+    def step(rows: Tensor, control: Tensor) -> Tensor:
+        rate, beta = control.unbind()
+        n = len(rows)
+        torch.index_select(data.images, 0, rows, out=raw[:n])
+        target = mnist.pixels(raw[:n], out=grey[:n])
+        y = data.labels.index_select(0, rows)
+        if dynamic:
+            target = torch.bernoulli(target, generator=streams["binarize"])
+        x = target
+        if corrupt:
+            x = mnist.salt_and_pepper(x, corrupt, streams["corrupt"])
+        noise = torch.randn(
+            (samples, n, model.latent_dim),
+            generator=streams["noise"],
+            device=flat.device,
+        )
+        sums = slopes(x, y, noise, beta, target)
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_([flat], clip)
+        if flat.is_cuda:
+            group["lr"].copy_(rate)
+        else:
+            group["lr"] = float(rate)
+        optimizer.step()
+        return sums
+
+    return step
+
+
+def _slopes(
+    model: CVAE, optimizer: torch.optim.Optimizer, spec: Spec
+) -> Callable[..., Tensor]:
+    """Fills every `.grad` and gives the batch's sums: by hand where that is written."""
+    activation, prior = spec.model.activation, spec.model.prior
+    one = spec.objective.importance_samples == 1
+    if one and prior == "standard" and activation in gradient.ACTIVATIONS:
+        return gradient.ByHand(model, activation, spec.training.batch_size)
+
+    def by_autograd(*arguments: Tensor) -> Tensor:
+        optimizer.zero_grad(set_to_none=False)
+        found = terms(model, *arguments)
+        found.loss.mean().backward()
+        return _sums(found)
+
+    return by_autograd
+
+
+def _sums(found: Terms) -> Tensor:
+    """Sums over the batch: recon, kl, loss, then mu and mu² of each latent, (3 + 2Z,)."""
+    scalars = torch.stack([found.recon.sum(), found.kl.sum(), found.loss.sum()])
+    return torch.cat([scalars, found.mu.sum(0), found.mu.square().sum(0)]).detach()
+
+
+def _means(row: Tensor) -> dict[str, float]:
+    """`_sums` divided by the number of images, as metrics."""
+    recon, kl, loss = row[:3].tolist()
+    mean, square = row[3:].chunk(2)
+    active = int((square - mean.square() > ACTIVE_VARIANCE).sum())
+    return {
+        "recon": recon,
+        "kl": kl,
+        "neg_elbo": recon + kl,
+        "loss": loss,
+        "active_units": active,
+    }
+
+
+def _check_finite(model: CVAE, history: Tensor, *, first: int) -> None:
+    bad = (~torch.isfinite(history[:, :3])).any(1).nonzero()
+    if len(bad):
+        raise Diverged(f"the loss is not finite at step {first + int(bad[0])}")
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight.sum()):  # a sum keeps any inf or NaN, in one pass
+            last = first + len(history) - 1
+            raise Diverged(f"{name} is not finite at step {last}")
+
+
+def _eager(step: Step, batches: tuple[Tensor, ...], controls: Tensor) -> Tensor:
+    return torch.stack([step(*pair) for pair in zip(batches, controls, strict=True)])
+
+
+class _Replay:
+    """An epoch of replayed CUDA graphs: one launch a step instead of a hundred.
+
+    The first steps run eagerly, as capture demands; then one step is recorded that reads
+    its place from a counter on the device. A smaller last batch runs eagerly.
+    """
+
+    def __init__(self, batch: int, streams: Streams) -> None:
+        self.batch, self.streams = batch, streams
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(
+        self, step: Step, batches: tuple[Tensor, ...], controls: Tensor
+    ) -> Tensor:
+        whole = [rows for rows in batches if len(rows) == self.batch]
+        rest = batches[len(whole) :]
+        done: list[Tensor] = []
+        if whole and self.graph is None:
+            with _side_stream():
+                done = [
+                    step(*pair)
+                    for pair in zip(whole[:EAGER_STEPS], controls, strict=False)
+                ]
+            self._capture(step, whole[0], controls, done[0])
+        if self.graph is not None:
+            self.order[: len(whole)] = torch.stack(whole)
+            self.controls.copy_(controls)
+            self.at.fill_(len(done))
+            for _ in range(len(whole) - len(done)):
+                self.graph.replay()
+            done += list(self.history[len(done) : len(whole)].clone())
+        done += [step(rows, controls[-1]) for rows in rest]
+        return torch.stack(done)
+
+    def _capture(self, step: Step, rows: Tensor, controls: Tensor, row: Tensor) -> None:
+        self.order = torch.zeros_like(rows).repeat(len(controls), 1)
+        self.controls = torch.zeros_like(controls)
+        self.history = torch.zeros_like(row).repeat(len(controls), 1)
+        self.at = torch.zeros(1, dtype=torch.long, device=rows.device)
+        self.graph = torch.cuda.CUDAGraph()
+        for generator in self.streams.values():
+            if generator.device.type == "cuda":
+                self.graph.register_generator_state(generator)
+        with torch.cuda.graph(self.graph):
+            rows = self.order.index_select(0, self.at)[0]
+            control = self.controls.index_select(0, self.at)[0]
+            self.history.index_copy_(0, self.at, step(rows, control)[None])
+            self.at += 1
+
+
+@contextmanager
+def _side_stream() -> Iterator[None]:
+    """Capture demands that what it records has run before, on another stream."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        yield
+    torch.cuda.current_stream().wait_stream(side)

@@ -1,0 +1,164 @@
+"""A run's folder: the truth about a run, whatever the tracking store knows of it.
+
+spec.yaml             the resolved spec
+run.json              status, process, environment, description
+records.jsonl         one line an epoch, then one with the test figures
+checkpoint.safetensors  all that is needed to go on (and .previous)
+model.safetensors     the final weights
+figures/              grids as PNG
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cvae.checkpoint import write_atomic
+from cvae.spec import Spec, flatten, nested
+from cvae.specfile import parse, validate
+
+Record = dict[str, Any]
+
+
+class Busy(Exception):
+    """Another process holds the run."""
+
+
+class RunFolder:
+    """`runs/<name>-<id>[-n]/`; every write is atomic or an appended line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoint = path / "checkpoint.safetensors"
+        self.weights = path / "model.safetensors"
+        self.figures = path / "figures"
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """`run.json`; empty if there is none yet."""
+        try:
+            info = json.loads((self.path / "run.json").read_text())
+        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+            return {}
+        return info if isinstance(info, dict) else {}
+
+    @property
+    def status(self) -> str:
+        """NEW, RUNNING, FINISHED, FAILED or KILLED; RUNNING with no process is KILLED."""
+        status = self.info.get("status", "NEW")
+        return "KILLED" if status == "RUNNING" and not self.held() else str(status)
+
+    def update(self, **changes: Any) -> None:
+        """Merge `changes` into `run.json`."""
+        info = self.info | changes
+        text = json.dumps(info, indent=2, sort_keys=True, allow_nan=False)
+        write_atomic(self.path / "run.json", f"{text}\n".encode())
+
+    def spec(self) -> Spec:
+        """The resolved spec of the run.
+
+        Raises:
+            SpecError: the file was edited into something else.
+        """
+        path = self.path / "spec.yaml"
+        return validate(parse(path.read_text(), str(path)))
+
+    def create(self, spec: Spec) -> None:
+        """Make the folder and write the spec; the uid names the run in every store."""
+        self.figures.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(nested(flatten(spec)), sort_keys=False)
+        write_atomic(self.path / "spec.yaml", text.encode())
+        self.update(uid=uuid.uuid4().hex, id=spec.id, status="NEW")
+
+    def records(self) -> list[Record]:
+        """All complete lines of `records.jsonl`, oldest first."""
+        try:
+            text = (self.path / "records.jsonl").read_text()
+        except FileNotFoundError:
+            return []
+        lines = text.split("\n")[:-1]  # what follows the last newline was cut off
+        return [json.loads(line) for line in lines]
+
+    def append(self, record: Record) -> None:
+        """Add a line, on the disk when this returns; a torn last line is cut off first."""
+        line = json.dumps(record, allow_nan=False) + "\n"
+        with (self.path / "records.jsonl").open("a+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end:
+                file.seek(0)
+                whole = file.read().rfind(b"\n") + 1
+                if whole != end:
+                    file.truncate(whole)
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process; freed by the kernel however the process ends.
+
+        Raises:
+            Busy: naming the process that holds it.
+        """
+        with (self.path / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                owner = file.read(200).strip() or "another process"
+                raise Busy(f"{self.path}: already being run by {owner}") from error
+            file.truncate(0)
+            started = time.strftime("%Y-%m-%d %H:%M:%S")
+            file.write(f"pid {os.getpid()} on {socket.gethostname()} since {started}\n")
+            file.flush()
+            yield
+
+    def held(self) -> bool:
+        """Whether a living process holds the lock."""
+        try:
+            with (self.path / "lock").open("r") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+
+def folders(runs: Path) -> list[RunFolder]:
+    """Every run under `runs`, the most recently started last."""
+    found = [RunFolder(path.parent) for path in runs.glob("*/run.json")]
+    return sorted(
+        found, key=lambda folder: (folder.info.get("started", 0), folder.name)
+    )
+
+
+def folder_for(spec: Spec, runs: Path) -> RunFolder:
+    """The unfinished run of this spec, or the first free folder for a new one."""
+    stem = f"{spec.name}-{spec.id}"
+    number = re.compile(re.escape(stem) + r"(?:-(\d+))?")
+    taken = [
+        int(match[1] or 1)
+        for path in runs.glob(f"{stem}*")
+        if (match := number.fullmatch(path.name))
+    ]
+    last = max(taken, default=1)
+    folder = RunFolder(runs / (stem if last == 1 else f"{stem}-{last}"))
+    if folder.info.get("status") == "FINISHED":
+        folder = RunFolder(runs / f"{stem}-{last + 1}")
+    return folder

@@ -1,0 +1,96 @@
+"""Pictures as arrays: reconstructions and per-digit samples.
+
+Each is a (height, width) uint8 array, 0 black and 255 white. What is drawn is the
+decoder's mean, not a Bernoulli draw. The same z and images are used in every epoch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cvae import mnist
+from cvae.model import CVAE
+from cvae.objective import sample
+
+Picture = NDArray[np.uint8]
+SHOWN = 10  # columns of every grid
+GAP = 2  # pixels between tiles
+
+
+def tile(images: Tensor, shape: tuple[int, int]) -> Picture:
+    """(rows, columns, D) pixels in [0, 1] as one picture with dark gaps."""
+    rows, columns, _ = images.shape
+    height, width = shape
+    picture = torch.zeros(rows * (height + GAP) + GAP, columns * (width + GAP) + GAP)
+    for row in range(rows):
+        for column in range(columns):
+            top, left = GAP + row * (height + GAP), GAP + column * (width + GAP)
+            part = images[row, column].reshape(height, width)
+            picture[top : top + height, left : left + width] = part
+    return (picture * 255).round().to(torch.uint8).numpy()
+
+
+def shown_images(data: mnist.Images) -> mnist.Images:
+    """The first image of each digit 0 to 9, in order; for grids."""
+    first = [
+        int((data.labels == digit).nonzero()[0])
+        for digit in range(mnist.CLASSES)
+        if (data.labels == digit).any()
+    ]
+    return mnist.Images(data.images[first], data.labels[first])
+
+
+@torch.no_grad()
+def reconstructions(
+    model: CVAE,
+    data: mnist.Images,
+    shape: tuple[int, int],
+    *,
+    corrupt: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Picture:
+    """Originals over their reconstructions from the posterior mean.
+
+    With `corrupt` there are three rows: clean, noisy as the encoder sees it, restored.
+    """
+    device = next(model.parameters()).device
+    clean = mnist.pixels(data.images).cpu()
+    rows, seen = [clean], clean
+    if corrupt:
+        assert generator is not None
+        seen = mnist.salt_and_pepper(clean, corrupt, generator)
+        rows.append(seen)
+    y = data.labels.to(device)
+    mu, _ = model.encode(seen.to(device), y)
+    rows.append(torch.sigmoid(model.decode(mu, y)).cpu())
+    return tile(torch.stack(rows), shape)
+
+
+@torch.no_grad()
+def digits(model: CVAE, noise: Tensor, labels: Tensor) -> Tensor:
+    """Decoder means (N, D) in [0, 1] for prior draws: noise (N, Z), labels (N,).
+
+    `noise` is standard normal; a learned prior moves and scales it.
+    """
+    device = next(model.parameters()).device
+    noise, y = noise.to(device), labels.to(device)
+    prior = model.prior(y)
+    z = noise if prior is None else sample(prior, noise)
+    return torch.sigmoid(model.decode(z, y)).cpu()
+
+
+def digit_grid(model: CVAE, noise: Tensor, shape: tuple[int, int]) -> Picture:
+    """One row a digit, the same z down each column; noise (columns, Z).
+
+    An unconditional model has no rows to tell apart: noise (rows · columns, Z) fills it.
+    """
+    rows = mnist.CLASSES if model.classes else max(1, len(noise) // SHOWN)
+    columns = len(noise) if model.classes else SHOWN
+    labels = torch.arange(mnist.CLASSES).repeat_interleave(columns)[: rows * columns]
+    if model.classes:
+        noise = noise.repeat(rows, 1)
+    images = digits(model, noise[: rows * columns], labels)
+    return tile(images.view(rows, columns, -1), shape)

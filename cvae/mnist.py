@@ -1,0 +1,312 @@
+"""Raw MNIST: the IDX reader, checksums, splits, and tensors that stay on the device.
+
+The format is the one of http://yann.lecun.com/exdb/mnist: big-endian, two zero bytes,
+a type byte (8 = unsigned byte), the number of dimensions, one 32-bit size each, data.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+CLASSES = 10
+SHIPPED_ROOT = Path(__file__).resolve().parent.parent / "mnist_data" / "raw"
+# SHA-256 of the decompressed files, as their authors published them.
+SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738"
+    "ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5"
+    "333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77"
+    "db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351"
+    "222c34898ecbeaf847f06e48f7ec33f2",
+}
+DEFLATE_LIMIT = 1032  # no deflate stream expands by more than this factor
+SPLIT_SEED = 20140214  # fixed for every run: splits do not depend on training.seed
+BINARIZE_SEED = 20150901  # fixed likewise: one binarised test set for all runs
+
+
+class DataError(Exception):
+    """The data files are missing or not what they should be (exit code 3)."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images (N, D) uint8 in 0…255 with labels (N,) int64 in 0…9."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def to(self, device: torch.device) -> Images:
+        return Images(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class MNIST:
+    """The three splits, the shape of one image and the checksum of each file."""
+
+    train: Images
+    validation: Images
+    test: Images
+    shape: tuple[int, int]
+    sha256: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits that change with any byte of any of the four files."""
+        joined = "".join(self.sha256[name] for name in sorted(self.sha256))
+        return hashlib.sha256(joined.encode()).hexdigest()[:32]
+
+
+def load_mnist_images(path: str | os.PathLike[str]) -> Tensor:
+    """Read an IDX file of images, raw or gzip-compressed.
+
+    Returns:
+        (N, rows, columns) uint8, 0 is background and 255 is ink.
+
+    Raises:
+        DataError: wrong magic, type or dimensions, truncated or trailing bytes.
+    """
+    return _read_idx(Path(path), dimensions=3)[0]
+
+
+def load_mnist_labels(path: str | os.PathLike[str]) -> Tensor:
+    """Read an IDX file of labels, raw or gzip-compressed.
+
+    Returns:
+        (N,) uint8 in 0…9.
+
+    Raises:
+        DataError: as `load_mnist_images`, and a label above 9.
+    """
+    return _read_labels(Path(path))[0]
+
+
+def load_mnist(
+    root: str | os.PathLike[str],
+    *,
+    train_images: int | None = None,
+    validation_images: int = 0,
+    binarize: str = "none",
+) -> MNIST:
+    """Load the four files of `root` and split them.
+
+    The training file is shuffled once with a fixed seed; its last `validation_images`
+    are held back and the first `train_images` of the rest are trained on (all by
+    default). `threshold` sets pixels to x > 0.5; `dynamic` draws the validation and
+    test pixels from Bernoulli(x) once with a fixed seed and leaves the training images
+    grey, to be drawn anew in every epoch (Burda et al. 2016; Salakhutdinov & Murray
+    2008).
+
+    Raises:
+        DataError: a file is missing or wrong, counts differ, or too few images.
+    """
+    root = Path(root)
+    files = {name: _locate(root, name) for name in SHA256}
+    if root.resolve() == SHIPPED_ROOT:
+        for name, path in files.items():
+            files[name] = _decompress_beside(path)
+    sha256: dict[str, str] = {}
+    splits: dict[str, Images] = {}
+    shapes: dict[str, tuple[int, int]] = {}
+    for split in ("train", "t10k"):
+        image_file, label_file = (
+            f"{split}-images-idx3-ubyte",
+            f"{split}-labels-idx1-ubyte",
+        )
+        images, sha256[image_file] = _read_idx(files[image_file], dimensions=3)
+        labels, sha256[label_file] = _read_labels(files[label_file])
+        if len(images) != len(labels):
+            raise DataError(
+                f"{root}: {image_file} holds {len(images)} images but {label_file} "
+                f"holds {len(labels)} labels; the two counts must be equal"
+            )
+        shapes[split] = (images.shape[1], images.shape[2])
+        splits[split] = Images(images.flatten(1), labels.long())
+    if root.resolve() == SHIPPED_ROOT:
+        _check_sums(root, sha256)
+    if shapes["train"] != shapes["t10k"]:
+        raise DataError(
+            f"{root}: training images are {shapes['train']} and test images "
+            f"{shapes['t10k']} pixels; both must have one size"
+        )
+    train, validation = _split(root, splits["train"], train_images, validation_images)
+    test = splits["t10k"]
+    if binarize == "threshold":
+        train, validation, test = map(_threshold, (train, validation, test))
+    elif binarize == "dynamic":
+        generator = torch.Generator().manual_seed(BINARIZE_SEED)
+        validation, test = (_draw(part, generator) for part in (validation, test))
+    return MNIST(train, validation, test, shapes["train"], sha256)
+
+
+def pixels(images: Tensor, out: Tensor | None = None) -> Tensor:
+    """Bytes 0…255 as float32 pixels in [0, 1], same shape."""
+    return torch.div(images, 255, out=out)
+
+
+def salt_and_pepper(
+    x: Tensor, probability: float, generator: torch.Generator
+) -> Tensor:
+    """Replace each pixel of `x` (B, D), with `probability`, by 0 or 1 at equal odds."""
+    u = torch.rand(x.shape, generator=generator, device=x.device)
+    salted = torch.where(u < probability / 2, 1.0, x)
+    return torch.where(u >= 1 - probability / 2, 0.0, salted)
+
+
+def _locate(root: Path, name: str) -> Path:
+    for path in (root / name, root / f"{name}.gz"):
+        if path.is_file():
+            return path
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: no such folder; data.root must hold {', '.join(SHA256)} "
+            "(each raw or .gz)"
+        )
+    raise DataError(f"{root / name}: no such file, nor {name}.gz beside it")
+
+
+def _decompress_beside(path: Path) -> Path:
+    """Write the raw twin of a .gz file once; a read-only folder keeps the .gz."""
+    if path.suffix != ".gz":
+        return path
+    raw, aside = path.with_suffix(""), path.with_suffix(f".{os.getpid()}.part")
+    try:
+        with _open(path) as source, aside.open("wb") as target:
+            while chunk := source.read(1 << 20):
+                target.write(chunk)
+            target.flush()
+            os.fsync(target.fileno())
+        aside.replace(raw)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        aside.unlink(missing_ok=True)
+        return path  # the reader says what is wrong with it
+    except OSError:
+        aside.unlink(missing_ok=True)
+        return path
+    return raw
+
+
+def _open(path: Path) -> BinaryIO:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _read_idx(path: Path, dimensions: int) -> tuple[Tensor, str]:
+    """One IDX file of unsigned bytes as a tensor, and the SHA-256 of its raw bytes."""
+    if not path.exists() and path.with_name(path.name + ".gz").exists():
+        path = path.with_name(path.name + ".gz")
+    try:
+        with _open(path) as file:
+            header = file.read(4 + 4 * dimensions)
+            sizes = _parse_header(path, header, dimensions)
+            length = math.prod(sizes)
+            _check_length(path, len(header) + length)
+            data = bytearray()
+            while len(data) <= length and (chunk := file.read(1 << 22)):
+                data += chunk
+    except (OSError, EOFError, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise DataError(f"{path}: cannot be read: {reason or error}") from error
+    if len(data) != length:
+        found = "more" if len(data) > length else str(len(header) + len(data))
+        raise DataError(
+            f"{path}: the header promises {' × '.join(map(str, sizes))} = {length} "
+            f"bytes after {len(header)} of header, found {found}; the file is "
+            f"{'followed by trailing bytes' if len(data) > length else 'truncated'}"
+        )
+    digest = hashlib.sha256(header)
+    digest.update(data)
+    flat = torch.frombuffer(data, dtype=torch.uint8) if length else torch.empty(0)
+    return flat.to(torch.uint8).view(sizes), digest.hexdigest()
+
+
+def _parse_header(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
+    wanted = 0x800 + dimensions
+    if len(header) < 4 + 4 * dimensions:
+        raise DataError(
+            f"{path}: truncated: {len(header)} bytes, an IDX header of {dimensions} "
+            f"dimensions takes {4 + 4 * dimensions}"
+        )
+    magic, *sizes = struct.unpack(f">{1 + dimensions}I", header)
+    if magic != wanted:
+        raise DataError(
+            f"{path}: magic number {magic}, expected {wanted} (unsigned bytes in "
+            f"{dimensions} dimensions); is it an IDX file of "
+            f"{'images' if dimensions == 3 else 'labels'}?"
+        )
+    return tuple(sizes)
+
+
+def _check_length(path: Path, expected: int) -> None:
+    """Refuse a header that the file on disk cannot hold, before allocating for it."""
+    on_disk = path.stat().st_size
+    if path.suffix == ".gz":
+        if expected > on_disk * DEFLATE_LIMIT:
+            raise DataError(
+                f"{path}: the header promises {expected} bytes, more than {on_disk} "
+                "compressed bytes can hold"
+            )
+    elif expected != on_disk:
+        raise DataError(
+            f"{path}: the header promises {expected} bytes in all, the file has "
+            f"{on_disk}; it is {'truncated' if on_disk < expected else 'too long'}"
+        )
+
+
+def _read_labels(path: Path) -> tuple[Tensor, str]:
+    labels, digest = _read_idx(path, dimensions=1)
+    if len(labels) and (largest := int(labels.max())) >= CLASSES:
+        where = int((labels >= CLASSES).nonzero()[0])
+        raise DataError(f"{path}: label {largest} at item {where}; labels are 0 to 9")
+    return labels, digest
+
+
+def _check_sums(root: Path, found: dict[str, str]) -> None:
+    wrong = [name for name in SHA256 if found[name] != SHA256[name]]
+    if wrong:
+        name = wrong[0]
+        raise DataError(
+            f"{root / name}: SHA-256 is {found[name]}, expected {SHA256[name]}; delete "
+            "the file and, if its .gz is changed too, restore it with git checkout"
+        )
+
+
+def _split(
+    root: Path, images: Images, wanted: int | None, held_back: int
+) -> tuple[Images, Images]:
+    available = len(images) - held_back
+    if available < 1 or (wanted is not None and wanted > available):
+        raise DataError(
+            f"{root}: {len(images)} training images cannot give {held_back} to "
+            f"validation and {wanted or 'at least 1'} to training"
+        )
+    generator = torch.Generator().manual_seed(SPLIT_SEED)
+    order = torch.randperm(len(images), generator=generator)
+    train, validation = order[: wanted or available], order[available:]
+    return (
+        Images(images.images[train], images.labels[train]),
+        Images(images.images[validation], images.labels[validation]),
+    )
+
+
+def _threshold(part: Images) -> Images:
+    return Images((part.images > 127).to(torch.uint8) * 255, part.labels)
+
+
+def _draw(part: Images, generator: torch.Generator) -> Images:
+    drawn = torch.bernoulli(pixels(part.images), generator=generator)
+    return Images((drawn * 255).to(torch.uint8), part.labels)

@@ -1,0 +1,104 @@
+"""The conditional VAE: an MLP encoder and decoder with the label in both halves.
+
+Kingma & Welling 2014 (https://arxiv.org/abs/1312.6114) with the label concatenated as
+in Sohn et al. 2015. The model holds parameters and nothing else: noise comes in as a
+tensor. Letters: B batch, K importance samples, Z latent, C classes, D pixels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+
+EDGE = 0.005
+
+
+class CVAE(nn.Module):
+    """q(z|x,y) and p(x|z,y), both diagonal; `conditional=False` drops y everywhere.
+
+    `generator` draws the initial weights (U(±1/√fan_in), torch's own rule); without one
+    they are left uninitialised, to be loaded.
+    """
+
+    def __init__(
+        self,
+        *,
+        latent_dim: int,
+        hidden: tuple[int, ...],
+        conditional: bool = True,
+        activation: str = "relu",
+        prior: str = "standard",
+        pixels: int = 784,
+        classes: int = 10,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.classes = classes if conditional else 0
+        widths = [pixels + self.classes, *hidden, 2 * latent_dim]
+        self.encoder = _mlp(widths, ACTIVATIONS[activation])
+        widths = [latent_dim + self.classes, *reversed(hidden), pixels]
+        self.decoder = _mlp(widths, ACTIVATIONS[activation])
+        # p(z|y): mean and log variance of each class, both 0 at the start
+        self.prior_table = (
+            nn.Parameter(torch.zeros(classes, 2 * latent_dim))
+            if prior == "learned"
+            else None
+        )
+        if generator is not None:
+            for layer in self.modules():
+                if isinstance(layer, nn.Linear):
+                    bound = 1 / math.sqrt(layer.in_features)
+                    nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+                    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+
+    @torch.no_grad()
+    def start_from(self, mean: Tensor) -> None:
+        """Set the decoder's last bias to the log-odds of the mean image (D,) in [0, 1].
+
+        Means are kept `EDGE` away from 0 and 1, whose log-odds are infinite.
+        """
+        last = self.decoder[-1]
+        assert isinstance(last, nn.Linear)
+        last.bias.copy_(torch.logit(mean, eps=EDGE))
+
+    def encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (B, D) in [0, 1] and labels (B,) → mu, logvar of q(z|x,y), (B, Z)."""
+        mu, logvar = self.encoder(self._with_label(x, y)).chunk(2, dim=-1)
+        return mu, logvar
+
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        """Latents (…, B, Z) and labels (B,) → Bernoulli logits of p(x|z,y), (…, B, D)."""
+        logits: Tensor = self.decoder(self._with_label(z, y))
+        return logits
+
+    def prior(self, y: Tensor) -> tuple[Tensor, Tensor] | None:
+        """mu, logvar of p(z|y), each (B, Z); None stands for the standard normal."""
+        if self.prior_table is None:
+            return None
+        mu, logvar = self.prior_table[y].chunk(2, dim=-1)
+        return mu, logvar
+
+    def _with_label(self, values: Tensor, y: Tensor) -> Tensor:
+        if not self.classes:
+            return values
+        one_hot = F.one_hot(y, self.classes).to(values.dtype)
+        return torch.cat([values, one_hot.expand(*values.shape[:-1], -1)], dim=-1)
+
+
+def _mlp(widths: list[int], activation: type[nn.Module]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in itertools.pairwise(widths):
+        layers += [nn.utils.skip_init(nn.Linear, fan_in, fan_out), activation()]
+    return nn.Sequential(*layers[:-1])

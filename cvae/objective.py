@@ -1,0 +1,133 @@
+"""The objective in nats per image: pure functions, one reduction rule.
+
+Every function sums over pixels and latents and leaves the images apart; the mean over
+images is taken by whoever asks for one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cvae.model import CVAE
+
+Gaussian = tuple[Tensor, Tensor]  # mu, logvar
+
+
+class Terms(NamedTuple):
+    """Per image (B,), nats: recon and kl are both ≥ 0, loss is what is minimised.
+
+    mu (B, Z) is the posterior mean, from which active units are counted.
+    """
+
+    recon: Tensor
+    kl: Tensor
+    loss: Tensor
+    mu: Tensor
+
+
+def terms(
+    model: CVAE,
+    x: Tensor,
+    y: Tensor,
+    noise: Tensor,
+    beta: float | Tensor,
+    target: Tensor,
+) -> Terms:
+    """One pass through the model.
+
+    Args:
+        x: encoder input (B, D) in [0, 1]; `target`: what the decoder is to explain.
+        y: labels (B,).
+        noise: standard normal (K, B, Z). K = 1 minimises recon + β·kl (Kingma & Welling
+            2014, eq. 10, β as in Higgins et al. 2017); K > 1 the importance-weighted
+            bound of Burda et al. 2016, eq. 8, its log ratio log q − log p scaled by β.
+    """
+    posterior = mu, _ = model.encode(x, y)
+    prior = model.prior(y)
+    z = sample(posterior, noise)
+    recon = bernoulli_nll(model.decode(z, y), target)
+    kl = gaussian_kl(posterior, prior)
+    if len(noise) == 1:
+        return Terms(recon[0], kl, recon[0] + beta * kl, mu)
+    log_ratio = gaussian_log_density(z, posterior) - gaussian_log_density(z, prior)
+    bound = log_mean_exp(-recon - beta * log_ratio)
+    return Terms(recon.mean(0), kl, -bound, mu)
+
+
+def sample(posterior: Gaussian, noise: Tensor) -> Tensor:
+    """z = mu + σ·noise, the reparameterised draw; shape of `noise`."""
+    mu, logvar = posterior
+    return torch.addcmul(mu, torch.exp(0.5 * logvar), noise)
+
+
+def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
+    """−log p(x|z), logits (…, B, D) against pixels (B, D) in [0, 1] → (…, B)."""
+    result: Tensor = _BernoulliNLL.apply(logits, x)
+    return result
+
+
+class _BernoulliNLL(torch.autograd.Function):
+    """softplus(l) − x·l summed over pixels; its gradient sigmoid(l) − x in one buffer.
+
+    torch's own binary_cross_entropy_with_logits walks the pixels about three times as
+    often and keeps more of them for the way back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, x: Tensor) -> Tensor:
+        p = torch.sigmoid(logits)
+        # softplus(l) = max(l, 0) − log max(p, 1 − p): no second exponential, and the
+        # logarithm's argument never leaves [½, 1]
+        nll = F.relu(logits).addcmul_(x, logits, value=-1)
+        nll = nll.sub_(torch.sub(p, 0.5).abs_().add_(0.5).log_()).sum(-1)
+        if logits.requires_grad:
+            ctx.save_for_backward(p.sub_(x))
+        return nll
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * grads[0].unsqueeze(-1), None
+
+
+def gaussian_kl(posterior: Gaussian, prior: Gaussian | None = None) -> Tensor:
+    """KL(q ‖ p) of diagonal Gaussians (…, Z) → (…), closed form; p is N(0, I) if None.
+
+    Kingma & Welling 2014, appendix B.
+    """
+    return gaussian_kl_per_dim(posterior, prior).sum(-1)
+
+
+def gaussian_kl_per_dim(posterior: Gaussian, prior: Gaussian | None = None) -> Tensor:
+    """The summands of `gaussian_kl`, (…, Z)."""
+    mu, logvar = posterior
+    if prior is None:
+        return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
+    prior_mu, prior_logvar = prior
+    apart = (mu - prior_mu).square() * torch.exp(-prior_logvar)
+    log_ratio = logvar - prior_logvar
+    return 0.5 * (apart + log_ratio.exp() - 1 - log_ratio)
+
+
+def gaussian_log_density(z: Tensor, gaussian: Gaussian | None = None) -> Tensor:
+    """log N(z; mu, σ²) (…, Z) → (…); standard normal if None."""
+    if gaussian is None:
+        return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
+    mu, logvar = gaussian
+    apart = (z - mu).square() * torch.exp(-logvar)
+    return -0.5 * (apart + logvar + math.log(2 * math.pi)).sum(-1)
+
+
+def log_mean_exp(values: Tensor) -> Tensor:
+    """log of the mean of exp over the first dimension."""
+    return torch.logsumexp(values, 0) - math.log(len(values))
+
+
+def beta_at(step: int, *, beta: float, warmup_steps: int) -> float:
+    """β at a step counted from 0: linear from 0 over `warmup_steps`, then constant."""
+    return beta if step >= warmup_steps else beta * step / warmup_steps

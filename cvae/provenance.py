@@ -1,0 +1,80 @@
+"""Where a result comes from: commit, packages, hardware."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "torchvision", "numpy", "mlflow", "safetensors", "pydantic")
+HERE = Path(__file__).resolve().parent
+
+
+def git_state() -> tuple[dict[str, str], str]:
+    """commit, branch and dirty ("true"/"false") of this code, and its uncommitted diff.
+
+    Empty where there is no git or no repository.
+    """
+    commit = _git("rev-parse", "HEAD")
+    if not commit:
+        return {}, ""
+    diff = _git("diff", "HEAD", "--no-ext-diff", "--", ":(exclude)*.gz")
+    dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
+    branch = _git("rev-parse", "--abbrev-ref", "HEAD")
+    state = {"commit": commit, "branch": branch, "dirty": str(dirty).lower()}
+    return state, f"{diff}\n" if diff else ""
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that could change a result."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware(device: Any) -> dict[str, Any]:
+    """The device a run computes on; `device` is a torch.device."""
+    import torch
+
+    facts = {
+        "device": device.type,
+        "cores": os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
+        "processor": _processor(),
+        "system": f"{sys.platform} {platform.machine()}",
+    }
+    if device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=HERE,
+            capture_output=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.decode(errors="replace").strip()
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"

@@ -1,0 +1,148 @@
+"""A finished run back as a model; digits on demand."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from cvae import engine, grids, mnist
+from cvae.folder import RunFolder, folders
+from cvae.model import CVAE
+from cvae.spec import Spec
+
+RUNS = Path("runs")
+
+
+class RunNotFound(Exception):
+    """No such run, or none finished; the message says what to type."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's spec and its model with the final weights, on the CPU."""
+
+    model: CVAE
+    spec: Spec
+    folder: RunFolder
+    shape: tuple[int, int]  # rows, columns of one image
+
+
+def find_run(
+    run: str | os.PathLike[str] | None = None, *, runs: str | os.PathLike[str] = RUNS
+) -> RunFolder:
+    """The finished run meant by a name, id, folder or MLflow run id; newest if several.
+
+    Raises:
+        RunNotFound: none fits.
+    """
+    everything = folders(Path(runs))
+    finished = [folder for folder in everything if folder.status == "FINISHED"]
+    if run is None:
+        if not finished:
+            raise RunNotFound(
+                f"no finished run in {runs}/; make one with\n"
+                "  make experiment CONFIG=experiments/quickstart.yaml"
+            )
+        return max(finished, key=lambda folder: folder.info.get("ended", 0))
+    wanted = os.fspath(run)
+    fitting = [folder for folder in everything if _means(folder, wanted)]
+    done = [folder for folder in fitting if folder in finished]
+    if done:
+        return max(done, key=lambda folder: folder.info.get("ended", 0))
+    if fitting:
+        raise RunNotFound(
+            f"{fitting[-1].path} is {fitting[-1].status.lower()}, not finished; the same "
+            "make experiment command goes on with it"
+        )
+    known = ", ".join(folder.name for folder in finished[-5:]) or "none"
+    raise RunNotFound(
+        f"no run {wanted[:200]!r} in {runs}/; the latest finished: {known}"
+    )
+
+
+def load_run(
+    run: str | os.PathLike[str] | None = None, *, runs: str | os.PathLike[str] = RUNS
+) -> Run:
+    """Model and spec of a finished run: its name, id, folder or MLflow run id.
+
+    The newest finished run by default.
+
+    Raises:
+        RunNotFound: no such run, or its weights are missing or unreadable.
+    """
+    folder = find_run(run, runs=runs)
+    spec = folder.spec()
+    rows, columns = folder.info["data"]["shape"]
+    model = engine.build_model(spec, pixels=rows * columns)
+    try:
+        model.load_state_dict(safetensors.torch.load_file(folder.weights))
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        raise RunNotFound(f"{folder.weights}: cannot be read: {error}") from error
+    return Run(model.eval(), spec, folder, (rows, columns))
+
+
+def generate_conditional_samples(
+    digit: int,
+    num_samples: int = 1,
+    run: str | os.PathLike[str] | Run | None = None,
+    seed: int | None = None,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Draw z from the prior and decode it as `digit`.
+
+    Args:
+        run: a finished run (see `load_run`); the newest by default.
+        seed: the same seed gives the same images; None gives new ones every time.
+        temperature: standard deviation of z in units of the prior's; 0 is its mean.
+
+    Returns:
+        (num_samples, D) decoder means in [0, 1]; D is 784 for MNIST.
+
+    Raises:
+        ValueError: digit not in 0…9, bad count or temperature, unconditional model.
+        RunNotFound: no such run.
+    """
+    if isinstance(digit, bool) or digit not in range(mnist.CLASSES):
+        raise ValueError(f"digit must be 0 to 9, found {digit!r}")
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, found {num_samples}")
+    if not 0 <= temperature <= 1e3:
+        raise ValueError(f"temperature must be 0 to 1000, found {temperature}")
+    found = run if isinstance(run, Run) else load_run(run)
+    if not found.model.classes:
+        raise ValueError(
+            f"{found.folder.name} is unconditional: it cannot be asked for a digit; name "
+            "another run"
+        )
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    noise = torch.randn(num_samples, found.model.latent_dim, generator=generator)
+    labels = torch.full((num_samples,), int(digit))
+    return grids.digits(found.model, temperature * noise, labels)
+
+
+def _means(folder: RunFolder, wanted: str) -> bool:
+    """Whether `wanted` is this run's folder, name, spec name, id or MLflow run id."""
+    if wanted in (folder.name, folder.info.get("id")):
+        return True
+    if re.fullmatch(re.escape(wanted) + r"-[0-9a-f]{8}(-\d+)?", folder.name):
+        return True
+    if re.fullmatch(r"[0-9a-f]{32}", wanted):
+        try:
+            return f'"{wanted}"' in (folder.path / "tracking.json").read_text()
+        except OSError:
+            return False
+    try:
+        return Path(wanted).resolve() == folder.path.resolve()
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,180 @@
+"""One run as a frozen, typed value: its fields, their bounds and its content id.
+
+`specfile.py` builds it from YAML. Nothing here touches a folder, a device or torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
+NAME_RULE = "1 to 80 letters, digits, '_', '-' or '.', beginning with a letter or digit"
+
+Width = Annotated[int, Field(ge=1, le=65536, strict=True)]
+Decay = Annotated[float, Field(ge=0, lt=1, strict=True)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False
+    )
+
+
+class Data(Section):
+    """Which images, how many, and what is done to them."""
+
+    root: str = Field("mnist_data/raw", min_length=1, max_length=4096)
+    binarize: Literal["none", "threshold", "dynamic"] = "none"
+    corrupt: float = Field(0.0, ge=0, le=1)
+    train_images: int | None = Field(None, ge=1, le=10**9)
+    validation_images: int = Field(5000, ge=0, le=10**9)
+
+
+class Model(Section):
+    """The network; the decoder mirrors the encoder's hidden widths."""
+
+    conditional: bool = True
+    latent_dim: int = Field(2, ge=1, le=4096)
+    hidden: tuple[Width, ...] = Field((512, 256), strict=False, max_length=16)
+    activation: Literal["relu", "tanh", "gelu", "silu"] = "relu"
+    prior: Literal["standard", "learned"] = "standard"
+
+    @field_validator("hidden", mode="before")
+    @classmethod
+    def _a_list(cls, value: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError("must be a list of widths such as [512, 256]")
+        return value
+
+    @model_validator(mode="after")
+    def _learned_prior_needs_labels(self) -> Model:
+        if self.prior == "learned" and not self.conditional:
+            raise ValueError(
+                "prior: learned is p(z given y) and needs conditional: true"
+            )
+        return self
+
+
+class Objective(Section):
+    """What is minimised: recon + β·kl, or the K-sample bound."""
+
+    beta: float = Field(1.0, ge=0, le=1e6)
+    warmup_epochs: int = Field(0, ge=0, le=10**6)
+    importance_samples: int = Field(1, ge=1, le=10**4)
+
+
+class Training(Section):
+    """How it is minimised; learning_rate is the schedule's peak.
+
+    `output_bias: mean_image` starts the decoder's last bias at the log-odds of the mean
+    training image, so that no step is spent on finding where ink can be at all.
+    """
+
+    epochs: int = Field(30, ge=1, le=10**6)
+    batch_size: int = Field(256, ge=1, le=10**6)
+    optimizer: Literal["adam", "adamw"] = "adam"
+    adam_betas: tuple[Decay, Decay] = Field((0.9, 0.99), strict=False)
+    learning_rate: float = Field(4e-3, gt=0, le=10)
+    schedule: Literal["constant", "one_cycle", "linear"] = "one_cycle"
+    output_bias: Literal["mean_image", "random"] = "mean_image"
+    grad_clip: float | None = Field(None, gt=0, le=1e9)
+    seed: int = Field(0, ge=0, le=2**63 - 1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Evaluation(Section):
+    """Importance samples per test image for `test/nll_isK`, and for each of the ten
+    labels for `test/label_accuracy`; 0 leaves the figure out (`make evaluate` adds it
+    later)."""
+
+    importance_samples: int = Field(0, ge=0, le=10**6)
+    label_samples: int = Field(0, ge=0, le=10**6)
+
+
+class Tracking(Section):
+    """Where and how often the run is logged; no part of the run's identity."""
+
+    experiment: str = Field("cvae", min_length=1, max_length=200)
+    images_every: int = Field(5, ge=1, le=10**6)
+
+    @field_validator("experiment")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if not value.isprintable() or value != value.strip():
+            raise ValueError("must be printable text without blanks at its ends")
+        return value
+
+
+class Spec(Section):
+    """One run, resolved."""
+
+    name: str
+    data: Data = Data()
+    model: Model = Model()
+    objective: Objective = Objective()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not NAME.fullmatch(value):
+            raise ValueError(f"must be {NAME_RULE} (it names a folder)")
+        return value
+
+    @model_validator(mode="after")
+    def _labels_need_conditioning(self) -> Spec:
+        if self.evaluation.label_samples and not self.model.conditional:
+            raise ValueError("evaluation.label_samples needs model.conditional: true")
+        return self
+
+    @property
+    def id(self) -> str:
+        """8 hex digits of the content that sets the run apart from the defaults.
+
+        Name and tracking are left out; a new field with a default changes no id.
+        """
+        content = {
+            key: value
+            for key, value in differences(self).items()
+            if key != "name" and not key.startswith("tracking.")
+        }
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def flatten(spec: Spec) -> dict[str, Any]:
+    """Every field under its dotted key; tuples become lists."""
+    flat: dict[str, Any] = {}
+    for key, value in spec.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{field}": inner for field, inner in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def differences(spec: Spec) -> dict[str, Any]:
+    """The dotted fields that differ from the defaults."""
+    defaults = flatten(Spec(name="default"))
+    return {
+        key: value for key, value in flatten(spec).items() if value != defaults[key]
+    }
+
+
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`: dotted keys as a dict of sections."""
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        section, dot, field = key.partition(".")
+        if dot:
+            tree.setdefault(section, {})[field] = value
+        else:
+            tree[key] = value
+    return tree

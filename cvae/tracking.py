@@ -1,0 +1,321 @@
+"""Run folders published to MLflow; the only file that imports it.
+
+Publishing is one idempotent function of the folder: it logs what the store lacks, so the
+live run, a resumed run and a later `sync` are the same call. A metric point carries the
+time of its record, which makes a repeated point the same point.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import json
+import logging
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cvae.checkpoint import write_atomic
+from cvae.folder import Record, RunFolder
+from cvae.spec import flatten
+
+# An absent server is noticed in seconds, and nobody is phoned home.
+for _key, _value in {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}.items():
+    os.environ.setdefault(_key, _value)
+
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.entities import (  # noqa: E402
+    Dataset,
+    DatasetInput,
+    InputTag,
+    Metric,
+    Param,
+    RunTag,
+)
+from mlflow.exceptions import MlflowException  # noqa: E402
+
+BATCH = 1000  # metrics a call, MLflow's own limit
+PAUSE = 60.0  # seconds between attempts to reach a store that went away
+STEP_IMAGE = re.compile(r"(?P<key>[a-z_]+)-(?P<step>\d+)\.png")
+ARTIFACTS = ("spec.yaml", "records.jsonl", "run.json", "git.diff", "model.safetensors")
+
+log = logging.getLogger("cvae")
+
+
+class TrackingError(Exception):
+    """The tracking store cannot be used (exit code 5)."""
+
+
+def tracking_uri(runs: Path) -> str:
+    """MLFLOW_TRACKING_URI, or the sqlite file inside `runs`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or (
+        f"sqlite:///{runs.resolve() / 'mlflow.db'}"
+    )
+
+
+class Tracker:
+    """A tracking store that run folders are published to.
+
+    Raises:
+        TrackingError: from the constructor, when the store cannot be used.
+    """
+
+    def __init__(self, runs: Path) -> None:
+        self.runs = runs
+        self.uri = tracking_uri(runs)
+        self.failed_at = -PAUSE
+        with _clear_errors(self.uri), _one_at_a_time(runs, self.uri):
+            fresh = self.uri.startswith("sqlite:") and not self._database().exists()
+            self.client = MlflowClient(self.uri)
+            self.client.search_experiments(max_results=1)
+            if fresh:
+                with sqlite3.connect(self._database()) as connection:
+                    connection.execute("PRAGMA journal_mode=WAL")
+
+    def publish(self, folder: RunFolder) -> None:
+        """Log whatever of the run the store does not have yet.
+
+        Raises:
+            TrackingError: the store cannot be reached or refuses; call again later.
+        """
+        with _clear_errors(self.uri):
+            seen = self._begin(folder)
+            self._metrics(folder, seen)
+            self._images(folder, seen)
+            status = folder.status
+            if status not in ("NEW", "RUNNING"):
+                self._artifacts(folder, seen)
+            self._describe(folder, seen, status)
+
+    def try_publish(self, folder: RunFolder) -> bool:
+        """`publish`, but a store that is away is said once and asked again later."""
+        if time.monotonic() - self.failed_at < PAUSE:
+            return False
+        try:
+            self.publish(folder)
+        except TrackingError as error:
+            self.failed_at = time.monotonic()
+            log.warning("%s; training goes on, all is kept in %s", error, folder.path)
+            return False
+        self.failed_at = -PAUSE
+        return True
+
+    def _database(self) -> Path:
+        return Path(self.uri.removeprefix("sqlite:///").partition("?")[0])
+
+    def _begin(self, folder: RunFolder) -> dict[str, Any]:
+        """The run in the store, found by its uid or made; what was published so far."""
+        seen = _cursor(folder, self.uri)
+        if (
+            seen
+            and self.client.get_run(seen["run_id"]).info.lifecycle_stage == "active"
+        ):
+            return seen
+        spec, info = folder.spec(), folder.info
+        experiment = self._experiment(spec.tracking.experiment)
+        query = f"tags.`cvae.uid` = '{info['uid']}'"
+        found = self.client.search_runs([experiment], query)
+        run = found[0] if found else self._create(experiment, folder)
+        run_id = run.info.run_id
+        params = [Param(key, _text(value)) for key, value in flatten(spec).items()]
+        params += [Param(key, _text(value)) for key, value in info["facts"].items()]
+        self.client.log_batch(run_id, params=params)
+        self.client.log_inputs(run_id, _datasets(info))
+        self.client.log_artifact(run_id, str(folder.path / "spec.yaml"))
+        steps = {
+            (match["key"], int(match["step"]))
+            for file in self.client.list_artifacts(run_id, "images")
+            if (
+                match := re.match(
+                    r"images/(?P<key>\w+)\+step\+(?P<step>\d+)", file.path
+                )
+            )
+        }
+        seen = {"uri": self.uri, "run_id": run_id, "experiment_id": experiment}
+        seen |= {"records": 0, "images": sorted(f"{k}-{s:04d}.png" for k, s in steps)}
+        _remember(folder, seen)
+        return seen
+
+    def _create(self, experiment: str, folder: RunFolder) -> Any:
+        info = folder.info
+        tags = {
+            "mlflow.user": getpass.getuser() if hasattr(os, "getuid") else "",
+            "mlflow.source.name": info.get("command", "cvae"),
+            "mlflow.source.type": "LOCAL",
+            "cvae.uid": info["uid"],
+            "cvae.id": info["id"],
+            "cvae.host": info.get("host", ""),
+        }
+        for key, value in info.get("git", {}).items():
+            tags[f"mlflow.source.git.{key}"] = value
+        began = int(1000 * info["started"])
+        return self.client.create_run(experiment, began, tags, folder.name)
+
+    def _experiment(self, name: str) -> str:
+        with _one_at_a_time(self.runs, self.uri):
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                place = (self.runs.resolve() / "artifacts").as_uri()
+                local = self.uri.startswith("sqlite:")
+                kind = {"mlflow.experimentKind": "custom_model_development"}
+                return self.client.create_experiment(
+                    name, place if local else None, kind
+                )
+        if found.lifecycle_stage != "active":
+            raise TrackingError(
+                f"the experiment {name!r} was deleted but keeps its name; restore it "
+                f"(mlflow experiments restore --experiment-id {found.experiment_id}) or "
+                "choose another with tracking.experiment"
+            )
+        return str(found.experiment_id)
+
+    def _metrics(self, folder: RunFolder, seen: dict[str, Any]) -> None:
+        records = folder.records()
+        points = [
+            point for record in records[seen["records"] :] for point in _points(record)
+        ]
+        for start in range(0, len(points), BATCH):
+            self.client.log_batch(seen["run_id"], metrics=points[start : start + BATCH])
+        if points:
+            seen["records"] = len(records)
+            _remember(folder, seen)
+
+    def _images(self, folder: RunFolder, seen: dict[str, Any]) -> None:
+        from PIL import Image
+
+        for path in sorted(folder.figures.glob("*.png")):
+            match = STEP_IMAGE.fullmatch(path.name)
+            if not match or path.name in seen["images"]:
+                continue
+            with Image.open(path) as picture:
+                self.client.log_image(
+                    seen["run_id"],
+                    picture.convert("RGB"),
+                    key=match["key"],
+                    step=int(match["step"]),
+                    synchronous=True,
+                )
+            seen["images"].append(path.name)
+            _remember(folder, seen)
+
+    def _artifacts(self, folder: RunFolder, seen: dict[str, Any]) -> None:
+        for name in ARTIFACTS:
+            if (path := folder.path / name).exists():
+                self.client.log_artifact(seen["run_id"], str(path))
+        for path in sorted(folder.figures.glob("*.png")):
+            if not STEP_IMAGE.fullmatch(path.name):
+                self.client.log_artifact(seen["run_id"], str(path), "figures")
+
+    def _describe(self, folder: RunFolder, seen: dict[str, Any], status: str) -> None:
+        info = folder.info
+        if seen.get("status") == status:
+            return
+        tags = {"mlflow.note.content": description(folder)}
+        tags["cvae.reason"] = info.get("reason", "")
+        self.client.log_batch(
+            seen["run_id"], tags=[RunTag(key, value) for key, value in tags.items()]
+        )
+        if status in ("NEW", "RUNNING"):
+            self.client.update_run(seen["run_id"], status="RUNNING")
+        else:
+            ended = int(1000 * info.get("ended", time.time()))
+            self.client.set_terminated(seen["run_id"], status, ended)
+        seen["status"] = status
+        _remember(folder, seen)
+
+
+def description(folder: RunFolder) -> str:
+    """The run's note in the UI: question, headline figures, how to run it again."""
+    info, records = folder.info, folder.records()
+    lines = [f"**{folder.name}** · {folder.status.lower()}", ""]
+    if header := info.get("header"):
+        lines += [header.replace("\n", "  \n"), ""]
+    if info.get("reason"):
+        lines += [f"Ended early: {info['reason']}", ""]
+    if records:
+        lines += ["| figure | value |", "|---|---|"]
+        for key, value in records[-1]["metrics"].items():
+            if not key.startswith("time/"):
+                lines.append(f"| {key} | {value:.6g} |")
+        lines += ["", "recon, kl, neg_elbo, loss and nll are in nats per image."]
+    lines += ["", f"Again: `{info.get('command', '')}`"]
+    return "\n".join(lines)
+
+
+def _points(record: Record) -> Iterator[Metric]:
+    for key, value in record["metrics"].items():
+        yield Metric(key, value, record["time"], record["epoch"])
+
+
+def _datasets(info: dict[str, Any]) -> list[DatasetInput]:
+    inputs = []
+    for context, count in info["data"]["images"].items():
+        dataset = Dataset(
+            name=f"{Path(info['data']['root']).name or 'data'}-{context}",
+            digest=info["data"]["digest"],
+            source_type="local",
+            source=json.dumps({"uri": info["data"]["root"]}),
+            profile=json.dumps({"num_rows": count, "sha256": info["data"]["sha256"]}),
+        )
+        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
+    return inputs
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _cursor(folder: RunFolder, uri: str) -> dict[str, Any]:
+    """What `_remember` wrote for this store; losing it costs time, not truth."""
+    try:
+        seen = json.loads((folder.path / "tracking.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return seen if seen.get("uri") == uri else {}
+
+
+def _remember(folder: RunFolder, seen: dict[str, Any]) -> None:
+    write_atomic(folder.path / "tracking.json", json.dumps(seen).encode())
+
+
+@contextmanager
+def _one_at_a_time(runs: Path, uri: str) -> Iterator[None]:
+    """Migrations and experiment creation take no lock of their own in MLflow."""
+    runs.mkdir(parents=True, exist_ok=True)
+    with (runs / ".store.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _clear_errors(uri: str) -> Iterator[None]:
+    """Whatever MLflow, its database or the network throws, as one clear line."""
+    import requests
+    import sqlalchemy.exc
+
+    try:
+        yield
+    except (
+        MlflowException,
+        requests.RequestException,
+        sqlalchemy.exc.SQLAlchemyError,
+        sqlite3.Error,
+    ) as error:
+        text = " ".join(str(error).split())
+        advice = ""
+        if "out-of-date database schema" in text:
+            advice = (
+                "; made by another MLflow version: copy the file, then "
+                f"'mlflow db upgrade {uri}'"
+            )
+        raise TrackingError(f"tracking store {uri}: {text[:300]}{advice}") from error
