@@ -13,6 +13,7 @@ _BEGAN = time.perf_counter()
 import argparse  # noqa: E402
 import json  # noqa: E402
 import logging  # noqa: E402
+import math  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
 import shlex  # noqa: E402
@@ -55,7 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         for kind in type(error).__mro__:
             if kind.__name__ in EXIT_CODES:
-                log.error("%s", error)
+                if isinstance(error, OSError) and error.filename:
+                    log.error("%s: %s", error.filename, error.strerror)
+                else:
+                    log.error("%s", error)
                 return EXIT_CODES[kind.__name__]
         raise
     return 0
@@ -108,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from cvae.specfile import SpecError, load_spec, read_document
+    from cvae.specfile import load_spec, read_document
 
     overrides = re.split(r"\s+(?=[\w.]+=)", options.set.strip()) if options.set else []
     spec = load_spec(options.config, [part for part in overrides if part])
@@ -121,8 +125,6 @@ def _run(options: argparse.Namespace) -> None:
     command = f"make experiment CONFIG={shlex.quote(options.config)}"
     if options.set:
         command += f" SET={shlex.quote(options.set)}"
-    if not options.runs.parent.exists():
-        raise SpecError(f"--runs {options.runs}: {options.runs.parent} does not exist")
     folder = runner.run(
         spec,
         runs=options.runs,
@@ -157,26 +159,22 @@ def _report(folder: RunFolder, offline: bool) -> None:
 
 
 def _samples(options: argparse.Namespace) -> None:
-    from torchvision.utils import save_image
-
+    from cvae import grids
     from cvae.samples import generate_conditional_samples, load_run
 
     run = load_run(options.run, runs=options.runs)
-    chosen = range(10) if options.digit is None else [options.digit]
-    rows = [
+    every = options.digit is None
+    images = [
         generate_conditional_samples(
             digit, options.n, run, options.seed, options.temperature
         )
-        for digit in chosen
+        for digit in (range(10) if every else [options.digit])
     ]
-    import torch
-
-    name = "digits" if options.digit is None else f"digit_{options.digit}"
+    name = "digits" if every else f"digit_{options.digit}"
     out = options.out or Path("samples") / f"{name}.png"
     out.parent.mkdir(parents=True, exist_ok=True)
-    images = torch.cat(rows).view(-1, 1, *run.shape)
-    columns = options.n if options.digit is None else max(1, round(options.n**0.5))
-    save_image(images, out, nrow=columns, pad_value=0.5)
+    columns = options.n if every else math.ceil(options.n**0.5)
+    grids.save_png(grids.sheet(images, columns, run.shape), out)
     print(f"{out}: {options.n} × {name.replace('_', ' ')} from {run.folder.name}")
 
 

@@ -1,7 +1,7 @@
 """Atomic save and load of plain state: tensors and JSON, never a pickle.
 
-Everything is written aside, flushed to the disk and renamed, so that a file is either the
-old one or the new one. Checkpoints carry a checksum and keep their predecessor.
+Everything is written aside, flushed to the disk and renamed, so that a file is either
+the old one or the new one. Checkpoints carry a checksum and keep their predecessor.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write named tensors and JSON-able `state` as one safetensors file with a checksum.
+    """Write named tensors and JSON-able `state` as one safetensors file.
 
-    The file it replaces stays beside it as `<name>.previous`.
+    A checksum goes in with them; the file it replaces becomes `<name>.previous`.
     """
     tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     state_json = json.dumps(state, sort_keys=True)
@@ -86,5 +86,5 @@ def _checksum(tensors: dict[str, Tensor], state: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -1,10 +1,12 @@
 """Exact, repeatable evaluation: every image once, noise from one fixed stream.
 
-All figures are nats per image. The noise is drawn on the CPU whatever the model's device,
-so that both devices evaluate with the same draws.
+All figures are nats per image. The noise is drawn on the CPU whatever the model's
+device, so that both devices evaluate with the same draws.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -35,7 +37,7 @@ def bound(
 ) -> dict[str, float]:
     """recon, kl, neg_elbo, loss and active units over all of `data`.
 
-    `samples` is the K of the loss (Terms); recon averages over the K draws, kl is exact.
+    `samples` is the K of the loss; recon averages over the K draws, kl is exact.
     """
     sums = torch.zeros(3, dtype=torch.float64)
     means = []
@@ -130,10 +132,9 @@ def log_likelihood(
     return total - torch.log(torch.tensor(float(samples), device=x.device))
 
 
-@torch.no_grad()
 def chunks(
     model: CVAE, data: mnist.Images, generator: torch.Generator, *, corrupt: float = 0.0
-):
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(x, target, y) of every image in order; x is `target` seen through the noise."""
     device = next(model.parameters()).device
     for images, y in zip(

@@ -59,7 +59,7 @@ class RunFolder:
 
     @property
     def status(self) -> str:
-        """NEW, RUNNING, FINISHED, FAILED or KILLED; RUNNING with no process is KILLED."""
+        """NEW, RUNNING, FINISHED, FAILED or KILLED, as which a dead RUNNING counts."""
         status = self.info.get("status", "NEW")
         return "KILLED" if status == "RUNNING" and not self.held() else str(status)
 
@@ -95,7 +95,7 @@ class RunFolder:
         return [json.loads(line) for line in lines]
 
     def append(self, record: Record) -> None:
-        """Add a line, on the disk when this returns; a torn last line is cut off first."""
+        """Add a line, on the disk when this returns; a torn last line is cut first."""
         line = json.dumps(record, allow_nan=False) + "\n"
         with (self.path / "records.jsonl").open("a+b") as file:
             end = file.seek(0, os.SEEK_END)

@@ -1,10 +1,10 @@
 """The gradient of recon + β·kl written out by hand, for the common case.
 
-Autograd spends a third of a small network's step on bookkeeping, on fresh memory for
-every intermediate and on extra passes over the pixels. Written out, the step is its matrix
-products and little else. `objective.terms` with autograd remains the definition and the
-way for everything else (K > 1, a learned prior, other activations); a test holds the two
-together.
+Autograd spends much of a small network's step on bookkeeping, on fresh memory for every
+intermediate and on extra passes over the pixels. Written out, the step is its matrix
+products and little else. `objective.terms` with autograd remains the definition, and
+the way for everything else (K > 1, a learned prior, other activations); a test holds
+the two together.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class MLP:
         return self.inputs.pop()
 
     def backward(self, d: Tensor, dx: Tensor | None = None) -> None:
-        """From the slope d (B, out) of the output: weight slopes, and `dx` if asked for."""
+        """From the output's slope d (B, out): weight slopes, and `dx` if asked for."""
         for index in reversed(range(len(self.linear))):
             layer, h = self.linear[index], self.inputs[index]
             torch.mm(d.t(), h, out=layer.weight.grad)
@@ -68,10 +68,10 @@ class MLP:
 
 
 class ByHand:
-    """Calls give the sums that the engine records and fill every parameter's `.grad`."""
+    """A call gives the sums that the engine records and fills every `.grad`."""
 
     def __init__(self, model: CVAE, activation: str, batch: int) -> None:
-        self.latent, pixels = model.latent_dim, model.decoder[-1].out_features
+        self.latent, pixels = model.latent_dim, model.pixels
         self.encoder = MLP(model.encoder, activation, batch)
         self.decoder = MLP(model.decoder, activation, batch)
         new = next(model.parameters()).new_empty

@@ -6,9 +6,12 @@ decoder's mean, not a Bernoulli draw. The same z and images are used in every ep
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from cvae import mnist
@@ -31,6 +34,25 @@ def tile(images: Tensor, shape: tuple[int, int]) -> Picture:
             part = images[row, column].reshape(height, width)
             picture[top : top + height, left : left + width] = part
     return (picture * 255).round().to(torch.uint8).numpy()
+
+
+def sheet(rows: list[Tensor], columns: int, shape: tuple[int, int]) -> Picture:
+    """Each entry's images (N, D) in rows of `columns`, the last filled with black."""
+    images = [
+        torch.cat([part, part.new_zeros(-len(part) % columns, part.shape[1])])
+        for part in rows
+    ]
+    return tile(torch.cat(images).view(-1, columns, images[0].shape[1]), shape)
+
+
+def save_png(picture: Picture, path: Path, *, scale: int = 2) -> None:
+    """Write a picture, each pixel `scale` wide, aside first and then in its place."""
+    height, width = picture.shape
+    aside = path.with_name(f".{path.name}.part")
+    large = (scale * width, scale * height)
+    with Image.fromarray(picture) as image:
+        image.resize(large, Image.Resampling.NEAREST).save(aside, format="PNG")
+    aside.replace(path)
 
 
 def shown_images(data: mnist.Images) -> mnist.Images:
@@ -85,7 +107,7 @@ def digits(model: CVAE, noise: Tensor, labels: Tensor) -> Tensor:
 def digit_grid(model: CVAE, noise: Tensor, shape: tuple[int, int]) -> Picture:
     """One row a digit, the same z down each column; noise (columns, Z).
 
-    An unconditional model has no rows to tell apart: noise (rows · columns, Z) fills it.
+    An unconditional model has no rows to tell apart; noise (rows · columns, Z).
     """
     rows = mnist.CLASSES if model.classes else max(1, len(noise) // SHOWN)
     columns = len(noise) if model.classes else SHOWN

@@ -44,7 +44,7 @@ class CVAE(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.latent_dim = latent_dim
+        self.latent_dim, self.pixels = latent_dim, pixels
         self.classes = classes if conditional else 0
         widths = [pixels + self.classes, *hidden, 2 * latent_dim]
         self.encoder = _mlp(widths, ACTIVATIONS[activation])
@@ -79,7 +79,7 @@ class CVAE(nn.Module):
         return mu, logvar
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        """Latents (…, B, Z) and labels (B,) → Bernoulli logits of p(x|z,y), (…, B, D)."""
+        """Latents (…, B, Z), labels (B,) → Bernoulli logits of p(x|z,y), (…, B, D)."""
         logits: Tensor = self.decoder(self._with_label(z, y))
         return logits
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -72,7 +71,7 @@ class State:
     """All that training changes: what a checkpoint holds."""
 
     model: CVAE
-    optimizer: torch.optim.Optimizer
+    optimizer: engine.Adam
     streams: engine.Streams
 
 
@@ -149,7 +148,7 @@ def assemble(spec: Spec, data: mnist.MNIST, device: torch.device) -> State:
         model.start_from(data.train.images.float().mean(0) / 255)
     model.to(device)
     streams = {name: stream(seed, name, device) for name in STREAMS}
-    return State(model, engine.build_optimizer(model, spec), streams)
+    return State(model, engine.Adam(model, spec), streams)
 
 
 @contextlib.contextmanager
@@ -173,8 +172,7 @@ def claim(spec: Spec, runs: Path) -> Iterator[RunFolder]:
 def save_state(folder: RunFolder, state: State, *, epoch: int) -> None:
     """Checkpoint weights, optimiser and streams after `epoch` epochs."""
     tensors = {f"model.{k}": v for k, v in state.model.state_dict().items()}
-    for index, slots in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{slot}": v for slot, v in slots.items()}
+    tensors |= {f"adam.{k}": v for k, v in state.optimizer.state.items()}
     tensors |= {f"stream.{k}": g.get_state() for k, g in state.streams.items()}
     device = next(state.model.parameters()).device.type
     checkpoint.save(folder.checkpoint, tensors, {"epoch": epoch, "device": device})
@@ -203,17 +201,13 @@ def resume(folder: RunFolder, state: State) -> int:
 
 
 def _restore(state: State, tensors: dict[str, Tensor]) -> None:
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "stream": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "adam": {}, "stream": {}}
     for name, tensor in tensors.items():
         part, _, key = name.partition(".")
         parts[part][key] = tensor
-    state.model.load_state_dict(parts["model"])
-    slots: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in parts["optimizer"].items():
-        index, _, slot = key.partition(".")
-        slots.setdefault(int(index), {})[slot] = tensor
-    packed = state.optimizer.state_dict()
-    state.optimizer.load_state_dict(packed | {"state": slots})
+    state.model.load_state_dict(parts["model"])  # in place: Adam's views stay views
+    for name, tensor in state.optimizer.state.items():
+        tensor.copy_(parts["adam"][name])
     for name, generator in state.streams.items():
         generator.set_state(parts["stream"][name])
 
@@ -295,7 +289,7 @@ def evaluate_run(
     importance_samples: int,
     label_samples: int,
 ) -> dict[str, float]:
-    """`extra_figures` of a finished run, kept in its records; a known one is read there."""
+    """`extra_figures` of a finished run, kept in its records from then on."""
     data = mnist.load_mnist(spec.data.root, **_split_options(spec))
     records = folder.records()
     found = extra_figures(
@@ -374,11 +368,7 @@ def _draw(
         ),
     }
     for name, picture in pictures.items():
-        aside = folder.figures / f".{name}.part"
-        Image.fromarray(picture).resize(
-            (2 * picture.shape[1], 2 * picture.shape[0]), Image.Resampling.NEAREST
-        ).save(aside, format="PNG")
-        aside.replace(folder.figures / f"{name}{suffix}.png")
+        grids.save_png(picture, folder.figures / f"{name}{suffix}.png")
 
 
 def _line(epoch: int, step: int, metrics: dict[str, float]) -> Record:
@@ -429,7 +419,7 @@ def _introduce(
 
 @contextlib.contextmanager
 def _status(folder: RunFolder, publish: Callable[[], None]) -> Iterator[None]:
-    """However the run ends, its folder says so, and the store too if it can be reached."""
+    """However the run ends, its folder says so, and the store if it is there."""
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -452,9 +442,15 @@ def _end(
 
 def _connect(runs: Path, clock: Clock) -> Tracker:
     with clock("imports"):
-        from cvae.tracking import Tracker
+        from cvae.tracking import Tracker, TrackingError
     with clock("tracking"):
-        return Tracker(runs)
+        try:
+            return Tracker(runs)
+        except TrackingError as error:
+            raise TrackingError(
+                f"{error}\nmake it reachable, or train without it (--offline, with "
+                "make OFFLINE=1) and publish later with make sync"
+            ) from error
 
 
 def _publisher(

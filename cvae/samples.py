@@ -58,8 +58,8 @@ def find_run(
         return max(done, key=lambda folder: folder.info.get("ended", 0))
     if fitting:
         raise RunNotFound(
-            f"{fitting[-1].path} is {fitting[-1].status.lower()}, not finished; the same "
-            "make experiment command goes on with it"
+            f"{fitting[-1].path} is {fitting[-1].status.lower()}, not finished; the "
+            "same make experiment command goes on with it"
         )
     known = ", ".join(folder.name for folder in finished[-5:]) or "none"
     raise RunNotFound(
@@ -118,8 +118,8 @@ def generate_conditional_samples(
     found = run if isinstance(run, Run) else load_run(run)
     if not found.model.classes:
         raise ValueError(
-            f"{found.folder.name} is unconditional: it cannot be asked for a digit; name "
-            "another run"
+            f"{found.folder.name} is unconditional: it cannot be asked for a digit; "
+            "name another run"
         )
     generator = torch.Generator()
     if seed is None:

@@ -1,8 +1,8 @@
 """YAML text to a `Spec`, every mistake named with its line.
 
 YAML 1.2's core schema (`1e-3` is a number, `no` is a string), no anchors, no tags, no
-duplicate keys. Values that come from the shell (`SET="model.latent_dim=8"`) pass the same
-checks.
+duplicate keys. Values that come from the shell (`SET="model.latent_dim=8"`) pass the
+same checks.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Path_ = tuple[str | int, ...]
 
 
 class SpecError(Exception):
-    """A spec or an argument is wrong (exit code 2); the message has a line a mistake."""
+    """A spec or an argument is wrong (exit code 2); one line a mistake."""
 
 
 @dataclass
 class Document:
-    """The tree of a YAML text, where each path stands, and the text's opening comment."""
+    """The tree of a YAML text, where each path stands, and the opening comment."""
 
     source: str
     tree: Any
@@ -150,7 +150,7 @@ def validate(document: Document) -> Spec:
 
 
 class _Reader:
-    """Builds plain values from parser events, with depth and form checked on the way."""
+    """Builds plain values from parser events; checks depth and form on the way."""
 
     def __init__(self, events: Iterator[yaml.Event], document: Document) -> None:
         self.events, self.document = events, document
@@ -160,18 +160,22 @@ class _Reader:
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent):
                 if tree is not None:
-                    self.refuse(event, "a second document; a spec is one")
+                    raise self.refusal(event, "a second document; a spec is one")
                 tree = self.value(next(self.events), ())
         return tree
 
     def value(self, event: yaml.Event, path: Path_) -> Any:
         self.document.lines.setdefault(path, self.place(event))
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            self.refuse(event, "anchors and aliases are not allowed; write it out")
+            raise self.refusal(
+                event, "anchors and aliases are not allowed; write it out"
+            )
         if tag := getattr(event, "tag", None):
-            self.refuse(event, f"the tag {tag!r} is not allowed; write a plain value")
+            raise self.refusal(
+                event, f"the tag {tag!r} is not allowed; write a plain value"
+            )
         if len(path) > DEEPEST:
-            self.refuse(event, f"nested more than {DEEPEST} levels deep")
+            raise self.refusal(event, f"nested more than {DEEPEST} levels deep")
         if isinstance(event, yaml.MappingStartEvent):
             return self.mapping(path)
         if isinstance(event, yaml.SequenceStartEvent):
@@ -180,27 +184,31 @@ class _Reader:
                 items.append(self.value(inner, (*path, len(items))))
             return items
         assert isinstance(event, yaml.ScalarEvent)
-        return scalar(event.value) if event.style is None else event.value
+        text = str(event.value)
+        return scalar(text) if event.style is None else text
 
     def mapping(self, path: Path_) -> dict[str, Any]:
         found: dict[str, Any] = {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
-                self.refuse(event, "a key must be a plain word")
-            key = event.value
+                raise self.refusal(event, "a key must be a plain word")
+            key = str(event.value)
             inside = (*path, key)
             if key in found:
                 before = self.document.lines[inside].rpartition(":")[2]
-                self.refuse(event, f"{key}: stands twice, first on line {before}")
+                raise self.refusal(
+                    event, f"{key}: stands twice, first on line {before}"
+                )
             self.document.lines[inside] = self.place(event)
             found[key] = self.value(next(self.events), inside)
         return found
 
     def place(self, event: yaml.Event) -> str:
-        return f"{self.document.source}:{event.start_mark.line + 1}"
+        line = event.start_mark.line + 1 if event.start_mark else 1
+        return f"{self.document.source}:{line}"
 
-    def refuse(self, event: yaml.Event, problem: str) -> None:
-        raise SpecError(f"{self.place(event)}: {problem}")
+    def refusal(self, event: yaml.Event, problem: str) -> SpecError:
+        return SpecError(f"{self.place(event)}: {problem}")
 
 
 def scalar(text: str) -> Any:

@@ -1,8 +1,8 @@
 """Run folders published to MLflow; the only file that imports it.
 
-Publishing is one idempotent function of the folder: it logs what the store lacks, so the
-live run, a resumed run and a later `sync` are the same call. A metric point carries the
-time of its record, which makes a repeated point the same point.
+Publishing is one idempotent function of the folder: it logs what the store lacks, so
+the live run, a resumed run and a later `sync` are the same call. A metric point carries
+the time of its record, which makes a repeated point the same point.
 """
 
 from __future__ import annotations
@@ -168,13 +168,13 @@ class Tracker:
                 place = (self.runs.resolve() / "artifacts").as_uri()
                 local = self.uri.startswith("sqlite:")
                 kind = {"mlflow.experimentKind": "custom_model_development"}
-                return self.client.create_experiment(
-                    name, place if local else None, kind
+                return str(
+                    self.client.create_experiment(name, place if local else None, kind)
                 )
         if found.lifecycle_stage != "active":
             raise TrackingError(
                 f"the experiment {name!r} was deleted but keeps its name; restore it "
-                f"(mlflow experiments restore --experiment-id {found.experiment_id}) or "
+                f"(mlflow experiments restore -x {found.experiment_id}) or "
                 "choose another with tracking.experiment"
             )
         return str(found.experiment_id)

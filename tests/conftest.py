@@ -1,0 +1,89 @@
+"""What several test files share: specs in one line, and a small data set on disk."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from cvae import mnist
+from cvae.spec import Spec, nested
+
+Bytes = NDArray[np.uint8]
+torch.set_num_threads(1)  # tensors here are small: more threads only wait for a turn
+
+
+def spec(**dotted: Any) -> Spec:
+    """A spec from its dotted fields, `__` for the dot: `spec(model__latent_dim=3)`."""
+    flat = {"name": "test"}
+    flat |= {key.replace("__", "."): value for key, value in dotted.items()}
+    return Spec.model_validate(nested(flat))
+
+
+def idx(array: Bytes) -> bytes:
+    """An array as the bytes of an IDX file."""
+    sizes = struct.pack(f">{array.ndim}I", *array.shape)
+    return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
+
+
+def data_set(train: int = 300, test: int = 100) -> dict[str, bytes]:
+    """Four IDX files: noise in a frame, brighter by digit; labels go round 0 to 9."""
+    random = np.random.default_rng(0)
+    files = {}
+    for split, count in (("train", train), ("t10k", test)):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        images = np.zeros((count, 28, 28), np.uint8)
+        noise = random.integers(0, 100, (count, 20, 20))
+        images[:, 4:24, 4:24] = noise + 15 * labels[:, None, None]
+        files[f"{split}-images-idx3-ubyte"] = idx(images)
+        files[f"{split}-labels-idx1-ubyte"] = idx(labels)
+    return files
+
+
+def write(root: Path, files: dict[str, bytes]) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (root / name).write_bytes(content)
+    return root
+
+
+@pytest.fixture
+def tiny_root(tmp_path: Path) -> Path:
+    """300 training and 100 test images of 28 × 28 as raw IDX files."""
+    return write(tmp_path / "data", data_set())
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> mnist.MNIST:
+    """The same, loaded: 300 training images, none held back, 100 test images."""
+    return mnist.load_mnist(write(tmp_path_factory.mktemp("tiny"), data_set()))
+
+
+@pytest.fixture(scope="session")
+def shipped() -> mnist.MNIST:
+    """The data set in the repository, loaded as every run loads it."""
+    return mnist.load_mnist(mnist.SHIPPED_ROOT, validation_images=5000)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder of runs that one real `run` command filled, and what it printed."""
+    from tests.test_commands import QUICKSTART, SMALL, cvae
+
+    runs = tmp_path_factory.mktemp("user") / "runs"
+    done = cvae(
+        "run", QUICKSTART, "--runs", str(runs), "--set", f"{SMALL} training.epochs=2"
+    )
+    return runs, done

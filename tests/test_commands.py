@@ -1,0 +1,267 @@
+"""Whole commands in real subprocesses, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cvae.folder import RunFolder
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = "data.train_images=600 data.validation_images=100"
+QUICKSTART = "experiments/quickstart.yaml"
+FORTY_EPOCHS = ["run", QUICKSTART, "--offline", "--set"]
+FORTY_EPOCHS += [f"{SMALL} training.epochs=40 training.batch_size=50", "--runs"]
+
+Done = subprocess.CompletedProcess[str]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "MAKE"))}
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | extra
+
+
+def cvae(*arguments: str, **extra: str) -> Done:
+    return subprocess.run(
+        [sys.executable, "-m", "cvae", *arguments],
+        cwd=ROOT,
+        env=environment(**extra),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "cvae", *arguments],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def make(*arguments: str) -> Done:
+    return subprocess.run(
+        ["make", f"PY={sys.executable}", *arguments],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def wait_for_epoch(folder: Path, epoch: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while len(RunFolder(folder).records()) < epoch:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def the_run(runs: Path) -> RunFolder:
+    (found,) = runs.glob("*/run.json")
+    return RunFolder(found.parent)
+
+
+def test_a_run_prints_its_figures_on_stdout_and_progress_on_stderr(
+    finished: tuple[Path, Done],
+) -> None:
+    runs, done = finished
+    assert done.returncode == 0
+    assert "test/neg_elbo" in done.stdout
+    assert "epoch" not in done.stdout
+    assert "epoch 2/2" in done.stderr
+    figures = the_run(runs).figures
+    with Image.open(figures / "digits.png") as digits:
+        assert digits.size == (2 * (10 * 30 + 2), 2 * (10 * 30 + 2))
+    with Image.open(figures / "reconstructions.png") as pairs:
+        assert pairs.size == (2 * (10 * 30 + 2), 2 * (2 * 30 + 2))
+
+
+def test_samples_writes_the_digits_asked_for(
+    finished: tuple[Path, Done], tmp_path: Path
+) -> None:
+    runs, _ = finished
+    out = tmp_path / "fives.png"
+    arguments = ["--runs", str(runs), "--digit", "5", "--n", "9", "--out", str(out)]
+    done = cvae("samples", *arguments)
+    assert done.returncode == 0, done.stderr
+    with Image.open(out) as picture:
+        assert picture.size == (2 * (3 * 30 + 2), 2 * (3 * 30 + 2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["run", "no/such.yaml"], 2, "cannot be read"),
+        (["run", QUICKSTART, "--set", "model.latent_dim=0"], 2, "≥ 1"),
+        (["run", QUICKSTART, "--set", "model.latent=3"], 2, "did you mean latent_dim"),
+        (["run", QUICKSTART, "--set", "name=../up"], 2, "name:"),
+        (["run", QUICKSTART, "--set", "data.root=/nowhere"], 3, "no such folder"),
+        (["run", QUICKSTART, "--set", "training.device=cuda"], 2, "no CUDA device"),
+        (["samples", "--run", "nothing"], 2, "no run 'nothing'"),
+        (["samples", "--digit", "12"], 2, "make experiment CONFIG="),
+    ],
+)
+def test_a_mistake_gets_one_clear_message_and_its_exit_code(
+    arguments: list[str], code: int, words: str, tmp_path: Path
+) -> None:
+    done = cvae(*arguments, "--runs", str(tmp_path), CUDA_VISIBLE_DEVICES="")
+    assert (done.returncode, done.stdout) == (code, "")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_runs_that_cannot_be_written_are_said(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    for runs in (blocked, blocked / "runs"):
+        done = cvae("run", QUICKSTART, "--offline", "--runs", str(runs))
+        assert done.returncode == 1
+        assert str(runs) in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_an_absent_tracking_server_is_said_before_training(tmp_path: Path) -> None:
+    began = time.monotonic()
+    done = cvae(
+        *("run", QUICKSTART, "--runs", str(tmp_path), "--set", SMALL),
+        MLFLOW_TRACKING_URI="http://127.0.0.1:9",
+    )
+    assert done.returncode == 5
+    assert "127.0.0.1:9" in done.stderr
+    assert "--offline" in done.stderr
+    assert "epoch" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - began < 60  # no hang
+
+
+def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path,
+) -> None:
+    wild = f"{SMALL} training.learning_rate=10 objective.beta=1e6 training.epochs=3"
+    done = cvae("run", QUICKSTART, "--offline", "--runs", str(tmp_path), "--set", wild)
+    assert done.returncode == 4
+    assert "not finite at step" in done.stderr
+    assert "Traceback" not in done.stderr
+    folder = the_run(tmp_path)
+    assert folder.status == "FAILED"
+    assert "not finite" in folder.info["reason"]
+
+
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
+)
+def test_an_interrupted_run_goes_on_to_the_same_weights(
+    how: signal.Signals, code: int, tmp_path: Path, uninterrupted: RunFolder
+) -> None:
+    process = start(*FORTY_EPOCHS, str(tmp_path))
+    while not list(tmp_path.glob("*/run.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    folder = the_run(tmp_path)
+    wait_for_epoch(folder.path, 3, process)
+    process.send_signal(how)
+    process.communicate(timeout=30)
+    assert process.returncode == code
+    assert folder.status == "KILLED"
+    assert len(folder.records()) < 40
+
+    resumed = cvae(*FORTY_EPOCHS, str(tmp_path))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on with" in resumed.stderr
+    expected = uninterrupted
+    assert folder.status == expected.status == "FINISHED"
+    assert folder.weights.read_bytes() == expected.weights.read_bytes()
+    assert untimed(folder) == untimed(expected)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    runs = tmp_path_factory.mktemp("whole")
+    assert cvae(*FORTY_EPOCHS, str(runs)).returncode == 0
+    return the_run(runs)
+
+
+def untimed(folder: RunFolder) -> list[dict[str, float]]:
+    """A run's metrics without the wall clock's."""
+    return [
+        {k: v for k, v in record["metrics"].items() if not k.startswith("time/")}
+        for record in folder.records()
+    ]
+
+
+def test_the_second_process_on_a_spec_is_told_who_holds_it(tmp_path: Path) -> None:
+    arguments = ["run", QUICKSTART, "--offline", "--runs", str(tmp_path)]
+    arguments += ["--set", f"{SMALL} training.epochs=5000"]
+    first = start(*arguments)
+    try:
+        while not list(tmp_path.glob("*/records.jsonl")):
+            assert first.poll() is None
+            time.sleep(0.01)
+        second = cvae(*arguments)
+        assert second.returncode == 1
+        assert f"pid {first.pid} on" in second.stderr
+        assert "Traceback" not in second.stderr
+    finally:
+        first.kill()
+        first.communicate()
+
+
+def test_make_prints_every_target_with_an_example() -> None:
+    done = make()
+    assert done.returncode == 0
+    targets = {"setup", "data", "experiment", "samples", "evaluate", "sync", "ui"}
+    for target in targets | {"bench", "test", "lint", "clean"}:
+        assert f"make {target}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$(shell touch {})",
+        "$$(touch {})",
+        "`touch {}`",
+        "x; touch {}",
+        "x' ; touch {} ; '",
+        'x" ; touch {} ; "',
+        "x && touch {}",
+    ],
+)
+def test_make_never_interprets_what_the_user_passes(text: str, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    hostile = text.format(trap)
+    for target, name in (("experiment", "CONFIG"), ("samples", "RUN")):
+        done = make(target, f"{name}={hostile}")
+        assert done.returncode != 0
+        assert "Traceback" not in done.stderr
+    assert not trap.exists()
+
+
+def test_make_passes_overrides_with_blanks_and_lists() -> None:
+    done = make(
+        "experiment",
+        f"CONFIG={QUICKSTART}",
+        "SET=model.hidden=[64, 32] model.latent_dim=0",
+    )
+    assert done.returncode != 0
+    assert "model.latent_dim: must be an integer" in done.stderr
+    assert "hidden" not in done.stderr
+
+
+def test_the_schema_describes_every_section() -> None:
+    schema = json.loads(cvae("schema").stdout)
+    assert set(schema["properties"]) >= {"name", "data", "model", "training"}

@@ -1,0 +1,462 @@
+from __future__ import annotations
+
+import logging
+import math
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cvae import checkpoint, engine, evaluate, mnist, runner
+from cvae.folder import RunFolder
+from cvae.objective import Terms, terms
+from cvae.spec import Spec
+from tests.conftest import generator, spec
+
+CPU = torch.device("cpu")
+
+
+def quick(**dotted: Any) -> Spec:
+    """A small network for the 300 images of `tiny`: three steps an epoch, the last
+    one smaller than the others."""
+    options = {
+        "model.hidden": [16],
+        "training.epochs": 2,
+        "training.batch_size": 128,
+        "training.device": "cpu",
+    }
+    dotted = {key.replace("__", "."): value for key, value in dotted.items()}
+    return spec(**options | dotted)
+
+
+def train(
+    made: Spec, data: mnist.MNIST, *, start: int = 0, state: runner.State | None = None
+) -> tuple[runner.State, list[engine.Epoch]]:
+    state = state or runner.assemble(made, data, CPU)
+    epochs = engine.train(
+        state.model, state.optimizer, data.train, made, state.streams, start=start
+    )
+    return state, list(epochs)
+
+
+def weights(state: runner.State) -> list[Tensor]:
+    return [part.detach() for part in state.model.parameters()]
+
+
+# -- schedules -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("total", [2, 3, 4, 7, 10, 100, 469])
+def test_one_cycle_is_torchs_at_every_step(total: int) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    oracle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=4e-3, total_steps=total, cycle_momentum=False
+    )
+    for step in range(total):
+        (wanted,) = oracle.get_last_lr()
+        found = engine.one_cycle(step, total=total, peak=4e-3)
+        assert found == pytest.approx(wanted, rel=1e-9), step
+        optimizer.step()
+        if step < total - 1:
+            oracle.step()
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 10, 1000])
+def test_linear_rises_for_15_percent_and_falls_to_zero(total: int) -> None:
+    found = [engine.linear(step, total=total, peak=2.0) for step in range(total)]
+    turn = max(0.15 * total, 1)
+    wanted = np.interp(range(total), [0, turn, total + 1e-12], [0.2, 2.0, 0.0])
+    assert found == pytest.approx(wanted.tolist())
+
+
+@pytest.mark.parametrize("kind", ["constant", "one_cycle", "linear"])
+def test_rates_are_positive_and_peak_at_the_learning_rate(kind: str) -> None:
+    made = quick(
+        training__schedule=kind, training__learning_rate=0.5, training__epochs=10
+    )
+    rates = engine.schedule(made, steps=100)[:, 0]
+    assert (rates > 0).all()
+    assert float(rates.max()) == pytest.approx(0.5, rel=1e-3)
+    assert (rates == 0.5).all() == (kind == "constant")
+
+
+def test_beta_warms_up_over_whole_epochs() -> None:
+    made = quick(objective__beta=4.0, objective__warmup_epochs=2, training__epochs=3)
+    found = engine.schedule(made, steps=4)[:, 1].tolist()
+    assert found == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4, 4, 4]
+
+
+# -- the loop against its textbook form ------------------------------------------------
+
+
+def textbook(made: Spec, data: mnist.MNIST) -> tuple[list[Tensor], list[list[float]]]:
+    """The same training as anyone would write it: autograd, torch's Adam over separate
+    parameters, no buffers. Weights at the end and recon, kl, loss of every epoch."""
+    state = runner.assemble(made, data, CPU)
+    model, streams, images = state.model, state.streams, data.train.images
+    for part in model.parameters():
+        part.data, part.grad = part.data.clone(), None  # views no longer
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    optimizer = kinds[made.training.optimizer](
+        model.parameters(), lr=1.0, betas=made.training.adam_betas, foreach=False
+    )
+    size = made.training.batch_size
+    table = engine.schedule(made, math.ceil(len(images) / size)).tolist()
+    history = []
+    for _ in range(made.training.epochs):
+        sums = torch.zeros(3, dtype=torch.float64)
+        order = torch.randperm(len(images), generator=streams["shuffle"])
+        for first in range(0, len(images), size):
+            rows = order[first : first + size]
+            rate, beta = table.pop(0)
+            target, y = images[rows] / 255, data.train.labels[rows]
+            if made.data.binarize == "dynamic":
+                target = torch.bernoulli(target, generator=streams["binarize"])
+            x = target
+            if made.data.corrupt:
+                x = mnist.salt_and_pepper(x, made.data.corrupt, streams["corrupt"])
+            noise = torch.randn(
+                made.objective.importance_samples,
+                len(rows),
+                made.model.latent_dim,
+                generator=streams["noise"],
+            )
+            found = terms(model, x, y, noise, beta, target)
+            optimizer.zero_grad()
+            found.loss.mean().backward()
+            if made.training.grad_clip:
+                nn.utils.clip_grad_norm_(model.parameters(), made.training.grad_clip)
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+            sums += torch.stack([part.detach().double().sum() for part in found[:3]])
+        history.append((sums / len(images)).tolist())
+    return weights(state), history
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"training.optimizer": "adamw", "training.learning_rate": 0.05},
+        {"training.grad_clip": 0.5, "training.adam_betas": [0.5, 0.999]},
+        {"data.binarize": "dynamic", "data.corrupt": 0.3, "model.activation": "tanh"},
+        {"objective.importance_samples": 5, "objective.beta": 0.5},
+        {"model.prior": "learned", "objective.warmup_epochs": 2},
+        {"model.activation": "gelu", "model.conditional": False, "model.hidden": []},
+    ],
+    ids=lambda options: " ".join(options) or "default",
+)
+def test_training_is_its_textbook_form(
+    tiny: mnist.MNIST, options: dict[str, Any]
+) -> None:
+    made = quick(**{"training.learning_rate": 1e-3} | options)
+    state, epochs = train(made, tiny)
+    wanted, history = textbook(made, tiny)
+    for found, other in zip(weights(state), wanted, strict=True):
+        torch.testing.assert_close(found, other, rtol=2e-3, atol=2e-5)
+    for epoch, means in zip(epochs, history, strict=True):
+        found_means = [epoch.metrics[key] for key in ("recon", "kl", "loss")]
+        assert found_means == pytest.approx(means, rel=1e-4)
+
+
+def test_the_flat_adam_is_torchs_over_separate_parameters() -> None:
+    made = quick(training__adam_betas=[0.8, 0.95])
+    model = engine.build_model(made, pixels=9, generator=generator())
+    optimizer = engine.Adam(model, made)
+    copies = [part.detach().clone().requires_grad_() for part in model.parameters()]
+    oracle = torch.optim.Adam(copies, lr=1.0, betas=(0.8, 0.95), foreach=False)
+    random = generator(1)
+    for step in range(20):
+        for part, copy in zip(model.parameters(), copies, strict=True):
+            assert part.grad is not None
+            part.grad.copy_(
+                torch.randn(part.shape, generator=random) * 10 ** (step % 4)
+            )
+            copy.grad = part.grad.clone()
+        oracle.param_groups[0]["lr"] = rate = 0.1 / (1 + step)
+        optimizer.step(torch.tensor(rate))
+        oracle.step()
+    for part, copy in zip(model.parameters(), copies, strict=True):
+        torch.testing.assert_close(part.detach(), copy.detach(), rtol=1e-5, atol=1e-6)
+
+
+# -- epochs ----------------------------------------------------------------------------
+
+
+def test_every_image_is_used_once_an_epoch(
+    tiny: mnist.MNIST, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[bytes]] = []
+
+    def spy(*arguments: Any) -> Terms:
+        target = arguments[-1]
+        rows = (target * 255).round().to(torch.uint8).numpy()
+        seen.append([row.tobytes() for row in rows])
+        return terms(*arguments)
+
+    monkeypatch.setattr(engine, "terms", spy)
+    train(quick(model__activation="silu"), tiny)
+    assert [len(batch) for batch in seen] == 2 * [128, 128, 44]
+    wanted = sorted(row.numpy().tobytes() for row in tiny.train.images)
+    first, second = sum(seen[:3], []), sum(seen[3:], [])
+    assert sorted(first) == sorted(second) == wanted
+    assert first != second
+
+
+def test_an_epochs_figures_are_means_over_its_images(tiny: mnist.MNIST) -> None:
+    made = quick(training__learning_rate=1e-30, training__epochs=1)
+    state = runner.assemble(made, tiny, CPU)
+    with torch.no_grad():
+        state.model.encoder[-1].bias[2:] = -80.0  # no noise to speak of
+    wanted = evaluate.bound(state.model, tiny.train, generator())
+    _, (epoch,) = train(made, tiny, state=state)
+    assert (epoch.epoch, epoch.step) == (1, 3)
+    for key, value in wanted.items():
+        assert epoch.metrics[key] == pytest.approx(value, rel=1e-5), key
+
+
+def test_one_seed_gives_the_same_weights_bit_for_bit(tiny: mnist.MNIST) -> None:
+    options = {"data.binarize": "dynamic", "data.corrupt": 0.1}
+    first, again, other = (
+        train(quick(**options, training__seed=seed), tiny) for seed in (1, 1, 2)
+    )
+    assert all(map(torch.equal, weights(first[0]), weights(again[0])))
+    assert [e.metrics for e in first[1]] == [e.metrics for e in again[1]]
+    assert not any(map(torch.equal, weights(first[0]), weights(other[0])))
+
+
+def test_training_leaves_torchs_global_generator_alone(tiny: mnist.MNIST) -> None:
+    before = torch.get_rng_state()
+    train(quick(data__binarize="dynamic", data__corrupt=0.1), tiny)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_streams_are_not_shared() -> None:
+    firsts = {
+        float(torch.rand(1, generator=runner.stream(seed, name), dtype=torch.float64))
+        for seed in range(20)
+        for name in (*runner.STREAMS, "evaluate", "figures")
+    }
+    assert len(firsts) == 20 * (len(runner.STREAMS) + 2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"model.activation": "gelu"},
+        {"model.prior": "learned"},
+        {"objective.importance_samples": 5},
+        {"training.grad_clip": 1.0},
+        {"training.batch_size": 1000, "training.schedule": "constant"},
+        {"training.output_bias": "random"},
+    ],
+    ids=lambda options: " ".join(options) or "default",
+)
+def test_the_loss_falls(tiny: mnist.MNIST, options: dict[str, Any]) -> None:
+    _, epochs = train(quick(training__epochs=6, **options), tiny)
+    losses = [epoch.metrics["loss"] for epoch in epochs]
+    assert losses[-1] < losses[0] - 1
+
+
+def test_gradients_are_clipped(tiny: mnist.MNIST) -> None:
+    made = quick(training__grad_clip=0.25)
+    state, _ = train(made, tiny)
+    assert float(state.optimizer.grad.norm()) == pytest.approx(0.25, rel=1e-4)
+    state, _ = train(quick(), tiny)
+    assert float(state.optimizer.grad.norm()) > 1
+
+
+# -- divergence ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_divergence_names_the_first_step_whose_loss_is_not_finite(
+    tiny: mnist.MNIST, monkeypatch: pytest.MonkeyPatch, activation: str
+) -> None:
+    def planted(step: int, **options: Any) -> float:
+        return math.nan if step == 7 else 1.0
+
+    monkeypatch.setattr(engine, "beta_at", planted)
+    made = quick(training__epochs=5, model__activation=activation)
+    state = runner.assemble(made, tiny, CPU)
+    epochs = engine.train(state.model, state.optimizer, tiny.train, made, state.streams)
+    assert len(list(islice(epochs, 2))) == 2
+    with pytest.raises(engine.Diverged, match=r"loss is not finite at step 8$"):
+        next(epochs)
+
+
+def test_divergence_in_the_last_step_is_seen_in_the_weights(
+    tiny: mnist.MNIST, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planted(step: int, *, total: int, peak: float) -> float:
+        return math.inf if step == total - 1 else peak
+
+    monkeypatch.setitem(engine.SCHEDULES, "constant", planted)
+    with pytest.raises(engine.Diverged, match=r"not finite at step 6$"):
+        train(quick(training__schedule="constant"), tiny)
+
+
+def test_a_huge_learning_rate_diverges(tiny: mnist.MNIST) -> None:
+    made = quick(training__learning_rate=10.0, training__epochs=20)
+    with pytest.raises(engine.Diverged, match=r"not finite at step \d+"):
+        train(made, tiny)
+
+
+# -- going on --------------------------------------------------------------------------
+
+EVERY_STREAM = {
+    "data.binarize": "dynamic",
+    "data.corrupt": 0.2,
+    "training.epochs": 4,
+    "objective.warmup_epochs": 3,
+}
+
+
+def interrupted(
+    tmp_path: Path, made: Spec, data: mnist.MNIST, *, epochs: int
+) -> RunFolder:
+    """A run folder whose run was killed after `epochs` epochs."""
+    folder = RunFolder(tmp_path)
+    state = runner.assemble(made, data, CPU)
+    training = engine.train(
+        state.model, state.optimizer, data.train, made, state.streams
+    )
+    for epoch in islice(training, epochs):
+        runner.save_state(folder, state, epoch=epoch.epoch)
+    return folder
+
+
+def go_on(
+    folder: RunFolder, made: Spec, data: mnist.MNIST
+) -> tuple[int, runner.State, list[engine.Epoch]]:
+    state = runner.assemble(made, data, CPU)
+    done = runner.resume(folder, state)
+    return done, *train(made, data, start=done, state=state)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"model.prior": "learned", "objective.importance_samples": 3}]
+)
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+    tmp_path: Path, tiny: mnist.MNIST, options: dict[str, Any]
+) -> None:
+    made = quick(**EVERY_STREAM | options)
+    whole, epochs = train(made, tiny)
+    folder = interrupted(tmp_path, made, tiny, epochs=2)
+    done, state, rest = go_on(folder, made, tiny)
+    assert done == 2
+    assert all(map(torch.equal, weights(state), weights(whole)))
+    for slot, value in whole.optimizer.state.items():
+        assert torch.equal(state.optimizer.state[slot], value), slot
+    for name, stream in whole.streams.items():
+        assert torch.equal(state.streams[name].get_state(), stream.get_state()), name
+    assert [(e.epoch, e.step, e.metrics) for e in rest] == [
+        (e.epoch, e.step, e.metrics) for e in epochs[2:]
+    ]
+
+
+def test_a_damaged_checkpoint_falls_back_to_its_predecessor(
+    tmp_path: Path, tiny: mnist.MNIST, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = quick(**EVERY_STREAM)
+    whole, _ = train(made, tiny)
+    folder = interrupted(tmp_path, made, tiny, epochs=3)
+    data = bytearray(folder.checkpoint.read_bytes())
+    data[len(data) // 2] ^= 1
+    folder.checkpoint.write_bytes(data)
+    with caplog.at_level(logging.WARNING, "cvae"):
+        done, state, _ = go_on(folder, made, tiny)
+    assert "falling back" in caplog.text
+    assert done == 2
+    assert all(map(torch.equal, weights(state), weights(whole)))
+
+
+def test_without_a_sound_checkpoint_a_run_starts_again(
+    tmp_path: Path, tiny: mnist.MNIST
+) -> None:
+    folder = interrupted(tmp_path, made := quick(), tiny, epochs=2)
+    for path in (folder.checkpoint, checkpoint.previous_of(folder.checkpoint)):
+        path.write_bytes(path.read_bytes()[:-1])
+    done, state, _ = go_on(folder, made, tiny)
+    assert done == 0
+    assert all(map(torch.equal, weights(state), weights(train(made, tiny)[0])))
+
+
+# -- on a GPU --------------------------------------------------------------------------
+
+
+def on_cuda(made: Spec, data: mnist.MNIST) -> tuple[runner.State, list[engine.Epoch]]:
+    device = torch.device("cuda")
+    state = runner.assemble(made, data, device)
+    epochs = engine.train(
+        state.model, state.optimizer, data.train.to(device), made, state.streams
+    )
+    return state, list(epochs)
+
+
+def gpu_spec(**options: Any) -> Spec:
+    sizes = {"training.batch_size": 32, "training.epochs": 3}
+    return quick(**{"training.device": "cuda"} | sizes | options)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("prior", ["standard", "learned"])
+def test_cpu_and_gpu_train_alike(tiny: mnist.MNIST, prior: str) -> None:
+    made = gpu_spec(model__prior=prior)
+    (cpu, here), (gpu, there) = train(made, tiny), on_cuda(made, tiny)
+    for ours, theirs in zip(here, there, strict=True):
+        assert ours.step == theirs.step
+        assert abs(ours.metrics["neg_elbo"] - theirs.metrics["neg_elbo"]) < 2
+    before = evaluate.bound(cpu.model, tiny.test, generator())["neg_elbo"]
+    after = evaluate.bound(gpu.model, tiny.test, generator())["neg_elbo"]
+    assert abs(before - after) < 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"data.binarize": "dynamic", "data.corrupt": 0.2, "objective.warmup_epochs": 2},
+        {"model.activation": "gelu", "training.grad_clip": 1.0},
+        {"model.prior": "learned", "objective.importance_samples": 3},
+        {"training.batch_size": 300},
+        {"training.batch_size": 1000},
+    ],
+    ids=lambda options: " ".join(options) or "default",
+)
+def test_replayed_graphs_are_the_eager_steps(
+    tiny: mnist.MNIST, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    made = gpu_spec(**options)
+    replayed, epochs = on_cuda(made, tiny)
+    monkeypatch.setattr(engine, "_Replay", lambda batch, streams: engine._eager)
+    eager, wanted = on_cuda(made, tiny)
+    for found, other in zip(weights(replayed), weights(eager), strict=True):
+        torch.testing.assert_close(found, other, rtol=1e-4, atol=1e-4)
+    for epoch, means in zip(epochs, wanted, strict=True):
+        assert epoch.metrics == pytest.approx(means.metrics, rel=1e-4)
+
+
+@pytest.mark.gpu
+def test_a_run_resumed_on_the_gpu_is_the_uninterrupted_one(
+    tmp_path: Path, tiny: mnist.MNIST
+) -> None:
+    made, device = gpu_spec(**EVERY_STREAM), torch.device("cuda")
+    whole, _ = on_cuda(made, tiny)
+    data, folder = tiny.train.to(device), RunFolder(tmp_path)
+    for epochs in (2, 4):
+        state = runner.assemble(made, tiny, device)
+        training = engine.train(
+            *(state.model, state.optimizer, data, made, state.streams),
+            start=(done := runner.resume(folder, state)),
+        )
+        for epoch in islice(training, epochs - done):
+            runner.save_state(folder, state, epoch=epoch.epoch)
+    for found, other in zip(weights(state), weights(whole), strict=True):
+        torch.testing.assert_close(found, other, rtol=1e-4, atol=1e-4)

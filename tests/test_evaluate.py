@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Normal, kl_divergence
+
+from cvae import evaluate, mnist
+from cvae.model import CVAE
+from tests.conftest import generator
+
+PIXELS = 16
+
+
+def model(latent_dim: int = 2, *, prior: str = "standard") -> CVAE:
+    made = CVAE(
+        latent_dim=latent_dim,
+        hidden=(6,),
+        prior=prior,
+        pixels=PIXELS,
+        generator=generator(),
+    )
+    with torch.no_grad():
+        for part in made.parameters():
+            part.mul_(2)
+        if made.prior_table is not None:
+            made.prior_table.normal_(0, 0.5, generator=generator(1))
+    return made
+
+
+def images(count: int, *, grey: bool = False) -> mnist.Images:
+    random = generator(2)
+    x = torch.randint(256, (count, PIXELS), generator=random, dtype=torch.uint8)
+    if not grey:
+        x = (x > 127).to(torch.uint8) * 255
+    return mnist.Images(x, torch.randint(10, (count,), generator=random))
+
+
+def exact(made: CVAE, data: mnist.Images) -> Tensor:
+    """log p(x|y) of every image and every label by quadrature, Z = 1: (N, C)."""
+    z = torch.linspace(-12, 12, 2401)[:, None, None]
+    x, rows = data.images.double() / 255, []
+    with torch.no_grad():
+        for label in range(10):
+            y = torch.tensor([label])
+            mu, logvar = made.prior(y) or (torch.zeros(1, 1), torch.zeros(1, 1))
+            p = Bernoulli(logits=made.decode(z, y)[:, 0].double())
+            log_p = p.log_prob(x[:, None]).sum(-1)  # (N, grid)
+            log_p += Normal(mu, torch.exp(logvar / 2)).log_prob(z)[:, 0, 0].double()
+            rows.append(np.log(np.trapezoid(log_p.exp(), z.flatten(), axis=1)))
+    return torch.tensor(np.stack(rows, 1))
+
+
+# -- bound -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prior", ["standard", "learned"])
+def test_the_bound_is_a_plain_recomputation_image_by_image(
+    prior: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "CHUNK", 60)
+    made, data, random = model(prior=prior), images(130), generator(7)
+    noise = torch.cat([torch.randn(3, n, 2, generator=random) for n in (60, 60, 10)], 1)
+    recons, kls, bounds, means = [], [], [], []
+    for i, x in enumerate(data.images / 255):
+        y = data.labels[i : i + 1]
+        mu, logvar = (part.detach()[0] for part in made.encode(x[None], y))
+        q, p = Normal(mu, torch.exp(logvar / 2)), Normal(torch.zeros(2), 1.0)
+        if (learned := made.prior(y)) is not None:
+            p = Normal(learned[0][0].detach(), torch.exp(learned[1][0].detach() / 2))
+        z = mu + q.scale * noise[:, i]
+        logits = made.decode(z[:, None], y)[:, 0].detach()
+        recon = -Bernoulli(logits=logits).log_prob(x).sum(-1)
+        ratio = (q.log_prob(z) - p.log_prob(z)).sum(-1)
+        recons.append(float(recon.mean()))
+        kls.append(float(kl_divergence(q, p).sum()))
+        bounds.append(float(np.log(np.exp(-(recon + 0.5 * ratio).numpy()).mean())))
+        means.append(mu)
+    found = evaluate.bound(made, data, generator(7), beta=0.5, samples=3)
+    assert found["recon"] == pytest.approx(np.mean(recons), rel=1e-5)
+    assert found["kl"] == pytest.approx(np.mean(kls), rel=1e-5)
+    assert found["neg_elbo"] == found["recon"] + found["kl"]
+    assert found["loss"] == pytest.approx(-np.mean(bounds), rel=1e-5)
+    variance = torch.stack(means).var(0, correction=0)
+    assert found["active_units"] == int((variance > 0.01).sum())
+
+
+def test_the_loss_weighs_the_kl_and_neg_elbo_does_not() -> None:
+    made, data = model(), images(50, grey=True)
+    one, four = (
+        evaluate.bound(made, data, generator(), beta=beta) for beta in (1.0, 4.0)
+    )
+    assert one["loss"] == pytest.approx(one["neg_elbo"])
+    assert four["neg_elbo"] == one["neg_elbo"]
+    assert four["loss"] == pytest.approx(four["recon"] + 4 * four["kl"])
+
+
+def test_evaluation_repeats_with_its_generator_and_touches_no_other() -> None:
+    made, data = model(), images(50)
+    before = torch.get_rng_state()
+    first, again, other = (
+        evaluate.bound(made, data, generator(seed), corrupt=0.2) for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first["recon"] != other["recon"]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_image_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "CHUNK", 40)
+    made, data = model(), images(130, grey=True)
+    seen = list(evaluate.chunks(made, data, generator()))
+    assert [len(x) for x, _, _ in seen] == [40, 40, 40, 10]
+    assert torch.equal(torch.cat([x for x, _, _ in seen]), data.images / 255)
+    assert torch.equal(torch.cat([target for _, target, _ in seen]), data.images / 255)
+    assert torch.equal(torch.cat([y for _, _, y in seen]), data.labels)
+
+
+def test_only_the_encoders_input_is_corrupted() -> None:
+    data = images(50, grey=True)
+    ((x, target, _),) = evaluate.chunks(model(), data, generator(), corrupt=0.5)
+    assert torch.equal(target, data.images / 255)
+    share = float((x != target).double().mean())
+    assert 0.4 < share < 0.6
+    assert set(x[x != target].tolist()) == {0.0, 1.0}
+
+
+def test_units_that_ignore_the_image_are_not_active() -> None:
+    made = model(4)
+    with torch.no_grad():
+        last = made.encoder[-1]
+        last.weight[:3] = 0  # means 0 to 2 are constant
+        last.bias[:3] = 5
+        last.weight[3] = 3
+    found = evaluate.bound(made, images(200), generator())
+    assert found["active_units"] == 1
+
+
+# -- nll -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prior", ["standard", "learned"])
+def test_nll_is_the_integral_and_below_the_bound(
+    prior: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "CHUNK", 25)
+    made, data = model(1, prior=prior), images(60)
+    truth = -float(exact(made, data)[torch.arange(60), data.labels].mean())
+    nll = evaluate.importance_nll(made, data, generator(), samples=5000)
+    assert nll == pytest.approx(truth, abs=0.02)
+    draws = [
+        evaluate.bound(made, data, generator(seed))["neg_elbo"] for seed in range(20)
+    ]
+    assert nll < np.mean(draws) - 2 * np.std(draws) / 20**0.5
+
+
+def test_nll_tightens_with_its_samples() -> None:
+    made, data = model(), images(300)
+    found = [
+        evaluate.importance_nll(made, data, generator(), samples=k)
+        for k in (1, 4, 30, 300)
+    ]
+    assert found == sorted(found, reverse=True)
+
+
+def test_nll_counts_every_sample_of_every_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, data, counts = model(1), images(60), []
+    whole = evaluate.importance_nll(made, data, generator(), samples=4000)
+    decode = made.decode
+    monkeypatch.setattr(
+        made, "decode", lambda z, y: counts.append(len(z)) or decode(z, y)
+    )
+    monkeypatch.setattr(evaluate, "DECODED", 60 * 150)
+    parts = evaluate.importance_nll(made, data, generator(), samples=4000)
+    assert sum(counts) == 4000
+    assert max(counts) == 150
+    assert parts == pytest.approx(whole, abs=0.03)
+
+
+# -- labels ----------------------------------------------------------------------------
+
+
+def test_label_posterior_is_bayes_rule_on_the_integrals() -> None:
+    made, data = model(1, prior="learned"), images(40)
+    joint = exact(made, data) - np.log(10)
+    evidence = torch.logsumexp(joint, 1)
+    posterior, nll = evaluate.label_posterior(made, data, generator(), samples=5000)
+    assert posterior.shape == (40, 10)
+    torch.testing.assert_close(posterior, joint - evidence[:, None], atol=0.1, rtol=0)
+    assert nll == pytest.approx(-float(evidence.mean()), abs=0.02)
+
+
+def test_label_posterior_rows_sum_to_one() -> None:
+    made, data = model(), images(1100)  # more than one chunk
+    posterior, _ = evaluate.label_posterior(made, data, generator(), samples=2)
+    assert posterior.shape == (1100, 10)
+    torch.testing.assert_close(posterior.exp().sum(1), torch.ones(1100).double())
+
+
+def test_the_marginal_is_the_mean_of_the_labels_likelihoods() -> None:
+    made, data = model(), images(30)
+    posterior, nll = evaluate.label_posterior(made, data, generator(3), samples=7)
+    random, x = generator(3), data.images / 255
+    logs = torch.stack(
+        [
+            evaluate.log_likelihood(
+                made, x, x, torch.full((30,), label), random, samples=7
+            )
+            for label in range(10)
+        ],
+        1,
+    ).double()
+    assert nll == pytest.approx(-float(logs.exp().mean(1).log().mean()), rel=1e-6)
+    torch.testing.assert_close(posterior, logs.log_softmax(1), rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_that_draws_each_digit_as_a_stripe_reads_stripes() -> None:
+    made = model()
+    with torch.no_grad():
+        for part in made.decoder.parameters():
+            part.zero_()
+        made.decoder[0].bias.fill_(-1)
+        made.decoder[0].weight[:, 2:8] = 2 * torch.eye(6)  # labels 0 to 5
+        made.decoder[-1].weight[:6] = 20 * torch.eye(6)
+        made.decoder[-1].bias[:6] = -10
+    stripes = torch.zeros(6, PIXELS, dtype=torch.uint8)
+    stripes[:, :6] = 255 * torch.eye(6)
+    data = mnist.Images(stripes, torch.zeros(6, dtype=torch.int64))
+    posterior, _ = evaluate.label_posterior(made, data, generator(), samples=10)
+    assert posterior.argmax(1).tolist() == [0, 1, 2, 3, 4, 5]

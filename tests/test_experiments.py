@@ -1,0 +1,41 @@
+"""Every experiment file says what it is and runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cvae import runner
+from cvae.specfile import load_spec, read_document
+from tests.conftest import data_set, write
+
+FILES = sorted(Path("experiments").glob("*.yaml"))
+
+
+def test_the_experiments_are_here() -> None:
+    names = {path.stem for path in FILES}
+    expected = {"quickstart", "seed_notebook", "plain_vae", "pytorch_example"}
+    assert names >= expected | {"denoising", "latent_20", "speedrun"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_its_header_has_question_expectation_time_and_command(path: Path) -> None:
+    header = read_document(path).header
+    lines = [line.partition(":")[0] for line in header.splitlines()]
+    assert lines == ["Question", "Expected", "Time", "Command"]
+    assert f"make experiment CONFIG={path}" in header
+    assert "nats per image" in header
+    load_spec(path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_it_runs(path: Path, tmp_path: Path) -> None:
+    root = write(tmp_path / "data", data_set(256, 50))
+    overrides = [f"data.root={root}", "data.validation_images=0", "training.epochs=1"]
+    folder = runner.run(
+        load_spec(path, overrides), runs=tmp_path / "runs", offline=True
+    )
+    figures = folder.records()[-1]["metrics"]
+    assert folder.status == "FINISHED"
+    assert 0 < figures["test/kl"] < figures["test/neg_elbo"] < 700

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cvae import engine
+from cvae.gradient import ByHand
+from cvae.model import CVAE
+from cvae.objective import terms
+from tests.conftest import generator, spec
+
+BATCH, PIXELS = 16, 30
+
+
+def batch(n: int, latent_dim: int, *, seed: int = 0) -> tuple[Tensor, ...]:
+    random = generator(seed)
+    x = torch.rand(n, PIXELS, generator=random).double()
+    y = torch.randint(10, (n,), generator=random)
+    noise = torch.randn(1, n, latent_dim, generator=random).double()
+    return x, y, noise, x.round()  # what the encoder sees is not what is explained
+
+
+def twins(**options: Any) -> tuple[CVAE, CVAE, ByHand]:
+    """Two models of the same weights, and the by-hand gradient of the first."""
+    options = {"latent_dim": 3, "hidden": (7, 5), "activation": "relu"} | options
+    made = [
+        CVAE(**options, pixels=PIXELS, generator=generator()).double() for _ in range(2)
+    ]
+    engine.Adam(made[0], spec())
+    return made[0], made[1], ByHand(made[0], options["activation"], BATCH)
+
+
+def check(
+    model: CVAE, reference: CVAE, by_hand: ByHand, n: int, *, beta: float, seed: int = 0
+) -> None:
+    x, y, noise, target = batch(n, model.latent_dim, seed=seed)
+    weight = torch.tensor(beta).double()
+    sums = by_hand(x, y, noise, weight, target)
+    found = terms(reference, x, y, noise, weight, target)
+    reference.zero_grad()
+    found.loss.mean().backward()
+    scalars = torch.stack([found.recon.sum(), found.kl.sum(), found.loss.sum()])
+    wanted = torch.cat([scalars, found.mu.sum(0), found.mu.square().sum(0)])
+    torch.testing.assert_close(sums, wanted.detach())
+    pairs = zip(model.named_parameters(), reference.parameters(), strict=True)
+    for (name, part), other in pairs:
+        torch.testing.assert_close(part.grad, other.grad, msg=lambda m, n=name: n + m)
+
+
+@pytest.mark.parametrize("hidden", [(), (7,), (7, 5), (5, 8, 5, 8)])
+@pytest.mark.parametrize("conditional", [True, False])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_by_hand_equals_autograd(
+    hidden: tuple[int, ...], conditional: bool, activation: str
+) -> None:
+    made = twins(hidden=hidden, conditional=conditional, activation=activation)
+    check(*made, BATCH, beta=0.7)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.7, 1.0, 4.0])
+@pytest.mark.parametrize("latent_dim", [1, 2, 20])
+def test_by_hand_equals_autograd_at_any_beta(beta: float, latent_dim: int) -> None:
+    check(*twins(latent_dim=latent_dim), BATCH, beta=beta)
+
+
+def test_nothing_is_left_over_from_the_call_before() -> None:
+    made = twins()
+    for seed, n in enumerate((BATCH, 3, 1, BATCH, 7)):
+        check(*made, n, beta=1.0, seed=seed)
+
+
+@pytest.mark.parametrize("scale", [10.0, 100.0])
+def test_by_hand_equals_autograd_at_large_logits(scale: float) -> None:
+    model, reference, by_hand = twins(hidden=())
+    for part in (model, reference):
+        with torch.no_grad():
+            part.decoder[0].bias.copy_(torch.linspace(-scale, scale, PIXELS) * 0.8)
+    check(model, reference, by_hand, BATCH, beta=1.0)
+
+
+def test_single_precision_agrees_to_single_precision() -> None:
+    model, reference, by_hand = twins(latent_dim=2, hidden=(64, 32))
+    exact = by_hand(*(x := batch(BATCH, 2))[:3], torch.tensor(1.0).double(), x[3])
+    single = reference.float()
+    engine.Adam(single, spec())
+    x, y, noise, target = x
+    found = ByHand(single, "relu", BATCH)(
+        x.float(), y, noise.float(), torch.tensor(1.0), target.float()
+    )
+    torch.testing.assert_close(found, exact.float(), rtol=1e-5, atol=1e-4)
+    for part, other in zip(single.parameters(), model.parameters(), strict=True):
+        assert part.grad is not None
+        assert other.grad is not None
+        torch.testing.assert_close(part.grad, other.grad.float(), rtol=1e-4, atol=1e-6)
+
+
+def test_inputs_and_weights_are_left_alone() -> None:
+    model, reference, by_hand = twins()
+    x, y, noise, target = batch(BATCH, 3)
+    by_hand(x, y, noise, torch.tensor(1.0).double(), target)
+    again = batch(BATCH, 3)
+    assert all(map(torch.equal, (x, y, noise, target), again))
+    assert all(map(torch.equal, model.parameters(), reference.parameters()))

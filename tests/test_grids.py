@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cvae import grids, mnist
+from cvae.grids import GAP, Picture
+from cvae.model import CVAE
+from tests.conftest import generator
+
+SHAPE = (3, 4)
+
+
+def model(*, conditional: bool = True, prior: str = "standard") -> CVAE:
+    made = CVAE(
+        latent_dim=2,
+        hidden=(6,),
+        conditional=conditional,
+        prior=prior,
+        pixels=12,
+        generator=generator(),
+    )
+    with torch.no_grad():
+        for part in made.parameters():
+            part.mul_(3)
+    return made
+
+
+def at(picture: Picture, row: int, column: int) -> Picture:
+    """The tile at a place of a grid."""
+    top, left = GAP + row * (SHAPE[0] + GAP), GAP + column * (SHAPE[1] + GAP)
+    return picture[top : top + SHAPE[0], left : left + SHAPE[1]]
+
+
+def size(rows: int, columns: int) -> tuple[int, int]:
+    return (GAP + rows * (SHAPE[0] + GAP), GAP + columns * (SHAPE[1] + GAP))
+
+
+def grey(pixels: Tensor) -> Picture:
+    rounded = (pixels.detach() * 255).round().reshape(SHAPE)
+    return rounded.numpy().astype(np.uint8)
+
+
+def some_images(count: int = 10) -> mnist.Images:
+    x = torch.randint(256, (count, 12), generator=generator(1), dtype=torch.uint8)
+    return mnist.Images(x, torch.arange(count) % 10)
+
+
+def test_tiles_stand_in_their_place_with_dark_gaps() -> None:
+    images = torch.rand(2, 3, 12, generator=generator())
+    picture = grids.tile(images, SHAPE)
+    assert picture.shape == size(2, 3)
+    assert picture.dtype == np.uint8
+    seen = np.zeros_like(picture)
+    for row in range(2):
+        for column in range(3):
+            wanted = grey(images[row, column])
+            assert (at(picture, row, column) == wanted).all()
+            at(seen, row, column)[:] = wanted
+    assert (picture == seen).all()  # nothing else is lit
+
+
+def test_black_is_0_and_white_is_255() -> None:
+    picture = grids.tile(torch.tensor([0.0, 1.0]).view(1, 2, 1).expand(1, 2, 12), SHAPE)
+    assert (at(picture, 0, 0) == 0).all()
+    assert (at(picture, 0, 1) == 255).all()
+
+
+def test_shown_images_are_the_first_of_each_digit_in_order() -> None:
+    labels = torch.tensor([3, 3, 0, 9, 1, 0, 2, 4, 5, 6, 7, 8, 9])
+    images = torch.arange(13, dtype=torch.uint8)[:, None].expand(13, 12)
+    shown = grids.shown_images(mnist.Images(images, labels))
+    assert shown.labels.tolist() == list(range(10))
+    assert shown.images[:, 0].tolist() == [2, 4, 6, 0, 7, 8, 9, 10, 11, 3]
+    fewer = grids.shown_images(mnist.Images(images[:4], labels[:4]))
+    assert fewer.labels.tolist() == [0, 3, 9]
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_reconstructions_stand_under_their_originals(conditional: bool) -> None:
+    made, data = model(conditional=conditional), some_images()
+    picture = grids.reconstructions(made, data, SHAPE)
+    assert picture.shape == size(2, 10)
+    for column in range(10):
+        x, y = data.images[column] / 255, data.labels[column : column + 1]
+        assert (at(picture, 0, column) == grey(x)).all()
+        mu, _ = made.encode(x[None], y)
+        decoded = torch.sigmoid(made.decode(mu, y))[0]
+        assert np.abs(at(picture, 1, column) - 1.0 * grey(decoded)).max() <= 1
+
+
+def test_a_denoiser_shows_clean_noisy_and_restored() -> None:
+    made, data = model(), some_images()
+    picture = grids.reconstructions(
+        made, data, SHAPE, corrupt=0.5, generator=generator(4)
+    )
+    assert picture.shape == size(3, 10)
+    clean = data.images / 255
+    noisy = mnist.salt_and_pepper(clean, 0.5, generator(4))
+    mu, _ = made.encode(noisy, data.labels)
+    restored = torch.sigmoid(made.decode(mu, data.labels))
+    for row, images in enumerate((clean, noisy, restored)):
+        for column in range(10):
+            apart = at(picture, row, column) - 1.0 * grey(images[column])
+            assert np.abs(apart).max() <= 1
+
+
+@pytest.mark.parametrize("prior", ["standard", "learned"])
+def test_digits_are_decoder_means_of_prior_draws(prior: str) -> None:
+    made, labels = model(prior=prior), torch.tensor([4, 4, 0, 9])
+    noise = torch.randn(4, 2, generator=generator(2))
+    z = noise
+    if made.prior_table is not None:
+        with torch.no_grad():
+            made.prior_table[4] = torch.tensor([5.0, -5.0, np.log(9.0), np.log(4.0)])
+        z = noise.clone()
+        z[:2] = torch.tensor([5.0, -5.0]) + torch.tensor([3.0, 2.0]) * noise[:2]
+    found = grids.digits(made, noise, labels)
+    assert found.shape == (4, 12)
+    assert not found.requires_grad
+    wanted = torch.sigmoid(made.decode(z, labels)).detach()
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("columns", [1, 7, 10])
+def test_a_digit_grid_has_a_row_a_digit_and_one_z_a_column(columns: int) -> None:
+    made, noise = model(), torch.randn(columns, 2, generator=generator(3))
+    picture = grids.digit_grid(made, noise, SHAPE)
+    assert picture.shape == size(10, columns)
+    for digit in range(10):
+        for column in range(columns):
+            z, y = noise[column : column + 1], torch.tensor([digit])
+            wanted = grey(torch.sigmoid(made.decode(z, y))[0])
+            assert np.abs(at(picture, digit, column) - 1.0 * wanted).max() <= 1
+
+
+@pytest.mark.parametrize("rows", [1, 3, 10])
+def test_an_unconditional_grid_is_filled_row_by_row(rows: int) -> None:
+    made = model(conditional=False)
+    noise = torch.randn(10 * rows, 2, generator=generator(3))
+    picture = grids.digit_grid(made, noise, SHAPE)
+    assert picture.shape == size(rows, 10)
+    for place in range(10 * rows):
+        z = noise[place : place + 1]
+        wanted = grey(torch.sigmoid(made.decode(z, torch.zeros(1).long()))[0])
+        found = at(picture, place // 10, place % 10)
+        assert np.abs(found - 1.0 * wanted).max() <= 1

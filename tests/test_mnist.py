@@ -1,0 +1,415 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchvision.datasets import mnist as torchvision_mnist
+
+from cvae import mnist
+from cvae.mnist import (
+    DataError,
+    Images,
+    load_mnist,
+    load_mnist_images,
+    load_mnist_labels,
+    salt_and_pepper,
+)
+from tests.conftest import data_set, generator, idx, write
+
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+# Two images of 2 × 3 pixels and three labels, written out by hand.
+SMALL_IMAGES = (
+    b"\0\0\x08\x03\0\0\0\x02\0\0\0\x02\0\0\0\x03" + bytes(range(250, 256)) * 2
+)
+SMALL_LABELS = b"\0\0\x08\x01\0\0\0\x03\x00\x09\x05"
+
+
+def keys(part: Images) -> list[bytes]:
+    return [row.numpy().tobytes() for row in part.images]
+
+
+# -- reader ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "written"),
+    [("file", "file"), ("file.gz", "file.gz"), ("file", "file.gz")],
+)
+def test_raw_and_gzip_files_read_the_same(
+    tmp_path: Path, asked: str, written: str
+) -> None:
+    zipped = written.endswith(".gz")
+    (tmp_path / written).write_bytes(
+        gzip.compress(SMALL_IMAGES) if zipped else SMALL_IMAGES
+    )
+    images = load_mnist_images(tmp_path / asked)
+    assert images.dtype == torch.uint8
+    assert images.tolist() == 2 * [[[250, 251, 252], [253, 254, 255]]]
+    (tmp_path / written).write_bytes(
+        gzip.compress(SMALL_LABELS) if zipped else SMALL_LABELS
+    )
+    labels = load_mnist_labels(str(tmp_path / asked))
+    assert labels.dtype == torch.uint8
+    assert labels.tolist() == [0, 9, 5]
+
+
+WRONG: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "truncated"),
+    "header cut": (SMALL_IMAGES[:10], "truncated"),
+    "magic of labels": (SMALL_LABELS + bytes(20), "magic number 2049, expected 2051"),
+    "little-endian": (b"\x03\x08" + SMALL_IMAGES[2:], "magic"),
+    "floats": (b"\0\0\x0d\x03" + SMALL_IMAGES[4:], "magic"),
+    "text": (b"<html>not found</html>", "magic"),
+    "truncated": (SMALL_IMAGES[:-1], "truncated"),
+    "trailing": (SMALL_IMAGES + b"\0", "trailing|too long"),
+    "four gigabytes": (
+        struct.pack(">IIII", 2051, 5_500_000, 28, 28) + bytes(100),
+        "truncated|more than",
+    ),
+    "largest sizes": (struct.pack(">IIII", 2051, *3 * [2**32 - 1]), "trunc|more than"),
+}
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_image_files_are_refused(tmp_path: Path, case: str, zipped: bool) -> None:
+    content, problem = WRONG[case]
+    path = tmp_path / ("file.gz" if zipped else "file")
+    path.write_bytes(gzip.compress(content) if zipped else content)
+    with pytest.raises(DataError, match=problem) as refused:
+        load_mnist_images(path)
+    assert str(path) in str(refused.value)
+
+
+def corrupt_deflate(data: bytes) -> bytes:
+    return data[:12] + bytes(byte ^ 0xFF for byte in data[12:20]) + data[20:]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-9],  # cut in the stream
+        lambda data: data[:-1],  # cut in the checksum
+        lambda data: data[:-8] + b"\0\0\0\0" + data[-4:],  # CRC
+        lambda data: b"PK" + data[2:],  # another magic
+        lambda data: data[:5],
+        lambda data: b"",
+        corrupt_deflate,
+    ],
+)
+def test_damaged_gzip_is_refused(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    random = np.random.default_rng(0).integers(0, 256, (9, 9, 9), np.uint8)
+    path = tmp_path / "file.gz"
+    path.write_bytes(damage(gzip.compress(idx(random))))
+    with pytest.raises(DataError, match=r"file\.gz"):
+        load_mnist_images(path)
+
+
+def test_a_label_above_nine_is_refused_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "labels"
+    path.write_bytes(idx(np.array([1, 9, 10, 0, 200], np.uint8)))
+    with pytest.raises(DataError, match="label 10 at item 2"):
+        load_mnist_labels(path)
+
+
+@pytest.mark.parametrize("name", ["missing", "."])
+def test_a_path_that_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError):
+        load_mnist_images(tmp_path / name)
+
+
+# -- the shipped files ---------------------------------------------------------------
+
+
+def test_shipped_counts_labels_and_mean_are_the_published_ones(
+    shipped: mnist.MNIST,
+) -> None:
+    train = load_mnist_images(mnist.SHIPPED_ROOT / IMAGES)
+    labels = load_mnist_labels(mnist.SHIPPED_ROOT / LABELS)
+    assert train.shape == (60_000, 28, 28)
+    assert float(train.double().mean()) == pytest.approx(33.318421, abs=5e-7)
+    assert torch.bincount(labels.long()).tolist() == [
+        *(5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
+    ]
+    assert torch.bincount(shipped.test.labels).tolist() == [
+        *(980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
+    ]
+    assert (len(shipped.train), len(shipped.validation)) == (55_000, 5_000)
+    assert (len(shipped.test), shipped.shape) == (10_000, (28, 28))
+
+
+def test_pixel_entropy_of_the_shipped_test_images_is_the_published_floor(
+    shipped: mnist.MNIST,
+) -> None:
+    x = mnist.pixels(shipped.test.images).double()
+    entropy = -(torch.xlogy(x, x) + torch.xlogy(1 - x, 1 - x)).sum(1).mean()
+    assert float(entropy) == pytest.approx(45.53, abs=0.005)
+
+
+@pytest.mark.parametrize("split", ["train", "t10k"])
+def test_shipped_files_read_as_torchvision_reads_them(
+    tmp_path: Path, split: str
+) -> None:
+    images, labels = f"{split}-images-idx3-ubyte", f"{split}-labels-idx1-ubyte"
+    for name in (images, labels):
+        content = gzip.decompress((mnist.SHIPPED_ROOT / f"{name}.gz").read_bytes())
+        assert hashlib.sha256(content).hexdigest() == mnist.SHA256[name]
+        (tmp_path / name).write_bytes(content)
+    assert torch.equal(
+        load_mnist_images(mnist.SHIPPED_ROOT / f"{images}.gz"),
+        torchvision_mnist.read_image_file(str(tmp_path / images)),
+    )
+    assert torch.equal(
+        load_mnist_labels(mnist.SHIPPED_ROOT / f"{labels}.gz").long(),
+        torchvision_mnist.read_label_file(str(tmp_path / labels)),
+    )
+
+
+# -- a folder ------------------------------------------------------------------------
+
+
+def test_a_folder_of_gz_files_gives_the_same_data(tmp_path: Path) -> None:
+    files = data_set()
+    raw = load_mnist(write(tmp_path / "raw", files))
+    zipped = load_mnist(
+        write(tmp_path / "gz", {f"{k}.gz": gzip.compress(v) for k, v in files.items()})
+    )
+    assert keys(zipped.train) == keys(raw.train)
+    assert torch.equal(zipped.test.labels, raw.test.labels)
+    assert zipped.digest == raw.digest
+    assert zipped.sha256 == {k: hashlib.sha256(v).hexdigest() for k, v in files.items()}
+
+
+@pytest.mark.parametrize("name", mnist.SHA256)
+def test_the_digest_changes_with_any_file(tmp_path: Path, name: str) -> None:
+    files = data_set()
+    before = load_mnist(write(tmp_path, files)).digest
+    files[name] = files[name][:-1] + bytes([files[name][-1] ^ 1])
+    assert load_mnist(write(tmp_path, files)).digest != before
+
+
+def test_missing_folders_and_files_are_named(tmp_path: Path, tiny_root: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        load_mnist(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="no such folder"):
+        load_mnist("a\0b")
+    (tiny_root / TEST_LABELS).unlink()
+    with pytest.raises(DataError, match=f"{TEST_LABELS}: no such file"):
+        load_mnist(tiny_root)
+
+
+def test_counts_and_sizes_that_differ_are_refused(tiny_root: Path) -> None:
+    write(tiny_root, {LABELS: idx(np.zeros(299, np.uint8))})
+    with pytest.raises(DataError, match="holds 300 images .* holds 299 labels"):
+        load_mnist(tiny_root)
+    write(tiny_root, data_set() | {TEST_IMAGES: idx(np.zeros((100, 8, 8), np.uint8))})
+    with pytest.raises(DataError, match="one size"):
+        load_mnist(tiny_root)
+
+
+def test_an_empty_test_set_is_refused(tiny_root: Path) -> None:
+    # its mean would be 0 / 0, found out only after the training
+    write(
+        tiny_root,
+        {
+            TEST_IMAGES: idx(np.zeros((0, 28, 28), np.uint8)),
+            TEST_LABELS: idx(np.zeros(0, np.uint8)),
+        },
+    )
+    with pytest.raises(DataError, match="test"):
+        load_mnist(tiny_root)
+
+
+def test_checksums_hold_in_the_shipped_folder_only(
+    tiny_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(load_mnist(tiny_root).train) == 300
+    monkeypatch.setattr(mnist, "SHIPPED_ROOT", tiny_root)
+    with pytest.raises(DataError, match="SHA-256"):
+        load_mnist(tiny_root)
+
+
+def pretend_shipped(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """`root` as the shipped folder: four .gz files and their true checksums."""
+    files = data_set(train=3000)
+    write(root, {f"{name}.gz": gzip.compress(raw) for name, raw in files.items()})
+    sums = {name: hashlib.sha256(raw).hexdigest() for name, raw in files.items()}
+    monkeypatch.setattr(mnist, "SHIPPED_ROOT", root)
+    monkeypatch.setattr(mnist, "SHA256", sums)
+    return files
+
+
+def test_processes_that_decompress_at_once_leave_whole_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = pretend_shipped(tmp_path, monkeypatch)
+    monkeypatch.setattr(os, "getpid", threading.get_ident)  # a process each, so to say
+    start, counts = threading.Barrier(4), list[int]()
+
+    def load() -> None:
+        start.wait()
+        counts.append(len(load_mnist(tmp_path).train))
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts == [3000] * 4
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *files,
+        *(f"{name}.gz" for name in files),
+    }
+    assert all((tmp_path / name).read_bytes() == raw for name, raw in files.items())
+
+
+def test_a_full_disk_keeps_the_gz_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = pretend_shipped(tmp_path, monkeypatch)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert len(load_mnist(tmp_path).train) == 3000
+    assert {path.name for path in tmp_path.iterdir()} == {f"{k}.gz" for k in files}
+
+
+def test_a_damaged_shipped_gz_is_a_data_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_shipped(tmp_path, monkeypatch)
+    path = tmp_path / f"{IMAGES}.gz"
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(DataError, match=IMAGES):
+        load_mnist(tmp_path)
+    assert not list(tmp_path.glob("*.part"))
+
+
+# -- splits --------------------------------------------------------------------------
+
+
+def test_splits_are_disjoint_and_use_every_image(tiny_root: Path) -> None:
+    whole = set(keys(load_mnist(tiny_root).train))
+    data = load_mnist(tiny_root, validation_images=50)
+    train, validation = set(keys(data.train)), set(keys(data.validation))
+    assert (len(train), len(validation)) == (250, 50)
+    assert not train & validation
+    assert train | validation == whole
+
+
+def test_images_keep_their_labels(tiny_root: Path) -> None:
+    data = load_mnist(tiny_root, validation_images=50)
+    raw = load_mnist_images(tiny_root / IMAGES)
+    label = dict(
+        zip(
+            (image.numpy().tobytes() for image in raw),
+            load_mnist_labels(tiny_root / LABELS).tolist(),
+            strict=True,
+        )
+    )
+    for part in (data.train, data.validation):
+        assert part.labels.dtype == torch.int64
+        assert [label[key] for key in keys(part)] == part.labels.tolist()
+
+
+def test_splits_do_not_depend_on_the_global_seed_nor_touch_it(tiny_root: Path) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = load_mnist(tiny_root, validation_images=50, binarize="dynamic")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    second = load_mnist(tiny_root, validation_images=50, binarize="dynamic")
+    for part in ("train", "validation", "test"):
+        assert torch.equal(getattr(first, part).images, getattr(second, part).images)
+
+
+def test_the_split_of_the_shipped_data_is_pinned(shipped: mnist.MNIST) -> None:
+    # results are compared across years: the held-back images must never change
+    digest = hashlib.sha256(shipped.validation.images.numpy().tobytes()).hexdigest()
+    assert digest[:16] == "8115dd85f3dcf88d"
+
+
+def test_train_images_takes_a_prefix(tiny_root: Path) -> None:
+    whole = load_mnist(tiny_root, validation_images=50)
+    part = load_mnist(tiny_root, validation_images=50, train_images=20)
+    assert keys(part.train) == keys(whole.train)[:20]
+    assert keys(part.validation) == keys(whole.validation)
+
+
+@pytest.mark.parametrize(
+    ("train", "validation"), [(None, 300), (None, 10**9), (251, 50), (301, 0)]
+)
+def test_more_images_than_there_are_is_refused(
+    tiny_root: Path, train: int | None, validation: int
+) -> None:
+    with pytest.raises(DataError, match="300 training images cannot give"):
+        load_mnist(tiny_root, train_images=train, validation_images=validation)
+    assert len(load_mnist(tiny_root, train_images=250, validation_images=50).train)
+
+
+# -- pixels --------------------------------------------------------------------------
+
+
+def test_pixels_are_bytes_over_255() -> None:
+    every = torch.arange(256, dtype=torch.uint8)
+    assert mnist.pixels(every).dtype == torch.float32
+    assert mnist.pixels(every).tolist() == pytest.approx([i / 255 for i in range(256)])
+
+
+def test_threshold_splits_at_one_half(tiny_root: Path) -> None:
+    grey = load_mnist(tiny_root, validation_images=50)
+    found = load_mnist(tiny_root, validation_images=50, binarize="threshold")
+    for part in ("train", "validation", "test"):
+        wanted = mnist.pixels(getattr(grey, part).images) > 0.5
+        assert torch.equal(mnist.pixels(getattr(found, part).images), wanted.float())
+
+
+def test_dynamic_draws_the_held_back_parts_once(tiny_root: Path) -> None:
+    grey = load_mnist(tiny_root, validation_images=50)
+    found = load_mnist(tiny_root, validation_images=50, binarize="dynamic")
+    assert torch.equal(found.train.images, grey.train.images)
+    for part in ("validation", "test"):
+        p = mnist.pixels(getattr(grey, part).images).double()
+        drawn = mnist.pixels(getattr(found, part).images)
+        assert set(drawn.unique().tolist()) == {0.0, 1.0}
+        assert not drawn[p == 0].any()
+        deviation = float((drawn - p).sum() / (p * (1 - p)).sum().sqrt())
+        assert abs(deviation) < 4
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.1, 0.5, 1.0])
+def test_salt_and_pepper_replaces_at_its_rate(probability: float) -> None:
+    x = torch.full((500, 400), 0.25)
+    noisy = salt_and_pepper(x, probability, generator())
+    n, half = x.numel(), probability / 2
+    spread = 5 * (n * half * (1 - half)) ** 0.5
+
+    def count(value: float) -> int:
+        return int((noisy == value).sum())
+
+    assert abs(count(0.0) - n * half) <= spread
+    assert abs(count(1.0) - n * half) <= spread
+    assert count(0.25) == n - count(0.0) - count(1.0)
+    assert x.unique().tolist() == [0.25]
+
+
+def test_salt_and_pepper_repeats_with_its_generator() -> None:
+    def draw(seed: int) -> Tensor:
+        return salt_and_pepper(torch.full((8, 8), 0.5), 0.5, generator(seed))
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cvae.model import EDGE, CVAE
+from tests.conftest import generator
+
+# Counted by hand: Σ (inputs + 1) · outputs over the layers, + 10 · 2Z if learned.
+PARAMETERS: list[tuple[dict[str, Any], int]] = [
+    ({"latent_dim": 2, "hidden": (512, 256)}, 1_076_500),
+    ({"latent_dim": 1, "hidden": (512, 256)}, 1_075_730),
+    ({"latent_dim": 20, "hidden": (400,), "conditional": False}, 652_824),
+    ({"latent_dim": 2, "hidden": ()}, 13_372),
+    ({"latent_dim": 2, "hidden": (), "conditional": False}, 5_492),
+    ({"latent_dim": 2, "hidden": (512, 256), "prior": "learned"}, 1_076_540),
+    ({"latent_dim": 1, "hidden": (3,), "pixels": 4, "classes": 2}, 57),
+]
+
+
+def small(**options: Any) -> CVAE:
+    options = {"latent_dim": 2, "hidden": (6, 5), "pixels": 12} | options
+    return CVAE(**options, generator=generator())
+
+
+@pytest.mark.parametrize(("options", "count"), PARAMETERS)
+def test_parameter_counts_are_pinned(options: dict[str, Any], count: int) -> None:
+    assert sum(weight.numel() for weight in CVAE(**options).parameters()) == count
+
+
+def test_the_encoder_takes_image_and_label_the_decoder_latent_and_label() -> None:
+    layers = [m for m in CVAE(latent_dim=2, hidden=(512, 256)).modules()]
+    widths = [(m.in_features, m.out_features) for m in layers if type(m) is nn.Linear]
+    assert widths == [
+        *((794, 512), (512, 256), (256, 4)),
+        *((12, 256), (256, 512), (512, 784)),
+    ]
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_labels_count_in_both_halves_unless_unconditional(conditional: bool) -> None:
+    model, x, z = small(conditional=conditional), torch.rand(5, 12), torch.randn(5, 2)
+    y, other = torch.arange(5), torch.arange(5) + 5
+    same = [
+        torch.equal(model.encode(x, y)[0], model.encode(x, other)[0]),
+        torch.equal(model.encode(x, y)[1], model.encode(x, other)[1]),
+        torch.equal(model.decode(z, y), model.decode(z, other)),
+    ]
+    assert same == [not conditional] * 3
+
+
+def test_the_network_is_what_it_says() -> None:
+    model, x, y = small(activation="tanh"), torch.rand(3, 12), torch.tensor([0, 9, 4])
+    w = model.state_dict()
+    h = torch.cat([x, F.one_hot(y, 10).float()], 1)
+    h = torch.tanh(h @ w["encoder.0.weight"].T + w["encoder.0.bias"])
+    h = torch.tanh(h @ w["encoder.2.weight"].T + w["encoder.2.bias"])
+    q = h @ w["encoder.4.weight"].T + w["encoder.4.bias"]
+    mu, logvar = model.encode(x, y)
+    torch.testing.assert_close((mu, logvar), (q[:, :2], q[:, 2:]))
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_decode_broadcasts_over_samples(conditional: bool) -> None:
+    model = small(conditional=conditional)
+    z, y = torch.randn(3, 4, 5, 2), torch.arange(5)
+    logits = model.decode(z, y)
+    assert logits.shape == (3, 4, 5, 12)
+    torch.testing.assert_close(logits[2, 1], model.decode(z[2, 1], y))
+
+
+def test_start_from_makes_a_silent_decoder_draw_the_mean_image() -> None:
+    model, mean = small(hidden=()), torch.linspace(0, 1, 12)
+    model.start_from(mean)
+    drawn = torch.sigmoid(model.decode(torch.zeros(10, 2), torch.arange(10)))
+    weight = model.state_dict()["decoder.0.weight"]
+    bias = torch.logit(mean.clamp(EDGE, 1 - EDGE))
+    torch.testing.assert_close(drawn, torch.sigmoid(bias + weight[:, 2:].T))
+    with torch.no_grad():
+        model.decoder[0].weight.zero_()
+    drawn = torch.sigmoid(model.decode(torch.randn(1, 2), torch.zeros(1).long()))
+    torch.testing.assert_close(drawn[0], mean.clamp(EDGE, 1 - EDGE))
+
+
+def test_one_generator_seed_gives_one_set_of_weights() -> None:
+    def weights(seed: int) -> list[torch.Tensor]:
+        model = CVAE(latent_dim=2, hidden=(8,), generator=generator(seed))
+        return list(model.state_dict().values())
+
+    before = torch.get_rng_state()
+    assert all(map(torch.equal, weights(1), weights(1)))
+    assert not any(map(torch.equal, weights(1), weights(2)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_weights_begin_in_torchs_own_range() -> None:
+    model = CVAE(latent_dim=2, hidden=(400,), generator=generator())
+    for layer in (m for m in model.modules() if isinstance(m, nn.Linear)):
+        bound = layer.in_features**-0.5
+        for part in (layer.weight, layer.bias):
+            assert part.detach().abs().max() <= bound
+        # of a uniform distribution on ±bound
+        spread = float(layer.weight.detach().std())
+        assert spread == pytest.approx(bound / 3**0.5, rel=0.05)
+
+
+def test_a_learned_prior_starts_standard_and_differs_by_label() -> None:
+    model = small(prior="learned")
+    assert model.prior_table is not None
+    found = model.prior(torch.arange(10))
+    assert found is not None
+    assert not any(part.any() for part in found)
+    with torch.no_grad():
+        model.prior_table.copy_(torch.arange(40.0).view(10, 4))
+    found = model.prior(torch.tensor([3, 3, 0]))
+    assert found is not None
+    assert found[0].tolist() == [[12, 13], [12, 13], [0, 1]]
+    assert found[1].tolist() == [[14, 15], [14, 15], [2, 3]]
+    assert small().prior(torch.arange(10)) is None

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Normal, kl_divergence
+from torch.nn import functional as F
+
+from cvae import evaluate
+from cvae.model import CVAE
+from cvae.objective import (
+    bernoulli_nll,
+    beta_at,
+    gaussian_kl,
+    gaussian_kl_per_dim,
+    gaussian_log_density,
+    log_mean_exp,
+    sample,
+    terms,
+)
+from tests.conftest import generator
+
+EXTREME = [0.0, 1e-6, -1e-6, 1.0, -1.0, 17.0, -17.0, 50.0, -50.0, 88.0, -88.0, -1e4]
+
+
+def draw(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    return scale * torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
+
+
+def normal(mu: Tensor, logvar: Tensor) -> Normal:
+    return Normal(mu, torch.exp(0.5 * logvar))
+
+
+def loud(latent_dim: int = 2, prior: str = "standard") -> CVAE:
+    """A small model whose posterior is far from its prior and from the truth."""
+    options = {"latent_dim": latent_dim, "hidden": (6,), "pixels": 16}
+    model = CVAE(**options, prior=prior, generator=generator())  # type: ignore[arg-type]
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.mul_(2.5 if name.startswith("decoder") else 1.5)
+        if model.prior_table is not None:
+            model.prior_table.copy_(draw(10, 2 * latent_dim, scale=0.5))
+    return model
+
+
+# -- recon ---------------------------------------------------------------------------
+
+
+def test_nll_of_black_and_white_pixels_is_bernoullis() -> None:
+    logits, x = draw(3, 7, 20, scale=4), (draw(7, 20, seed=1) > 0).double()
+    wanted = -Bernoulli(logits=logits).log_prob(x).sum(-1)
+    torch.testing.assert_close(bernoulli_nll(logits, x), wanted)
+
+
+@pytest.mark.parametrize("pixel", [0.0, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nll_and_its_slope_are_cross_entropy_at_any_logit(
+    pixel: float, dtype: torch.dtype
+) -> None:
+    logits = torch.tensor(EXTREME, dtype=dtype)[:, None].requires_grad_()
+    x = torch.full_like(logits, pixel).detach()
+    found = bernoulli_nll(logits, x)
+    (slope,) = torch.autograd.grad(found.sum(), logits)
+    again = logits.detach().double().requires_grad_()
+    wanted = F.binary_cross_entropy_with_logits(again, x.double(), reduction="none")
+    (wanted_slope,) = torch.autograd.grad(wanted.sum(), again)
+    close = {"atol": 1e-6, "rtol": 1e-6}
+    torch.testing.assert_close(found.double(), wanted.sum(-1), **close)
+    torch.testing.assert_close(slope.double(), wanted_slope, **close)
+
+
+def test_nll_passes_gradcheck() -> None:
+    logits, x = draw(2, 3, 4, scale=3).requires_grad_(), torch.rand(3, 4).double()
+    assert torch.autograd.gradcheck(bernoulli_nll, (logits, x))
+
+
+def test_nll_is_at_least_the_entropy_of_the_pixels() -> None:
+    x = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)[:, None]
+    entropy = Bernoulli(probs=x).entropy().sum(-1)
+    torch.testing.assert_close(bernoulli_nll(torch.logit(x), x), entropy)
+    assert (bernoulli_nll(torch.logit(x) + 0.1, x) > entropy).all()
+
+
+def test_nll_leaves_its_arguments_alone() -> None:
+    logits, x = draw(3, 5).requires_grad_(), torch.rand(3, 5).double()
+    before = logits.detach().clone(), x.clone()
+    bernoulli_nll(logits, x).sum().backward()
+    assert torch.equal(logits.detach(), before[0])
+    assert torch.equal(x, before[1])
+
+
+# -- kl and densities ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_kl_is_the_closed_form_of_torch_distributions(learned: bool) -> None:
+    q = draw(7, 5, scale=2), draw(7, 5, seed=1)
+    p = (draw(7, 5, seed=2), draw(7, 5, seed=3)) if learned else None
+    standard = torch.zeros(7, 5).double(), torch.zeros(7, 5).double()
+    wanted = kl_divergence(normal(*q), normal(*(p or standard)))
+    torch.testing.assert_close(gaussian_kl_per_dim(q, p), wanted)
+    torch.testing.assert_close(gaussian_kl(q, p), wanted.sum(-1))
+    assert (gaussian_kl_per_dim(q, p) >= 0).all()
+
+
+def test_kl_is_zero_at_the_prior() -> None:
+    zeros, p = torch.zeros(4, 3), (draw(4, 3), draw(4, 3, seed=1))
+    assert not gaussian_kl((zeros, zeros)).any()
+    assert not gaussian_kl(p, p).any()
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_log_density_is_that_of_a_normal(learned: bool) -> None:
+    z = draw(3, 7, 5, scale=3)
+    p = (draw(7, 5), draw(7, 5, seed=1)) if learned else None
+    zeros = torch.zeros(7, 5).double()
+    wanted = normal(*(p or (zeros, zeros))).log_prob(z).sum(-1)
+    torch.testing.assert_close(gaussian_log_density(z, p), wanted)
+
+
+def test_samples_have_the_moments_of_the_posterior() -> None:
+    q = torch.tensor([[1.0, -2.0]]), torch.tensor([[0.0, 2 * math.log(3.0)]])
+    z = sample(q, torch.randn(100_000, 1, 2, generator=generator()))
+    assert z.mean(0)[0].tolist() == pytest.approx([1.0, -2.0], abs=0.05)
+    assert z.std(0)[0].tolist() == pytest.approx([1.0, 3.0], rel=0.02)
+
+
+def test_log_mean_exp_stands_extremes() -> None:
+    values = torch.tensor([[-2000.0, 0.0], [-2000.0, math.log(3.0)]])
+    assert log_mean_exp(values).tolist() == pytest.approx([-2000.0, math.log(2.0)])
+
+
+# -- the bound -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 4.0])
+def test_one_sample_gives_recon_plus_beta_kl(beta: float) -> None:
+    model, noise = loud(), torch.randn(1, 8, 2, generator=generator(1))
+    x, y = torch.rand(8, 16, generator=generator(2)), torch.arange(8)
+    found = terms(model, x, y, noise, beta, x)
+    mu, logvar = model.encode(x, y)
+    logits = model.decode(mu + torch.exp(logvar / 2) * noise[0], y)
+    recon = F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
+    zeros = torch.zeros_like(mu)
+    kl = kl_divergence(normal(mu, logvar), normal(zeros, zeros)).sum(1)
+    torch.testing.assert_close(found.recon, recon)
+    torch.testing.assert_close(found.kl, kl)
+    torch.testing.assert_close(found.loss, recon + beta * kl)
+    torch.testing.assert_close(found.mu, mu)
+
+
+def test_the_target_may_differ_from_the_encoders_input() -> None:
+    model, noise = loud(), torch.zeros(1, 4, 2)
+    y, x = torch.arange(4), torch.rand(4, 16, generator=generator())
+    clean = terms(model, x, y, noise, 1.0, x)
+    other = terms(model, x, y, noise, 1.0, 1 - x)
+    assert torch.equal(clean.kl, other.kl)
+    assert not torch.isclose(clean.recon, other.recon).any()
+
+
+def repeated(prior: str, k: int, *, count: int = 4000) -> Tensor:
+    """−loss of one image under `count` independent draws of K samples."""
+    model = loud(prior=prior)
+    x = torch.rand(1, 16, generator=generator(3)).round().expand(count, -1)
+    y = torch.full((count,), 7)
+    noise = torch.randn(k, count, 2, generator=generator(k))
+    with torch.no_grad():
+        return -terms(model, x, y, noise, 1.0, x).loss.double()
+
+
+@pytest.mark.parametrize("prior", ["standard", "learned"])
+def test_the_bound_grows_with_the_samples(prior: str) -> None:
+    bounds = [repeated(prior, k) for k in (1, 2, 8, 64)]
+    for lower, upper in zip(bounds, bounds[1:], strict=False):
+        error = float((lower.var() + upper.var()).sqrt()) / len(lower) ** 0.5
+        assert float(upper.mean() - lower.mean()) > 3 * error
+
+
+@pytest.mark.parametrize("prior", ["standard", "learned"])
+def test_the_bound_of_one_importance_sample_is_the_elbo_in_expectation(
+    prior: str,
+) -> None:
+    model, count = loud(prior=prior), 20_000
+    x = torch.rand(1, 16, generator=generator(3)).round().expand(count, -1)
+    y = torch.full((count,), 7)
+    weighted = evaluate.log_likelihood(model, x, x, y, generator(5), samples=1)
+    elbo = repeated(prior, 1, count=count)
+    spread = float((weighted.double().var() + elbo.var()).sqrt()) / count**0.5
+    assert abs(float(weighted.double().mean() - elbo.mean())) < 4 * spread
+
+
+@pytest.mark.parametrize("prior", ["standard", "learned"])
+def test_many_samples_reach_the_integral_over_z(prior: str) -> None:
+    model = loud(1, prior)
+    x, y = torch.rand(5, 16, generator=generator(4)).round(), torch.arange(5)
+    grid = torch.linspace(-12, 12, 4001)
+    with torch.no_grad():
+        logits = model.decode(grid[:, None, None].expand(-1, 5, 1), y).double()
+        mu, logvar = model.prior(y) or (torch.zeros(5, 1), torch.zeros(5, 1))
+    log_joint = Bernoulli(logits=logits).log_prob(x.double()).sum(-1)
+    log_joint += normal(mu, logvar).log_prob(grid[:, None, None])[..., 0]
+    exact = np.log(np.trapezoid(log_joint.exp().numpy(), grid.numpy(), axis=0))
+    found = evaluate.log_likelihood(model, x, x, y, generator(), samples=20_000)
+    assert found.tolist() == pytest.approx(exact.tolist(), abs=0.02)
+    few = torch.stack(
+        [
+            evaluate.log_likelihood(model, x, x, y, generator(seed), samples=1)
+            for seed in range(200)
+        ]
+    ).mean(0)
+    assert (few.numpy() < exact).all()  # a lower bound of log p(x|y) in expectation
+
+
+# -- β ---------------------------------------------------------------------------------
+
+
+def test_beta_warms_up_linearly_from_zero_and_stays() -> None:
+    found = [beta_at(step, beta=4.0, warmup_steps=8) for step in range(11)]
+    assert found == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4, 4]
+    assert [beta_at(step, beta=0.5, warmup_steps=0) for step in (0, 1)] == [0.5, 0.5]
