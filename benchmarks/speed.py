@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
-from cvae import engine, evaluate, mnist, provenance, runner
+from cvae import engine, evaluate, mnist, provenance, runner, state
 from cvae.spec import Spec, nested
 from cvae.specfile import load_spec
 
@@ -124,9 +124,9 @@ class Usual:
 def ours(spec: Spec, images: int, device: torch.device) -> Iterator[engine.Epoch]:
     """The engine over the first `images` training images, an epoch at a time."""
     data = mnist.load_mnist(mnist.SHIPPED_ROOT, train_images=images)
-    state = runner.assemble(spec, data, device)
+    now = state.assemble(spec, data, device)
     train = data.train.to(device)
-    return engine.train(state.model, state.optimizer, train, spec, state.streams)
+    return engine.train(now.model, now.optimizer, train, spec, now.streams)
 
 
 def floor(spec: Spec, device: torch.device) -> Callable[[], None]:
@@ -201,13 +201,11 @@ def quality(device: torch.device, root: Path, seeds: int = 5) -> dict[str, Any]:
     for seed in range(seeds):
         fast = load_spec("experiments/speedrun.yaml", [f"training.seed={seed}"])
         data = mnist.load_mnist(mnist.SHIPPED_ROOT)
-        state = runner.assemble(fast, data, device)
+        now = state.assemble(fast, data, device)
         train = data.train.to(device)
-        epochs = engine.train(state.model, state.optimizer, train, fast, state.streams)
+        epochs = engine.train(now.model, now.optimizer, train, fast, now.streams)
         seconds = _seconds(lambda epochs=epochs: list(epochs), device)  # type: ignore[misc]
-        score = evaluate.bound(
-            state.model, data.test.to(device), runner.stream(seed, "e")
-        )
+        score = evaluate.bound(now.model, data.test.to(device), state.stream(seed, "e"))
         runs.append({"seconds": seconds, "test_neg_elbo": score["neg_elbo"]})
     return {"usual": found, "speedrun": runs}
 

@@ -118,9 +118,9 @@ def _run(options: argparse.Namespace) -> None:
     spec = load_spec(options.config, [part for part in overrides if part])
     header = read_document(options.config).header
     # only now: torch takes seconds to import
-    from cvae import runner
+    from cvae import recording, runner
 
-    clock = runner.Clock(began=_BEGAN)
+    clock = recording.Clock(began=_BEGAN)
     clock.add("imports", time.perf_counter() - _BEGAN)
     command = f"make experiment CONFIG={shlex.quote(options.config)}"
     if options.set:
@@ -138,7 +138,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _report(folder: RunFolder, offline: bool) -> None:
     """What a finished run came to, on stdout."""
-    metrics = folder.records()[-1]["metrics"]
+    metrics = folder.metrics
     units = {"active_units": "of the latent dimensions", "label_accuracy": "of 1"}
     print(f"{folder.name}: finished, {metrics['time/total']:.0f} s in all")
     for key, value in metrics.items():
@@ -179,7 +179,7 @@ def _samples(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from cvae import runner
+    from cvae import recording
     from cvae.samples import load_run
     from cvae.specfile import SpecError
 
@@ -194,13 +194,17 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise SpecError(
             f"{run.folder.name} is unconditional: it has no label posterior"
         )
-    found = runner.evaluate_run(
+    found = recording.evaluate_run(
         run.folder,
         run.spec,
         run.model,
         importance_samples=options.importance_samples,
         label_samples=options.label_samples,
     )
+    if (run.folder.path / "tracking.json").exists():
+        from cvae.tracking import Tracker
+
+        Tracker(options.runs).try_publish(run.folder)
     print(f"{run.folder.name}, all test images")
     for key, value in found.items():
         print(f"  {key:32} {value:.4f}")
@@ -228,8 +232,7 @@ def _list(options: argparse.Namespace) -> None:
     from cvae.folder import folders
 
     for folder in folders(options.runs):
-        records = folder.records()
-        figures = records[-1]["metrics"] if records else {}
+        records, figures = folder.records(), folder.metrics
         score = next((figures[k] for k in SCORES if k in figures), float("nan"))
         epochs = records[-1]["epoch"] if records else 0
         print(f"{folder.name:40} {folder.status:9} {epochs:5} epochs  {score:8.2f}")

@@ -53,7 +53,7 @@ class RunFolder:
         """`run.json`; empty if there is none yet."""
         try:
             info = json.loads((self.path / "run.json").read_text())
-        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        except (OSError, ValueError):
             return {}
         return info if isinstance(info, dict) else {}
 
@@ -93,6 +93,14 @@ class RunFolder:
             return []
         lines = text.split("\n")[:-1]  # what follows the last newline was cut off
         return [json.loads(line) for line in lines]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The latest value of every metric."""
+        found: dict[str, float] = {}
+        for record in self.records():
+            found |= record["metrics"]
+        return found
 
     def append(self, record: Record) -> None:
         """Add a line, on the disk when this returns; a torn last line is cut first."""

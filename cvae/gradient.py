@@ -79,8 +79,7 @@ class ByHand:
         self.x = new(batch, pixels + model.classes)
         self.z = new(batch, self.latent + model.classes)
         self.dz, self.dq = torch.empty_like(self.z), new(batch, 2 * self.latent)
-        self.s, self.log = new(batch, pixels), new(batch, pixels)
-        self.one = torch.ones_like(self.s[0, 0])
+        self.p, self.log = new(batch, pixels), new(batch, pixels)
 
     @torch.no_grad()
     def __call__(
@@ -99,12 +98,11 @@ class ByHand:
         z = torch.cat([mu + shift, label], 1, out=self.z[:n])
         logits = self.decoder.forward(z)
 
-        # With s = sigmoid(−l) = 1 − p: softplus(l) = −log s, exact as long as l < 87,
-        # and the slope of recon's mean is (p − x)/n = 1/n − (s + x)/n.
-        s = torch.neg(logits, out=self.s[:n]).sigmoid_()
-        recon = torch.log(s, out=self.log[:n]).sum()
-        recon = -torch.dot(logits.view(-1), target.view(-1)) - recon
-        slope = torch.sub(self.one / n, s.add_(target), alpha=1 / n, out=s)
+        # softplus(l) = max(l, 0) − log max(p, 1 − p), as in objective.bernoulli_nll
+        p = torch.sigmoid(logits, out=self.p[:n])
+        recon = -torch.dot(logits.view(-1), target.view(-1)) + logits.relu_().sum()
+        recon -= torch.sub(p, 0.5, out=self.log[:n]).abs_().add_(0.5).log_().sum()
+        slope = p.sub_(target).mul_(1 / n)  # of recon's mean over the batch
         self.decoder.backward(slope, dx=self.dz[:n])
 
         # kl = ½ Σ mu² + var − 1 − logvar; its slopes are mu and ½ (var − 1)

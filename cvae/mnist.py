@@ -144,6 +144,8 @@ def load_mnist(
             f"{root}: training images are {shapes['train']} and test images "
             f"{shapes['t10k']} pixels; both must have one size"
         )
+    if not len(splits["t10k"]):
+        raise DataError(f"{root}: the test files hold no images")
     train, validation = _split(root, splits["train"], train_images, validation_images)
     test = splits["t10k"]
     if binarize == "threshold":
@@ -269,9 +271,11 @@ def _check_length(path: Path, expected: int) -> None:
 
 def _read_labels(path: Path) -> tuple[Tensor, str]:
     labels, digest = _read_idx(path, dimensions=1)
-    if len(labels) and (largest := int(labels.max())) >= CLASSES:
-        where = int((labels >= CLASSES).nonzero()[0])
-        raise DataError(f"{path}: label {largest} at item {where}; labels are 0 to 9")
+    wrong = (labels >= CLASSES).nonzero()
+    if len(wrong):
+        where = int(wrong[0])
+        found = int(labels[where])
+        raise DataError(f"{path}: label {found} at item {where}; labels are 0 to 9")
     return labels, digest
 
 

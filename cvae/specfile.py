@@ -90,17 +90,19 @@ def parse(text: str, source: str) -> Document:
         SpecError: not YAML, or YAML that a spec may not use.
     """
     document = Document(source, None, header=_header(text))
+    reader = _Reader(yaml.parse(text, Loader=yaml.SafeLoader), document)
     try:
-        events = yaml.parse(text, Loader=yaml.SafeLoader)
-        document.tree = _Reader(events, document).read()
+        document.tree = reader.read()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         problem = error.problem or error.context
         raise SpecError(f"{source}:{line}: not valid YAML: {problem}") from error
-    except yaml.YAMLError as error:
-        line = text[: getattr(error, "position", 0)].count("\n") + 1
-        reason = getattr(error, "reason", None) or "unreadable"
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        # the latter two: numbers and escapes that PyYAML takes on trust
+        position = getattr(error, "position", None)
+        line = text[:position].count("\n") + 1 if position else reader.line
+        reason = getattr(error, "reason", None) or error
         raise SpecError(f"{source}:{line}: not valid YAML: {reason}") from error
     return document
 
@@ -154,13 +156,15 @@ class _Reader:
 
     def __init__(self, events: Iterator[yaml.Event], document: Document) -> None:
         self.events, self.document = events, document
+        self.started, self.line = False, 1
 
     def read(self) -> Any:
         tree: Any = None
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent):
-                if tree is not None:
+                if self.started:
                     raise self.refusal(event, "a second document; a spec is one")
+                self.started = True
                 tree = self.value(next(self.events), ())
         return tree
 
@@ -184,7 +188,7 @@ class _Reader:
                 items.append(self.value(inner, (*path, len(items))))
             return items
         assert isinstance(event, yaml.ScalarEvent)
-        text = str(event.value)
+        text = self.text(event)
         return scalar(text) if event.style is None else text
 
     def mapping(self, path: Path_) -> dict[str, Any]:
@@ -192,7 +196,7 @@ class _Reader:
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
                 raise self.refusal(event, "a key must be a plain word")
-            key = str(event.value)
+            key = self.text(event)
             inside = (*path, key)
             if key in found:
                 before = self.document.lines[inside].rpartition(":")[2]
@@ -203,9 +207,17 @@ class _Reader:
             found[key] = self.value(next(self.events), inside)
         return found
 
+    def text(self, event: yaml.ScalarEvent) -> str:
+        text = str(event.value)
+        if not text.isascii() and any(
+            "\ud800" <= letter <= "\udfff" for letter in text
+        ):
+            raise self.refusal(event, "half of a surrogate pair is no character")
+        return text
+
     def place(self, event: yaml.Event) -> str:
-        line = event.start_mark.line + 1 if event.start_mark else 1
-        return f"{self.document.source}:{line}"
+        self.line = event.start_mark.line + 1 if event.start_mark else 1
+        return f"{self.document.source}:{self.line}"
 
     def refusal(self, event: yaml.Event, problem: str) -> SpecError:
         return SpecError(f"{self.place(event)}: {problem}")

@@ -98,8 +98,9 @@ class Tracker:
             self._describe(folder, seen, status)
 
     def try_publish(self, folder: RunFolder) -> bool:
-        """`publish`, but a store that is away is said once and asked again later."""
-        if time.monotonic() - self.failed_at < PAUSE:
+        """`publish`, but a store that is away is said, and asked again in a minute."""
+        running = folder.info.get("status") == "RUNNING"
+        if running and time.monotonic() - self.failed_at < PAUSE:
             return False
         try:
             self.publish(folder)
@@ -218,10 +219,12 @@ class Tracker:
 
     def _describe(self, folder: RunFolder, seen: dict[str, Any], status: str) -> None:
         info = folder.info
-        if seen.get("status") == status:
+        known = [status, seen["records"]] if status != "RUNNING" else [status]
+        if seen.get("described") == known:
             return
         tags = {"mlflow.note.content": description(folder)}
-        tags["cvae.reason"] = info.get("reason", "")
+        if info.get("reason"):
+            tags["cvae.reason"] = info["reason"][:5000]
         self.client.log_batch(
             seen["run_id"], tags=[RunTag(key, value) for key, value in tags.items()]
         )
@@ -230,22 +233,28 @@ class Tracker:
         else:
             ended = int(1000 * info.get("ended", time.time()))
             self.client.set_terminated(seen["run_id"], status, ended)
-        seen["status"] = status
+        seen |= {"status": status, "described": known}
         _remember(folder, seen)
 
 
 def description(folder: RunFolder) -> str:
     """The run's note in the UI: question, headline figures, how to run it again."""
-    info, records = folder.info, folder.records()
-    lines = [f"**{folder.name}** · {folder.status.lower()}", ""]
+    info = folder.info
+    final = folder.metrics
+    headline = folder.status.lower()
+    if "test/neg_elbo" in final:
+        figures = [final[f"test/{key}"] for key in ("neg_elbo", "recon", "kl")]
+        headline = "test neg_elbo {:.2f} = recon {:.2f} + kl {:.2f}".format(*figures)
+        headline += " nats per image"
+    lines = [f"**{headline}**", ""]
     if header := info.get("header"):
         lines += [header.replace("\n", "  \n"), ""]
     if info.get("reason"):
         lines += [f"Ended early: {info['reason']}", ""]
-    if records:
+    if final:
         lines += ["| figure | value |", "|---|---|"]
-        for key, value in records[-1]["metrics"].items():
-            if not key.startswith("time/"):
+        for key, value in final.items():
+            if key.startswith("test/"):
                 lines.append(f"| {key} | {value:.6g} |")
         lines += ["", "recon, kl, neg_elbo, loss and nll are in nats per image."]
     lines += ["", f"Again: `{info.get('command', '')}`"]
@@ -261,7 +270,7 @@ def _datasets(info: dict[str, Any]) -> list[DatasetInput]:
     inputs = []
     for context, count in info["data"]["images"].items():
         dataset = Dataset(
-            name=f"{Path(info['data']['root']).name or 'data'}-{context}",
+            name=f"{info['data']['name']}-{context}",
             digest=info["data"]["digest"],
             source_type="local",
             source=json.dumps({"uri": info["data"]["root"]}),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from cvae import mnist
 from cvae.spec import Spec, nested
@@ -87,3 +88,10 @@ def finished(
         "run", QUICKSTART, "--runs", str(runs), "--set", f"{SMALL} training.epochs=2"
     )
     return runs, done
+
+
+def linear(layers: nn.Sequential, at: int) -> nn.Linear:
+    """The layer at a place, for tests that set weights by hand."""
+    layer = layers[at]
+    assert isinstance(layer, nn.Linear)
+    return layer

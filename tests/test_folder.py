@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -199,6 +200,14 @@ def test_an_unfinished_run_is_gone_on_with_and_a_finished_one_begun_anew(
         assert made(tmp_path, status) == f"{stem}-2"
     for number in range(3, 13):
         assert made(tmp_path, "FINISHED") == f"{stem}-{number}"
+
+
+def test_a_removed_run_frees_no_number(tmp_path: Path) -> None:
+    stem = f"test-{spec().id}"
+    for number in ("", "-2", "-3"):
+        assert made(tmp_path, "FINISHED") == stem + number
+    shutil.rmtree(tmp_path / f"{stem}-2")
+    assert made(tmp_path, "FINISHED") == f"{stem}-4"
 
 
 def test_folders_of_other_specs_are_not_counted(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_missing_folders_and_files_are_named(tmp_path: Path, tiny_root: Path) ->
 
 def test_counts_and_sizes_that_differ_are_refused(tiny_root: Path) -> None:
     write(tiny_root, {LABELS: idx(np.zeros(299, np.uint8))})
-    with pytest.raises(DataError, match="holds 300 images .* holds 299 labels"):
+    with pytest.raises(DataError, match=r"holds 300 images .* holds 299 labels"):
         load_mnist(tiny_root)
     write(tiny_root, data_set() | {TEST_IMAGES: idx(np.zeros((100, 8, 8), np.uint8))})
     with pytest.raises(DataError, match="one size"):

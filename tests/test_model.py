@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cvae.model import EDGE, CVAE
-from tests.conftest import generator
+from cvae.model import CVAE, EDGE
+from tests.conftest import generator, linear
 
 # Counted by hand: Σ (inputs + 1) · outputs over the layers, + 10 · 2Z if learned.
 PARAMETERS: list[tuple[dict[str, Any], int]] = [
@@ -23,8 +23,8 @@ PARAMETERS: list[tuple[dict[str, Any], int]] = [
 
 
 def small(**options: Any) -> CVAE:
-    options = {"latent_dim": 2, "hidden": (6, 5), "pixels": 12} | options
-    return CVAE(**options, generator=generator())
+    sizes: dict[str, Any] = {"latent_dim": 2, "hidden": (6, 5), "pixels": 12}
+    return CVAE(**sizes | options, generator=generator())
 
 
 @pytest.mark.parametrize(("options", "count"), PARAMETERS)
@@ -33,7 +33,7 @@ def test_parameter_counts_are_pinned(options: dict[str, Any], count: int) -> Non
 
 
 def test_the_encoder_takes_image_and_label_the_decoder_latent_and_label() -> None:
-    layers = [m for m in CVAE(latent_dim=2, hidden=(512, 256)).modules()]
+    layers = CVAE(latent_dim=2, hidden=(512, 256)).modules()
     widths = [(m.in_features, m.out_features) for m in layers if type(m) is nn.Linear]
     assert widths == [
         *((794, 512), (512, 256), (256, 4)),
@@ -81,7 +81,7 @@ def test_start_from_makes_a_silent_decoder_draw_the_mean_image() -> None:
     bias = torch.logit(mean.clamp(EDGE, 1 - EDGE))
     torch.testing.assert_close(drawn, torch.sigmoid(bias + weight[:, 2:].T))
     with torch.no_grad():
-        model.decoder[0].weight.zero_()
+        linear(model.decoder, 0).weight.zero_()
     drawn = torch.sigmoid(model.decode(torch.randn(1, 2), torch.zeros(1).long()))
     torch.testing.assert_close(drawn[0], mean.clamp(EDGE, 1 - EDGE))
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,8 +38,8 @@ def normal(mu: Tensor, logvar: Tensor) -> Normal:
 
 def loud(latent_dim: int = 2, prior: str = "standard") -> CVAE:
     """A small model whose posterior is far from its prior and from the truth."""
-    options = {"latent_dim": latent_dim, "hidden": (6,), "pixels": 16}
-    model = CVAE(**options, prior=prior, generator=generator())  # type: ignore[arg-type]
+    sizes: dict[str, Any] = {"latent_dim": latent_dim, "hidden": (6,), "pixels": 16}
+    model = CVAE(**sizes, prior=prior, generator=generator())
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.mul_(2.5 if name.startswith("decoder") else 1.5)
@@ -67,7 +69,7 @@ def test_nll_and_its_slope_are_cross_entropy_at_any_logit(
     again = logits.detach().double().requires_grad_()
     wanted = F.binary_cross_entropy_with_logits(again, x.double(), reduction="none")
     (wanted_slope,) = torch.autograd.grad(wanted.sum(), again)
-    close = {"atol": 1e-6, "rtol": 1e-6}
+    close: dict[str, Any] = {"atol": 1e-6, "rtol": 1e-6}
     torch.testing.assert_close(found.double(), wanted.sum(-1), **close)
     torch.testing.assert_close(slope.double(), wanted_slope, **close)
 
@@ -174,7 +176,7 @@ def repeated(prior: str, k: int, *, count: int = 4000) -> Tensor:
 @pytest.mark.parametrize("prior", ["standard", "learned"])
 def test_the_bound_grows_with_the_samples(prior: str) -> None:
     bounds = [repeated(prior, k) for k in (1, 2, 8, 64)]
-    for lower, upper in zip(bounds, bounds[1:], strict=False):
+    for lower, upper in pairwise(bounds):
         error = float((lower.var() + upper.var()).sqrt()) / len(lower) ** 0.5
         assert float(upper.mean() - lower.mean()) > 3 * error
 

@@ -137,9 +137,9 @@ def test_nested_undoes_flatten() -> None:
 def test_a_spec_is_frozen() -> None:
     made = spec()
     with pytest.raises(ValidationError, match="frozen"):
-        made.model.latent_dim = 3
+        made.model.latent_dim = 3  # type: ignore[misc]
     with pytest.raises(ValidationError, match="frozen"):
-        made.name = "other"
+        made.name = "other"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(("key", "value"), OUT_OF_BOUNDS)

@@ -163,3 +163,27 @@ def test_an_offline_run_says_how_to_publish_it(tiny_root: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "make sync RUN=" in done.stdout
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_run_whose_process_died_is_marked_at_the_next_start(
+    runs: Path, tiny_root: Path
+) -> None:
+    dead = tiny_run(runs, tiny_root, name="dead", epochs=1)
+    dead.update(status="RUNNING")
+    tracker = Tracker(runs)
+    with dead.lock():
+        tracker.publish(dead)
+    _, (run,) = runs_of_tests(runs)
+    assert run.info.status == "RUNNING"
+    online = spec(
+        data__root=str(tiny_root),
+        data__validation_images=0,
+        model__hidden=[16],
+        training__epochs=1,
+        tracking__experiment="tests",
+    )
+    runner.run(online, runs=runs)
+    _, everything = runs_of_tests(runs)
+    states = {run.info.run_name: run.info.status for run in everything}
+    assert states.pop(dead.name) == "KILLED"
+    assert list(states.values()) == ["FINISHED"]
