@@ -160,7 +160,7 @@ def one_cycle(step: int, *, total: int, peak: float) -> float:
     if step < turn:
         start, end, progress = low, peak, step / turn
     else:
-        start, end, progress = peak, lowest, (step - turn) / max(last - turn, 1)
+        start, end, progress = peak, lowest, (step - turn) / (last - turn)
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
