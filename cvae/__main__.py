@@ -144,7 +144,7 @@ def _report(folder: RunFolder, offline: bool) -> None:
     for key, value in metrics.items():
         if key.startswith("test/"):
             unit = next((u for k, u in units.items() if k in key), "nats per image")
-            print(f"  {key:24} {value:10.4g} {unit}")
+            print(f"  {key:24} {value:10.2f} {unit}")
     print(f"  grids: {folder.figures / 'digits.png'}")
     print(f"         {folder.figures / 'reconstructions.png'}")
     print(f"  next:  make samples RUN={folder.name} DIGIT=5   make ui")
@@ -259,11 +259,15 @@ def _schema(options: argparse.Namespace) -> None:
 def _ui(options: argparse.Namespace) -> NoReturn:
     from cvae.tracking import Tracker
 
-    uri = Tracker(options.runs).uri
+    tracker = Tracker(options.runs)
+    uri = tracker.uri
     address = f"http://127.0.0.1:{options.port}"
     if uri.startswith("http"):
         raise SystemExit(f"the runs are on the tracking server: open {uri}")
-    print(f"MLflow: {address} (Ctrl-C ends it)", flush=True)
+    pages = tracker.pages(address) or {"no runs yet": address}
+    print("MLflow (Ctrl-C ends it)")
+    for name, page in pages.items():
+        print(f"  {name}: {page}", flush=True)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     os.environ["PATH"] = (
         f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

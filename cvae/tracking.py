@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cvae import charts
 from cvae.checkpoint import write_atomic
 from cvae.folder import Record, RunFolder
 from cvae.spec import flatten
@@ -111,6 +112,16 @@ class Tracker:
         self.failed_at = -PAUSE
         return True
 
+    def pages(self, address: str) -> dict[str, str]:
+        """The comparison page of every experiment in a UI at `address`, by name."""
+        with _clear_errors(self.uri):
+            found = self.client.search_experiments()
+        return {
+            experiment.name: charts.link(address, experiment.experiment_id)
+            for experiment in found
+            if charts.TAG in experiment.tags
+        }
+
     def _database(self) -> Path:
         return Path(self.uri.removeprefix("sqlite:///").partition("?")[0])
 
@@ -168,7 +179,11 @@ class Tracker:
             if found is None:
                 place = (self.runs.resolve() / "artifacts").as_uri()
                 local = self.uri.startswith("sqlite:")
-                kind = {"mlflow.experimentKind": "custom_model_development"}
+                kind = {
+                    "mlflow.experimentKind": "custom_model_development",
+                    "mlflow.note.content": "Compare test/neg_elbo: nats per image, "
+                    "lower is better; not between grey and binarised pixels.",
+                }
                 return str(
                     self.client.create_experiment(name, place if local else None, kind)
                 )
@@ -233,6 +248,8 @@ class Tracker:
         else:
             ended = int(1000 * info.get("ended", time.time()))
             self.client.set_terminated(seen["run_id"], status, ended)
+            view = charts.view(folder.spec().training.epochs)
+            self.client.set_experiment_tag(seen["experiment_id"], charts.TAG, view)
         seen |= {"status": status, "described": known}
         _remember(folder, seen)
 
