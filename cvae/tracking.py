@@ -248,7 +248,8 @@ class Tracker:
         else:
             ended = int(1000 * info.get("ended", time.time()))
             self.client.set_terminated(seen["run_id"], status, ended)
-            view = charts.view(folder.spec().training.epochs)
+            spec = folder.spec()  # at a step that most runs have pictures of
+            view = charts.view(min(spec.tracking.images_every, spec.training.epochs))
             self.client.set_experiment_tag(seen["experiment_id"], charts.TAG, view)
         seen |= {"status": status, "described": known}
         _remember(folder, seen)
