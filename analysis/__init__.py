@@ -1,0 +1,1 @@
+"""Finished runs compared, drawn and reported; nothing here trains."""
