@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import norm
+from torch import Tensor
 
 from cvae import evaluate, mnist, recording
 from cvae.objective import gaussian_kl_per_dim
@@ -36,8 +37,8 @@ class Posterior:
     mu: Array
     sigma: Array
     kl: Array
-    labels: NDArray[np.int64]
     pixels: Array
+    labels: NDArray[np.int64]
 
     @property
     def order(self) -> NDArray[np.int64]:
@@ -70,20 +71,20 @@ def encode(run: Run) -> Posterior:
     data, spec, model = run.spec.data, run.spec, run.model
     test = mnist.load_mnist(data.root, **recording.split_options(spec)).test
     noise = stream(spec.training.seed, "evaluate")
-    parts = []
+    parts: list[tuple[Tensor, ...]] = []
     for x, _, y in evaluate.chunks(model, test, noise, corrupt=data.corrupt):
-        (mu, logvar), prior = model.encode(x, y), model.prior(y)
-        kl = gaussian_kl_per_dim((mu, logvar), prior)
+        (mean, logvar), prior = model.encode(x, y), model.prior(y)
+        nats = gaussian_kl_per_dim((mean, logvar), prior)
         if prior is not None:
-            mu = (mu - prior[0]) * torch.exp(-0.5 * prior[1])
+            mean = (mean - prior[0]) * torch.exp(-0.5 * prior[1])
             logvar = logvar - prior[1]
-        parts.append((mu, torch.exp(0.5 * logvar), kl, x))
+        parts.append((mean, torch.exp(0.5 * logvar), nats, x))
     mu, sigma, kl, seen = (
         torch.cat(part).double().cpu().numpy() for part in zip(*parts, strict=True)
     )
-    if not np.isfinite([mu, sigma, kl]).all():
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise ValueError(f"{run.folder.name}: the encoder's output is not finite")
-    return Posterior(mu, sigma, kl, test.labels.cpu().numpy(), seen)
+    return Posterior(mu, sigma, kl, seen, test.labels.cpu().numpy())
 
 
 def quantiles(count: int) -> Array:
@@ -132,7 +133,7 @@ def total_correlation(posterior: Posterior) -> float:
 
 
 def principal(posterior: Posterior) -> tuple[Array, Array]:
-    """Variances (Z,), largest first, and axes (Z, Z) as rows, of the aggregate posterior.
+    """PCA of the aggregate posterior: variances (Z,), largest first; axes (Z, Z), rows.
 
     Each axis points to where its largest component is positive.
     """
@@ -149,18 +150,20 @@ def lerp(start: Array, end: Array, steps: int) -> Array:
 
 
 def slerp(start: Array, end: Array, steps: int) -> Array:
-    """The great arc from `start` to `end`, both (Z,), at `steps` equal angles.
+    """The arc from `start` to `end`, both (Z,), in equal angles: (steps, Z).
 
-    Between vectors of one norm the norm stays; where no arc is defined (parallel,
-    opposite or zero vectors) the line takes its place.
+    The length goes evenly from the one's to the other's. Where no arc is defined
+    (parallel, opposite or zero vectors) the line takes its place.
     """
-    norms = np.linalg.norm(start) * np.linalg.norm(end)
-    angle = np.arccos(np.clip(start @ end / norms, -1, 1)) if norms else 0.0
+    lengths = np.linalg.norm(start), np.linalg.norm(end)
+    cosine = start @ end / (lengths[0] * lengths[1]) if min(lengths) else 1.0
+    angle = np.arccos(np.clip(cosine, -1, 1))
     if np.sin(angle) < 1e-6:
         return lerp(start, end, steps)
     t = np.linspace(0, 1, steps)[:, None]
-    arc = np.sin((1 - t) * angle) * start + np.sin(t * angle) * end
-    return np.asarray(arc / np.sin(angle))
+    here, there = np.sin((1 - t) * angle), np.sin(t * angle)
+    arc = here * start / lengths[0] + there * end / lengths[1]
+    return np.asarray(arc / np.sin(angle) * ((1 - t) * lengths[0] + t * lengths[1]))
 
 
 def density(
@@ -182,9 +185,10 @@ def density(
 
 
 def gap(at: Array, mixture: Array) -> float:
-    """KL(mixture ‖ standard normal) in nats, by quadrature over the points of `density`.
+    """KL(mixture ‖ standard normal) in nats, by quadrature over the points `at`.
 
-    What a draw from the prior misses of the digit: 0 if its images fill the prior.
+    0 if the images fill the prior. A mixture of few narrow posteriors is never smooth:
+    compare it with one of as many images drawn at random.
     """
     prior = norm.logpdf(at)
     if mixture.ndim == 2:

@@ -2,37 +2,24 @@
 
     make manifold RUN=quickstart
     python -m analysis.manifold --run quickstart --digit 3 --formats png,svg
+
+z is in units of the prior throughout: z itself, or (z − mu_y) / σ_y of a learned one.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import math
+import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from matplotlib.figure import Figure
-
-from analysis import latent, pictures, style
-from analysis.latent import Array, Posterior
-from analysis.style import Panel, mosaic
-from cvae.samples import Run, load_run
-
-LARGE, SMALL = 20, 6  # tiles a side: of one digit's plane, of one beside nine others
-SHOWN = 10  # dimensions traversed at most
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A figure, the file it goes to, and what stands under it."""
-
-    name: str
-    figure: Figure
-    caption: str
+from analysis import latent, sheets, style
+from analysis.latent import Posterior
+from analysis.sheets import Shown
+from cvae.exits import guarded
+from cvae.samples import RUNS, Run, load_run
 
 
 def manifold(
@@ -43,61 +30,136 @@ def manifold(
     formats: Iterable[str] = ("png",),
     ellipses: bool = False,
 ) -> list[Path]:
-    """Draw the latent space of `run` into the folder `out`; returns the files written.
+    """Draw the latent space of `run` into the folder `out`.
 
-    `digit` draws the large sheets of one digit only; `ellipses` adds 1-σ ellipses.
+    Args:
+        digit: large sheets of this digit only; all ten by default.
+        formats: of `style.FORMATS`, besides the PNGs that the page shows.
+        ellipses: add the 1-σ ellipses of the posteriors to the scatter.
+
+    Returns:
+        The files written, the page `manifold.md` first.
 
     Raises:
-        ValueError: `digit` asked of a plain model. DataError, OSError.
+        ValueError: unknown format, or a digit asked of a plain model.
+        DataError, OSError: the data cannot be read, the folder cannot be written.
     """
     if digit is not None and not run.model.classes:
         raise ValueError(
-            f"{run.folder.name} is unconditional: it has one manifold and none per "
-            "digit; leave the digit out, or name another run"
+            f"{run.folder.name} is unconditional: it has one manifold for all digits; "
+            "leave the digit out, or name another run"
         )
+    kinds = list(dict.fromkeys(["png", *formats]))
+    if wrong := set(kinds) - set(style.FORMATS):
+        raise ValueError(f"{min(wrong)!r}: formats are {', '.join(style.FORMATS)}")
     posterior = latent.encode(run)
-    digits = [digit] if digit is not None else list(range(run.model.classes or 1))
+    chosen = [digit] if digit is not None else list(range(run.model.classes or 1))
     shown = [
-        *decoded_planes(run, posterior, digits),
-        *positions(run, posterior, ellipses=ellipses),
-        *paths(run, posterior, digits),
+        *sheets.planes(run, posterior, chosen),
+        *sheets.positions(run, posterior, ellipses=ellipses),
+        *sheets.paths(run, posterior, chosen),
     ]
-    files = [
-        path
+    written = [
+        file
         for each in shown
-        for path in style.save(each.figure, out / each.name, formats)
+        for file in style.save(each.figure, out / each.name, kinds)
     ]
-    files += tables(posterior, out)
+    return [
+        write_page(run, posterior, shown, out),
+        *write_tables(posterior, out),
+        *written,
+    ]
+
+
+def write_tables(posterior: Posterior, out: Path) -> list[Path]:
+    """posterior.csv: a line a test image; dimensions.csv: a line a dimension."""
+    size = range(1, posterior.mu.shape[1] + 1)
+    posteriors: list[list[object]] = [
+        ["label", *(f"mu_{i}" for i in size), *(f"sigma_{i}" for i in size)],
+        *(
+            [int(label), *(f"{value:.5g}" for value in (*mu, *sigma))]
+            for label, mu, sigma in zip(
+                posterior.labels, posterior.mu, posterior.sigma, strict=True
+            )
+        ),
+    ]
+    dimensions: list[list[object]] = [
+        ["dimension", "kl", "var_mu", "mean_sigma"],
+        *dimension_rows(posterior),
+    ]
+    written = []
+    for name, rows in (("posterior", posteriors), ("dimensions", dimensions)):
+        written.append(out / f"{name}.csv")
+        with written[-1].open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+    return written
+
+
+def dimension_rows(posterior: Posterior) -> list[list[object]]:
+    """Dimension, kl in nats, variance of the means, mean σ; most nats first."""
+    columns = posterior.kl.mean(0), posterior.mu.var(0), posterior.sigma.mean(0)
+    return [
+        [f"z{dim + 1}", *(f"{column[dim]:.4f}" for column in columns)]
+        for dim in posterior.order
+    ]
+
+
+def write_page(
+    run: Run, posterior: Posterior, shown: Sequence[Shown], out: Path
+) -> Path:
+    """manifold.md: the figures with their captions, and the dimensions as a table."""
+    count, size = posterior.mu.shape
+    lines = [
+        f"# {run.folder.name}: the latent space",
+        f"{'Conditional' if run.model.classes else 'Plain'} VAE, {size} latent "
+        f"dimensions, {len(posterior.active)} of them active; {count:,} test images. "
+        f"z is in units of the prior. Total correlation of the aggregate posterior "
+        f"(as a Gaussian): {latent.total_correlation(posterior):.3f} nats.",
+    ]
+    lines += [f"![{name}]({name}.png)\n\n*{text}*" for name, _, text in shown if text]
+    if large := [f"[{name}]({name}.png)" for name, _, text in shown if not text]:
+        lines.append("Each digit in full: " + " · ".join(large))
+    table = ["| dimension | kl, nats | Var(mu) | mean σ |", "|---|---|---|---|"]
+    table += [f"| {' | '.join(map(str, row))} |" for row in dimension_rows(posterior)]
     page = out / "manifold.md"
-    page.write_text(write_page(run, posterior, shown), encoding="utf-8")
-    return [page, *files]
+    text = "\n\n".join([*lines, "\n".join(table)])
+    page.write_text(f"{text}\n", encoding="utf-8")
+    return page
 
 
-def decoded_planes(run: Run, posterior: Posterior, digits: list[int]) -> list[Shown]:
-    """All digits small on one sheet, and a large sheet each; a strip if Z is 1."""
-    dims = leading(posterior)
-    axes = np.eye(run.model.latent_dim)[dims]
-    names = [f"u{dim + 1}" for dim in dims]
-    far = latent.quantiles(LARGE)[-1]
-    across = f"{names[0]} grows to the right" + (
-        f", {names[1]} upwards" if len(dims) == 2 else ""
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+
+    def act() -> None:
+        run = load_run(options.run, runs=options.runs)
+        out = options.out or Path("reports") / run.folder.name / "manifold"
+        page, *files = manifold(
+            run,
+            out,
+            digit=options.digit,
+            formats=re.findall(r"[^\s,]+", options.formats),
+            ellipses=options.ellipses,
+        )
+        print(f"{page}: the latent space of {run.folder.name}, with {len(files)} files")
+
+    return guarded(act)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.manifold",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    rest = ", all other dimensions at 0" if run.model.latent_dim > 2 else ""
-    caption = (
-        f"The decoder's mean on a grid of equal prior mass, −{far:.2f} to {far:.2f} "
-        f"prior standard deviations: {across}{rest}."
-    )
-    if not run.model.classes:
-        panel = Panel(run.folder.name, pictures.plane(run, axes, LARGE, 0))
-        return [Shown("plane", mosaic([panel], 1), caption)]
-    large = {digit: pictures.plane(run, axes, LARGE, digit) for digit in digits}
-    small = [
-        Panel(f"digit {digit}", pictures.plane(run, axes, SMALL, digit))
-        for digit in range(run.model.classes)
-    ]
-    sheets = [
-        Shown(f"plane_{digit}", mosaic([Panel(f"digit {digit}", picture)], 1), caption)
-        for digit, picture in large.items()
-    ]
-    columns = 5 if len(dims) == 2 else 1
-    return [Shown("planes", mosaic(small, columns), f"{caption} Every digit."), *sheets]
+    add = parser.add_argument
+    add("--run", help="name, id, folder or MLflow run id; newest if none")
+    add("--runs", type=Path, default=RUNS, help="folder of runs")
+    add("--digit", type=int, choices=range(10), help="large sheets of this one only")
+    add("--ellipses", action="store_true", help="1-σ ellipses of the posteriors")
+    add("--formats", default="png", help="png,svg,pdf")
+    add("--out", type=Path, help="default: reports/<run>/manifold")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

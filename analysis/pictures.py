@@ -28,7 +28,7 @@ from cvae.samples import Run
 STEPS = 10  # tiles of a path
 ELLIPSES = 400  # more would cover each other
 RINGS = (1, 2, 3)  # of the prior, in standard deviations
-RING: dict[str, Any] = {"ls": "--", "lw": 0.8, "color": "0.35"}
+RING: dict[str, Any] = {"ls": "--", "lw": 0.8, "color": "0.2", "zorder": 3}
 
 
 def decoded(run: Run, u: Array, digit: int) -> Tensor:
@@ -71,7 +71,10 @@ def pairs(run: Run, posterior: Posterior) -> list[tuple[int, int]]:
     firsts = {digit: posterior.of(digit)[:2] for digit in digits}
     following = dict(zip(digits, digits[1:] + digits[:1], strict=True))
     return [
-        (int(firsts[d][0]), int(firsts[d][-1] if conditional else firsts[following[d]][0]))
+        (
+            int(firsts[d][0]),
+            int(firsts[d][-1] if conditional else firsts[following[d]][0]),
+        )
         for d in digits
     ]
 
@@ -104,16 +107,22 @@ def scatter(
     *,
     sigma: Array | None = None,
 ) -> Figure:
-    """Points (N, 2) coloured by digit over the rings of the prior.
+    """Points (N, 2) coloured by digit under the rings of the prior.
 
-    In one dimension, (N, 1), each digit has a line of its own. `sigma`, as large as
-    `points`, adds the 1-σ ellipses of the first few hundred.
+    In one dimension, (N, 1), each digit has a line of its own. `sigma` (N, 2) adds the
+    1-σ ellipses of the first few hundred. What lies far out is counted, not drawn.
     """
     drawn = style.figure(5.4)
     axes = drawn.add_subplot(title=title, xlabel=names[0])
     random = np.random.default_rng(0)
     colours = np.array(style.DIGITS)[labels]
-    edge = max(3.5, 1.03 * float(np.abs(points).max()))
+    farthest = np.abs(points).max(1)
+    edge = max(3.5, 1.05 * float(np.quantile(farthest, 0.999)))
+    if outside := int((farthest > edge).sum()):
+        note = f"{outside} farther out"
+        axes.annotate(
+            note, (1, 0), (-4, 4), "axes fraction", "offset points", ha="right"
+        )
     axes.set_xlim(-edge, edge)
     if points.shape[1] == 1:
         spread = labels + random.uniform(-0.35, 0.35, len(labels))
@@ -128,7 +137,8 @@ def scatter(
     if sigma is not None and sigma.shape[1] == 2:
         axes.add_collection(_ellipses(points, sigma, colours, axes))
     order = random.permutation(len(points))  # no digit lies on top of the others
-    axes.scatter(*points[order].T, s=4, c=colours[order], lw=0, rasterized=True)
+    x, y = points[order].T
+    axes.scatter(x, y, s=4, c=colours[order], lw=0, rasterized=True)
     for digit in np.unique(labels):
         axes.scatter([], [], s=30, c=style.DIGITS[digit], label=str(digit))
     axes.plot([], [], **RING, label="prior,\n1, 2, 3 σ")
@@ -145,8 +155,10 @@ def _ellipses(
     points: Array, sigma: Array, colours: NDArray[np.str_], axes: Axes
 ) -> EllipseCollection:
     few = slice(ELLIPSES)
+    widths, heights = 2 * sigma[few].T
     return EllipseCollection(
-        *(2 * sigma[few]).T,
+        widths,
+        heights,
         angles=0,
         units="xy",
         offsets=points[few],
@@ -157,9 +169,12 @@ def _ellipses(
     )
 
 
-def densities(posterior: Posterior, dims: list[int], names: Sequence[str]) -> Figure:
+def densities(
+    posterior: Posterior, dims: list[int], names: Sequence[str], title: str
+) -> Figure:
     """Each digit's aggregate posterior against the prior, with the gap between them."""
-    drawn = style.figure(3.8)
+    drawn = style.figure(4.2)
+    drawn.suptitle(title, size=10)
     panels = drawn.subplots(2, 5, sharex=True, sharey=True)
     digits = posterior.digits
     found = {d: latent.density(posterior, posterior.of(d), dims) for d in digits}

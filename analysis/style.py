@@ -7,7 +7,6 @@ figure is one README column wide; the same figure gives the same bytes.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from typing import NamedTuple
 import matplotlib as mpl
 import numpy as np
 from cycler import cycler
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -133,12 +133,9 @@ def save(figure: Figure, path: Path, formats: Iterable[str] = ("png",)) -> list[
 
 
 def _save_png(figure: Figure, target: Path) -> None:
-    """A PNG without an alpha channel, in grey where nothing is coloured: a third."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    with Image.open(buffer) as drawn:
-        image = drawn.convert("RGB")
-    red, green, blue = (np.asarray(channel) for channel in image.split())
-    if (red == green).all() and (green == blue).all():
-        image = image.getchannel(0)
-    image.save(target, format="PNG", optimize=True)
+    """A PNG without an alpha channel, in grey where nothing is coloured."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    dots = np.asarray(canvas.buffer_rgba())[..., :3]
+    grey = (dots == dots[..., :1]).all()
+    Image.fromarray(dots[..., 0] if grey else dots).save(target, format="PNG")
