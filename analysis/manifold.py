@@ -53,21 +53,25 @@ def manifold(
     if wrong := set(kinds) - set(style.FORMATS):
         raise ValueError(f"{min(wrong)!r}: formats are {', '.join(style.FORMATS)}")
     posterior = latent.encode(run)
-    chosen = [digit] if digit is not None else list(range(run.model.classes or 1))
-    shown = [
-        *sheets.planes(run, posterior, chosen),
-        *sheets.positions(run, posterior, ellipses=ellipses),
-        *sheets.paths(run, posterior, chosen),
-    ]
+    shown = figures(run, posterior, digit=digit, ellipses=ellipses)
     written = [
         file
         for each in shown
         for file in style.save(each.figure, out / each.name, kinds)
     ]
+    page = write_page(run, posterior, shown, out)
+    return [page, *write_tables(posterior, out), *written]
+
+
+def figures(
+    run: Run, posterior: Posterior, *, digit: int | None = None, ellipses: bool = False
+) -> list[Shown]:
+    """All that is drawn of a run, in the order of the page."""
+    large = [digit] if digit is not None else list(range(run.model.classes or 1))
     return [
-        write_page(run, posterior, shown, out),
-        *write_tables(posterior, out),
-        *written,
+        *sheets.planes(run, posterior, large),
+        *sheets.positions(run, posterior, ellipses=ellipses),
+        *sheets.paths(run, posterior, large),
     ]
 
 

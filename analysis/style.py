@@ -105,7 +105,8 @@ def mosaic(panels: Sequence[Panel], columns: int) -> Figure:
             axes.set_axis_off()
             axes.set_title(title, pad=4)
             # "none" and not "nearest": a vector file keeps the pixels as they are
-            axes.imshow(picture, vmin=0, vmax=255, interpolation="none", aspect="auto")
+            colours = np.repeat(picture[..., None], 3, axis=2)
+            axes.imshow(colours, interpolation="none", aspect="auto")
         top -= scale * height + apart
     return drawn
 
