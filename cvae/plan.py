@@ -193,7 +193,8 @@ def _check_key(document: Document, key: str, at: Path_) -> None:
     if section == "tracking":
         problem = "does not change a run; it cannot be swept"
     else:
-        near = difflib.get_close_matches(key, names, 1, 0.5)
+        bare = [name for name in names if name.endswith(f".{key}")]
+        near = bare or difflib.get_close_matches(key, names, 1, 0.5)
         problem = "unknown key; allowed: seeds, zip, variants or a dotted field"
         problem += f"; did you mean {near[0]}?" if near else " such as model.latent_dim"
     raise SpecError(f"{document.where(('sweep', *at))}: sweep: {key}: {problem}")
