@@ -115,7 +115,7 @@ class Tracker:
             TrackingError: as `publish`.
         """
         info = folder.info
-        with _clear_errors(self.uri):
+        with clear_errors(self.uri):
             experiment = self._experiment(info["experiment"])
             run_id = _cursor(folder, self.uri).get("run_id")
             if not run_id or self._gone(run_id):
