@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import csv
-import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from analysis import latent, sheets, style
+from analysis import arguments, latent, sheets, style
 from analysis.latent import Posterior
 from analysis.sheets import Shown
 from cvae.exits import guarded
@@ -27,21 +26,21 @@ def manifold(
     out: Path,
     *,
     digit: int | None = None,
-    formats: Iterable[str] = ("png",),
+    formats: Sequence[str] = ("png",),
     ellipses: bool = False,
 ) -> list[Path]:
     """Draw the latent space of `run` into the folder `out`.
 
     Args:
         digit: large sheets of this digit only; all ten by default.
-        formats: of `style.FORMATS`, besides the PNGs that the page shows.
+        formats: of `style.FORMATS`; the page shows the PNGs.
         ellipses: add the 1-σ ellipses of the posteriors to the scatter.
 
     Returns:
         The files written, the page `manifold.md` first.
 
     Raises:
-        ValueError: unknown format, or a digit asked of a plain model.
+        ValueError: a digit asked of a plain model.
         DataError, OSError: the data cannot be read, the folder cannot be written.
     """
     if digit is not None and not run.model.classes:
@@ -49,15 +48,12 @@ def manifold(
             f"{run.folder.name} is unconditional: it has one manifold for all digits; "
             "leave the digit out, or name another run"
         )
-    kinds = list(dict.fromkeys(["png", *formats]))
-    if wrong := set(kinds) - set(style.FORMATS):
-        raise ValueError(f"{min(wrong)!r}: formats are {', '.join(style.FORMATS)}")
     posterior = latent.encode(run)
     shown = figures(run, posterior, digit=digit, ellipses=ellipses)
     written = [
         file
         for each in shown
-        for file in style.save(each.figure, out / each.name, kinds)
+        for file in style.save(each.figure, out / each.name, formats)
     ]
     page = write_page(run, posterior, shown, out)
     return [page, *write_tables(posterior, out), *written]
@@ -131,8 +127,8 @@ def write_page(
     return page
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+def main(words: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(words)
 
     def act() -> None:
         run = load_run(options.run, runs=options.runs)
@@ -141,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run,
             out,
             digit=options.digit,
-            formats=re.findall(r"[^\s,]+", options.formats),
+            formats=arguments.formats(options),
             ellipses=options.ellipses,
         )
         print(f"{page}: the latent space of {run.folder.name}, with {len(files)} files")

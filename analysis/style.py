@@ -28,8 +28,8 @@ COLOURS = (
     "#CC79A7",  # reddish purple
     "#E69F00",  # orange
     "#56B4E9",  # sky blue
-    "#F0E442",  # yellow
     "#000000",
+    "#F0E442",  # yellow: last, for it is faint on white
 )
 DIGITS = (
     *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
