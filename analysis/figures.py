@@ -11,79 +11,20 @@ from __future__ import annotations
 
 import argparse
 import re
-import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis import latent, sheets, style
+from analysis import style
 from analysis.gallery import EXHIBITS, Drawn
-from analysis.needed import SINGLE, SWEEPS, Needed
-from cvae import grids, mnist, table
+from analysis.needed import SWEEPS, Needed
+from analysis.numbers import TABLES, markdown
+from cvae import grids, table
 from cvae.checkpoint import write_atomic
 from cvae.exits import guarded
-from cvae.folder import RunFolder
-from cvae.plan import SEEDS
 from cvae.samples import RUNS
-from cvae.spec import Spec
-
-SCORE = "test/neg_elbo"
-TO_BEAT = {  # by the sources that README names
-    "seed_notebook": "127.82 [1]",
-    "plain_vae": "138.26 [1]",
-    "pytorch_example": "105.55 [2]",
-}
-
-
-def results(needed: Needed) -> str:
-    """The single specs: mean ± sd of the test bound over seeds."""
-    lines = [
-        "| experiment | network | test neg_elbo | test kl | to beat |",
-        "|---|---|---|---|---|",
-    ]
-    every: list[RunFolder] = []
-    for name in SINGLE:
-        folders = needed.repeated(name)
-        bound, kl = (spread(folders, f"test/{key}") for key in ("neg_elbo", "kl"))
-        cells = [f"`{name}`", network(needed.spec(name)), bound, kl]
-        lines.append(f"| {' | '.join(cells)} | {TO_BEAT.get(name, '–')} |")
-        every += folders
-    return "\n".join([*lines, "", f"*{made_on(every, needed.seeds)}*"])
-
-
-def sweeps(needed: Needed) -> str:
-    """The test bound of each sweep, a table a sweep."""
-    parts, every = [], []
-    for name in SWEEPS:
-        children = needed.children(name)
-        groups: dict[tuple[str, ...], list[RunFolder]] = {}
-        for swept, folder in children:
-            point = tuple(str(v) for key, v in swept.items() if key != SEEDS)
-            groups.setdefault(point, []).append(folder)
-            every.append(folder)
-        keys = [key.partition(".")[2] for key in children[0][0] if key != SEEDS]
-        cells = {point: spread(found, SCORE) for point, found in groups.items()}
-        seeds = len(next(iter(groups.values())))
-        parts.append(f"`{name}`, {seeds} seeds:\n\n{pivot(keys, cells)}")
-    return "\n\n".join([*parts, f"*{made_on(every)}*"])
-
-
-def latents(needed: Needed) -> str:
-    """How far the label can be read from z, with and without it as an input."""
-    lines = []
-    for name in ("seed_notebook", "plain_vae"):
-        run = needed.run(name)
-        lines.append(f"- `{name}`: {sheets.mixing(run, latent.encode(run))}")
-    return "\n".join(lines)
-
-
-TABLES: dict[str, tuple[tuple[str, ...], Callable[[Needed], str]]] = {
-    "results": (SINGLE, results),
-    "sweeps": (SWEEPS, sweeps),
-    "latents": (("seed_notebook", "plain_vae"), latents),
-}
 
 
 def figures(
@@ -157,61 +98,12 @@ def write_page(needed: Needed, drawn: Sequence[Drawn], out: Path) -> Path:
     for name in SWEEPS:
         plan = needed.plan(name)
         question = re.sub(r"\s+", " ", plan.header.partition("\nExpected")[0])
-        lines = [f"| {' | '.join(line)} |" for line in table.summary(plan, needed.runs)]
-        lines.insert(1, re.sub(r"[^|]+", "---", lines[0]))
         command = f"`make sweep CONFIG={needed.path(name)}`"
-        parts += [f"## {name}", f"{question} {command}", "\n".join(lines)]
+        rows = table.summary(plan, needed.runs)
+        parts += [f"## {name}", f"{question} {command}", markdown(rows)]
     page = out / "results.md"
     write_atomic(page, ("\n\n".join(parts) + "\n").encode())
     return page
-
-
-def pivot(keys: Sequence[str], cells: Mapping[tuple[str, ...], str]) -> str:
-    """A Markdown table of `cells` by their point: the last key's values go across.
-
-    Keys that change in step make one heading.
-    """
-    down = list(dict.fromkeys(point[:-1] for point in cells))
-    across = list(dict.fromkeys(point[-1] for point in cells))
-    if len(cells) < len(down) * len(across):
-        names = (" · ".join(point) for point in cells)
-        in_step: dict[tuple[str, ...], str] = {
-            (n,): cell for n, cell in zip(names, cells.values(), strict=True)
-        }
-        return pivot([" · ".join(keys)], in_step)
-    head = keys[-1] if len(keys) == 1 else f"{' · '.join(keys[:-1])} ↓ {keys[-1]} →"
-    lines = [f"| {head} | {' | '.join(across)} |", "|---" * (len(across) + 1) + "|"]
-    for point in down:
-        name = " · ".join(point) or SCORE
-        lines.append(f"| {name} | {' | '.join(cells[(*point, a)] for a in across)} |")
-    return "\n".join(lines)
-
-
-def spread(folders: Sequence[RunFolder], key: str) -> str:
-    """mean ± sd of a metric; of a single run its value."""
-    values = [folder.metrics[key] for folder in folders]
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
-
-
-def network(spec: Spec) -> str:
-    """`794-512-256-2, 15 epochs`: the widths up to the latent."""
-    labels = mnist.CLASSES if spec.model.conditional else 0
-    widths = (784 + labels, *spec.model.hidden, spec.model.latent_dim)
-    return f"{'-'.join(map(str, widths))}, {spec.training.epochs} epochs"
-
-
-def made_on(folders: Sequence[RunFolder], seeds: int = 0) -> str:
-    """On what the runs were made, from their own facts."""
-    facts = [folder.info["facts"] for folder in folders]
-    machines = dict.fromkeys(fact.get("gpu", fact["processor"]) for fact in facts)
-    torches = dict.fromkeys(fact["version.torch"] for fact in facts)
-    over = f", mean ± sd over {seeds} seeds" if seeds > 1 else ""
-    return (
-        f"Nats per image, lower is better{over}; made on {', '.join(machines)} with "
-        f"torch {', '.join(torches)}."
-    )
 
 
 def main(words: Sequence[str] | None = None) -> int:

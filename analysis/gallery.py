@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from analysis import compare, latent, plots, sheets, style
@@ -72,8 +71,8 @@ def manifolds(needed: Needed) -> list[Drawn]:
         plane = sheets.planes(run, posterior, [])[0]
         points = sheets.positions(run, posterior, ellipses=False)[0]
         drawn += [
-            Drawn(f"manifold_{kind}", plane.figure, plane.caption),
-            Drawn(f"posterior_{kind}", points.figure, points.caption),
+            Drawn(f"manifold_{kind}", plane.figure, f"`{name}`. {plane.caption}"),
+            Drawn(f"posterior_{kind}", points.figure, f"`{name}`. {points.caption}"),
         ]
     return drawn
 
@@ -133,39 +132,34 @@ def plain_samples(needed: Needed) -> list[Drawn]:
 
 
 def aevb_figure2(needed: Needed) -> list[Drawn]:
-    """Kingma & Welling 2014, Figure 2, with the loss upside down as they draw it."""
-    children = needed.children("aevb_figure2")
-    sizes = groupby(children, lambda child: int(child[0]["model.latent_dim"]))
-    groups = [(size, [folder for _, folder in group]) for size, group in sizes]
-    drawn = style.figure(2.9)
-    panels = np.atleast_1d(drawn.subplots(1, len(groups), sharey=True))
-    for axes, (size, folders) in zip(panels, groups, strict=True):
-        for part, colour, line in (
-            ("train", style.COLOURS[1], "-"),
-            ("val", style.COLOURS[0], "-"),
-        ):
+    """Kingma & Welling 2014, Figure 2: the bound, higher is better, as they draw it."""
+    sizes: dict[int, list[RunFolder]] = {}
+    for swept, folder in needed.children("aevb_figure2"):
+        sizes.setdefault(swept["model.latent_dim"], []).append(folder)
+    drawn = style.figure(3.0)
+    panels = drawn.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+    for axes, (size, folders) in zip(panels, sizes.items(), strict=True):
+        for part, colour in (("train", style.COLOURS[1]), ("val", style.COLOURS[0])):
             seen, bounds = histories(folders, f"{part}/neg_elbo")
-            if len(seen):
-                label = {"train": "training", "val": "held out"}[part]
-                axes.plot(seen, bounds.mean(0), line, color=colour, lw=1.2, label=label)
-                axes.fill_between(
-                    seen, bounds.min(0), bounds.max(0), color=colour, alpha=0.25, lw=0
-                )
-        test = [-folder.metrics["test/neg_elbo"] for folder in folders]
-        last = seen[-1] if len(seen) else 1
-        axes.plot(last, np.mean(test), "k_", ms=9, mew=1.5, label="test, at the end")
+            low, high = bounds.min(0), bounds.max(0)
+            axes.fill_between(seen, low, high, color=colour, alpha=0.25, lw=0)
+            label = {"train": "training", "val": "held out"}[part]
+            axes.plot(seen, bounds.mean(0), color=colour, lw=1.2, label=label)
+        test = -np.mean([folder.metrics["test/neg_elbo"] for folder in folders])
+        axes.plot(seen[-1], test, "k_", ms=9, mew=1.5, label="test, at the end")
         axes.set(xscale="log", title=f"{size} dim.")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0e}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel("bound −neg_elbo, nats per image")
     drawn.supxlabel("training images seen", size=9)
-    handles, labels = panels[0].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside upper right", ncols=3, fontsize=8)
-    n = len(groups[0][1])
+    n = min(map(len, sizes.values()))
+    drawn.suptitle(f"Plain VAE, n = {n} seeds", x=0.01, ha="left", size=10)
+    lines, labels = panels[0].get_legend_handles_labels()
+    drawn.legend(lines, labels, loc="outside lower center", ncols=3, fontsize=8)
     caption = (
-        "The bound against training images seen, for plain VAEs of five latent sizes "
-        f"(mean of n = {n} seeds, band from the lowest to the highest); cf. Kingma & "
-        "Welling 2014, Figure 2. The training bound is the mean over an epoch in which "
-        "the weights change, the held-out one is taken at its end."
+        "The bound against training images seen, by latent size: mean over seeds in a "
+        "band from the lowest to the highest; cf. Kingma & Welling 2014, Figure 2. The "
+        "training bound is the mean over an epoch in which the weights change, the "
+        "held-out one is taken at its end."
     )
     return [Drawn("aevb_figure2", drawn, caption)]
 

@@ -56,6 +56,11 @@ class Posterior:
         """The labels that occur."""
         return sorted({int(label) for label in self.labels})
 
+    @property
+    def commonest(self) -> float:
+        """The share of the commonest digit: what is right without knowing anything."""
+        return float(np.bincount(self.labels).max() / len(self.labels))
+
     def of(self, digit: int) -> NDArray[np.int64]:
         """The places of a digit's images, in test order."""
         return np.flatnonzero(self.labels == digit)

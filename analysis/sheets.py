@@ -178,7 +178,6 @@ def mixing(run: Run, posterior: Posterior) -> str:
     labels = posterior.labels
     found = latent.neighbour_accuracy(posterior.mu, labels)
     pixels = latent.neighbour_accuracy(posterior.pixels, labels)
-    commonest = np.bincount(labels).max() / len(labels)
     should = (
         "The model is given the label: z need not carry it, and the colours should mix."
         if run.model.classes
@@ -186,9 +185,9 @@ def mixing(run: Run, posterior: Posterior) -> str:
     )
     return (
         f"{should} The {latent.NEIGHBOURS} nearest neighbours in z name the digit of "
-        f"{100 * found:.1f} % of the images; {100 * commonest:.1f} % would be naming "
-        f"the commonest, which is to know nothing, and neighbours in the pixels reach "
-        f"{100 * pixels:.1f} %."
+        f"{100 * found:.1f} % of the images. Always naming the commonest would be "
+        f"right for {100 * posterior.commonest:.1f} %, neighbours in the pixels are "
+        f"for {100 * pixels:.1f} %."
     )
 
 

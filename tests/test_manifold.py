@@ -109,7 +109,7 @@ def test_the_page_gives_the_numbers(tmp_path: Path) -> None:
     _, page = drawn(tmp_path)
     found = 100 * latent.neighbour_accuracy(posterior.mu, posterior.labels)
     assert f"in z name the digit of {found:.1f} %" in page
-    assert "10.0 % would be naming the commonest" in page
+    assert "the commonest would be right for 10.0 %" in page
     assert "colours should mix" in page
     kl = posterior.kl.mean(0)
     assert f"| z{kl.argmax() + 1} | {kl.max():.4f} |" in page
