@@ -8,7 +8,7 @@ SHELL := /bin/bash
 # What the user passes reaches the shell as environment variables, never as text of a
 # command: no blank, quote, ; or $( ) in it is ever interpreted, by make or by the shell.
 ARGUMENTS := CONFIG SET RUN DIGIT N SEED TEMPERATURE OUT K LABEL_K PORT OFFLINE PYTEST \
-	EXPERIMENT SWEEP FILTER BY AGAINST METRIC FORMATS
+	JOBS THREADS ENGINE GPUS DRY EXPERIMENT SWEEP FILTER BY AGAINST METRIC FORMATS
 define literal
 override $(1) := $$(value $(1))
 export $(1)
@@ -24,7 +24,7 @@ READY := .venv/.ready
 endif
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup data experiment samples evaluate compare report list sync ui \
+.PHONY: help setup data experiment sweep samples evaluate compare report list sync ui \
 	bench test test-services lint clean
 
 help:  ## this list
@@ -48,6 +48,12 @@ data: $(READY)  ## unpack and verify MNIST               make data
 experiment: $(READY)  ## train one spec                        make experiment CONFIG=experiments/quickstart.yaml SET="model.latent_dim=8"
 	@$(PYTHON) -m cvae run "$${CONFIG:?say which, such as CONFIG=experiments/quickstart.yaml}" \
 		--set "$$SET" $${OFFLINE:+--offline}
+
+sweep: $(READY)  ## train all variants of a spec          make sweep CONFIG=experiments/sweeps/beta.yaml JOBS=2
+	@$(PYTHON) -m cvae sweep "$${CONFIG:?say which, such as CONFIG=experiments/sweeps/beta.yaml}" \
+		--set "$$SET" $${OFFLINE:+--offline} $${DRY:+--dry} $${JOBS:+--jobs "$$JOBS"} \
+		$${THREADS:+--threads "$$THREADS"} $${ENGINE:+--engine "$$ENGINE"} \
+		$${GPUS:+--gpus "$$GPUS"}
 
 samples: $(READY)  ## draw digits from a finished run       make samples RUN=quickstart DIGIT=5 N=16
 	@$(PYTHON) -m cvae samples $${RUN:+--run "$$RUN"} $${DIGIT:+--digit "$$DIGIT"} \

@@ -18,6 +18,7 @@ EXIT_CODES = {
     "Diverged": 4,
     "TrackingError": 5,
     "Busy": 1,
+    "SweepIncomplete": 1,
     "OSError": 1,
 }
 

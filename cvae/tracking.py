@@ -22,7 +22,7 @@ from typing import Any
 
 from cvae import charts
 from cvae.checkpoint import write_atomic
-from cvae.folder import Record, RunFolder
+from cvae.folder import Record, RunFolder, SweepFolder, database, tracking_uri
 from cvae.spec import flatten
 
 # An absent server is noticed in seconds, and nobody is phoned home.
@@ -48,6 +48,7 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 BATCH = 1000  # metrics a call, MLflow's own limit
 PAUSE = 60.0  # seconds between attempts to reach a store that went away
 STEP_IMAGE = re.compile(r"(?P<key>[a-z_]+)-(?P<step>\d+)\.png")
+SWEEP_ARTIFACTS = ("sweep.yaml", "table.csv")
 ARTIFACTS = ("spec.yaml", "records.jsonl", "run.json", "git.diff", "model.safetensors")
 
 log = logging.getLogger("cvae")
@@ -55,19 +56,6 @@ log = logging.getLogger("cvae")
 
 class TrackingError(Exception):
     """The tracking store cannot be used (exit code 5)."""
-
-
-def has_store(runs: Path) -> bool:
-    """Whether there is a store to read; a `Tracker` would make an empty one."""
-    uri = tracking_uri(runs)
-    return not uri.startswith("sqlite:") or _database(uri).exists()
-
-
-def tracking_uri(runs: Path) -> str:
-    """MLFLOW_TRACKING_URI, or the sqlite file inside `runs`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or (
-        f"sqlite:///{runs.resolve() / 'mlflow.db'}"
-    )
 
 
 class Tracker:
@@ -82,11 +70,11 @@ class Tracker:
         self.uri = tracking_uri(runs)
         self.failed_at = -PAUSE
         with clear_errors(self.uri), _one_at_a_time(runs, self.uri):
-            fresh = self.uri.startswith("sqlite:") and not _database(self.uri).exists()
+            fresh = self.uri.startswith("sqlite:") and not database(self.uri).exists()
             self.client = MlflowClient(self.uri)
             self.client.search_experiments(max_results=1)
             if fresh:
-                with sqlite3.connect(_database(self.uri)) as connection:
+                with sqlite3.connect(database(self.uri)) as connection:
                     connection.execute("PRAGMA journal_mode=WAL")
 
     def publish(self, folder: RunFolder) -> None:
@@ -103,6 +91,62 @@ class Tracker:
             if status not in ("NEW", "RUNNING"):
                 self._artifacts(folder, seen)
             self._describe(folder, seen, status)
+
+    def publish_sweep(self, folder: SweepFolder) -> str:
+        """Make the run that a sweep's runs are nested under, or bring it up to date.
+
+        Returns:
+            Its run id.
+
+        Raises:
+            TrackingError: as `publish`.
+        """
+        info = folder.info
+        with clear_errors(self.uri):
+            experiment = self._experiment(info["experiment"])
+            run_id = _cursor(folder, self.uri).get("run_id")
+            if not run_id or self._gone(run_id):
+                tags = {
+                    "mlflow.user": _user(),
+                    "mlflow.source.name": info["command"],
+                    "mlflow.source.type": "LOCAL",
+                    "cvae.kind": "sweep",
+                    "cvae.sweep": folder.name,
+                    "cvae.uid": info["uid"],
+                }
+                began = int(1000 * info["started"])
+                run_id = self._find_or_create(experiment, folder.name, tags, began)
+                seen = {"uri": self.uri, "run_id": run_id, "experiment_id": experiment}
+                _remember(folder, seen)
+            swept: dict[str, list[str]] = {key: [] for key in info["keys"]}
+            for run in info["runs"]:
+                for key, value in run["swept"].items():
+                    if _text(value) not in swept[key]:
+                        swept[key].append(_text(value))
+            tags = {f"sweep.{key}": ", ".join(found) for key, found in swept.items()}
+            note = [info["header"].replace("\n", "  \n"), "", info.get("summary", "")]
+            tags["mlflow.note.content"] = "\n".join(note)
+            self.client.log_batch(
+                run_id, tags=[RunTag(key, value[:5000]) for key, value in tags.items()]
+            )
+            for name in SWEEP_ARTIFACTS:
+                if (path := folder.path / name).exists():
+                    self.client.log_artifact(run_id, str(path))
+            if info["status"] == "RUNNING":
+                self.client.update_run(run_id, status="RUNNING")
+            else:
+                ended = int(1000 * info["ended"])
+                self.client.set_terminated(run_id, info["status"], ended)
+        return str(run_id)
+
+    def try_publish_sweep(self, folder: SweepFolder) -> bool:
+        """`publish_sweep`; a store that is away is said."""
+        try:
+            self.publish_sweep(folder)
+        except TrackingError as error:
+            log.warning("%s; publish the sweep later: make sync", error)
+            return False
+        return True
 
     def try_publish(self, folder: RunFolder) -> bool:
         """`publish`, but a store that is away is said, and asked again in a minute."""
@@ -128,36 +172,19 @@ class Tracker:
             if charts.TAG in experiment.tags
         }
 
-    def attach(self, run_id: str, path: Path, folder: str) -> None:
-        """A file as an artifact of the run, in a folder of its artifacts."""
-        with clear_errors(self.uri):
-            self.client.log_artifact(run_id, str(path), folder)
-
-    def page(self, experiment: str, name: str) -> str:
-        """The id of a run that only holds artifacts, made if there is none."""
-        query = f"tags.`cvae.kind` = 'page' and attributes.run_name = '{name}'"
-        with clear_errors(self.uri):
-            for run in self.client.search_runs([experiment], query, max_results=1):
-                return str(run.info.run_id)
-            tags = {"cvae.kind": "page"}
-            made = self.client.create_run(experiment, tags=tags, run_name=name)
-            self.client.set_terminated(made.info.run_id, "FINISHED")
-        return str(made.info.run_id)
-
     def _begin(self, folder: RunFolder) -> dict[str, Any]:
         """The run in the store, found by its uid or made; what was published so far."""
         seen = _cursor(folder, self.uri)
-        if (
-            seen
-            and self.client.get_run(seen["run_id"]).info.lifecycle_stage == "active"
-        ):
+        if seen and not self._gone(seen["run_id"]):
             return seen
         spec, info = folder.spec(), folder.info
         experiment = self._experiment(spec.tracking.experiment)
-        query = f"tags.`cvae.uid` = '{info['uid']}'"
-        found = self.client.search_runs([experiment], query)
-        run = found[0] if found else self._create(experiment, folder)
-        run_id = run.info.run_id
+        run_id = self._find_or_create(
+            experiment,
+            info.get("label") or folder.name,
+            self._tags(folder),
+            int(1000 * info["started"]),
+        )
         params = [Param(key, _text(value)) for key, value in flatten(spec).items()]
         params += [Param(key, _text(value)) for key, value in info["facts"].items()]
         self.client.log_batch(run_id, params=params)
@@ -177,10 +204,24 @@ class Tracker:
         _remember(folder, seen)
         return seen
 
-    def _create(self, experiment: str, folder: RunFolder) -> Any:
+    def _gone(self, run_id: str) -> bool:
+        return bool(self.client.get_run(run_id).info.lifecycle_stage != "active")
+
+    def _find_or_create(
+        self, experiment: str, name: str, tags: dict[str, str], began: int
+    ) -> str:
+        query = f"tags.`cvae.uid` = '{tags['cvae.uid']}'"
+        found = self.client.search_runs([experiment], query)
+        run = (
+            found[0] if found else self.client.create_run(experiment, began, tags, name)
+        )
+        return str(run.info.run_id)
+
+    def _tags(self, folder: RunFolder) -> dict[str, str]:
+        """What the run is found, sorted and nested by."""
         info = folder.info
         tags = {
-            "mlflow.user": getpass.getuser() if hasattr(os, "getuid") else "",
+            "mlflow.user": _user(),
             "mlflow.source.name": info.get("command", "cvae"),
             "mlflow.source.type": "LOCAL",
             "cvae.uid": info["uid"],
@@ -189,8 +230,16 @@ class Tracker:
         }
         for key, value in info.get("git", {}).items():
             tags[f"mlflow.source.git.{key}"] = value
-        began = int(1000 * info["started"])
-        return self.client.create_run(experiment, began, tags, folder.name)
+        if name := info.get("sweep"):
+            parent = SweepFolder(folder.path.parent / "sweeps" / name)
+            run_id = _cursor(parent, self.uri).get("run_id")
+            if not run_id and parent.info:
+                run_id = self.publish_sweep(parent)
+            tags["cvae.sweep"] = name
+            tags |= {f"sweep.{key}": _text(v) for key, v in info["swept"].items()}
+            if run_id:
+                tags["mlflow.parentRunId"] = run_id
+        return tags
 
     def _experiment(self, name: str) -> str:
         with _one_at_a_time(self.runs, self.uri):
@@ -317,11 +366,15 @@ def _datasets(info: dict[str, Any]) -> list[DatasetInput]:
     return inputs
 
 
+def _user() -> str:
+    return getpass.getuser() if hasattr(os, "getuid") else ""
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _cursor(folder: RunFolder, uri: str) -> dict[str, Any]:
+def _cursor(folder: RunFolder | SweepFolder, uri: str) -> dict[str, Any]:
     """What `_remember` wrote for this store; losing it costs time, not truth."""
     try:
         seen = json.loads((folder.path / "tracking.json").read_text())
@@ -330,12 +383,8 @@ def _cursor(folder: RunFolder, uri: str) -> dict[str, Any]:
     return seen if seen.get("uri") == uri else {}
 
 
-def _remember(folder: RunFolder, seen: dict[str, Any]) -> None:
+def _remember(folder: RunFolder | SweepFolder, seen: dict[str, Any]) -> None:
     write_atomic(folder.path / "tracking.json", json.dumps(seen).encode())
-
-
-def _database(uri: str) -> Path:
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
 
 
 @contextmanager
