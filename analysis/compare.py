@@ -137,9 +137,9 @@ def markdown(result: Result, pictures: Sequence[Picture]) -> str:
 
 
 METHOD = (
-    "n counts runs; ± is their sample standard deviation. Intervals are 95 % "
-    "bootstrap intervals of the mean (BCa, 9,999 resamples), too narrow for under "
-    f"{ENOUGH} runs. Differences are of runs paired by seed where the seeds agree. p is of a "
+    "n counts runs; ± is their sample standard deviation. Intervals are 95 % bootstrap "
+    f"intervals of the mean (BCa, 9,999 resamples), too narrow for under {ENOUGH} runs. "
+    "Differences are of runs paired by seed where the seeds agree. p is of a "
     "permutation test of the means, exact where it can be, adjusted for all settings "
     "(Benjamini and Hochberg). A best setting that was found on the same runs makes "
     "differences to it look slightly large."

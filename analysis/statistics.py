@@ -49,19 +49,22 @@ def interval(*samples: NDArray[np.float64]) -> tuple[float, float]:
     """
     if min(len(sample) for sample in samples) < SOME:
         return math.nan, math.nan
-    if all(np.ptp(sample) == 0 for sample in samples):
-        only = float(_difference(*samples))
-        return only, only
+    middle = float(_difference(*samples))
+    spread = max(float(np.ptp(sample)) for sample in samples)
+    if spread == 0:
+        return middle, middle
+    # Many resamples of few values have the very mean of the sample: they must tie with
+    # it, or rounding errors decide how biased the bootstrap looks.
     found = stats.bootstrap(
-        samples,
-        _difference,
+        [(sample - sample.mean()) / spread for sample in samples],
+        lambda *each, axis=-1: _difference(*each, axis=axis).round(12),
         n_resamples=RESAMPLES,
         confidence_level=LEVEL,
         method="BCa",
         vectorized=True,
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return middle + spread * float(found.low), middle + spread * float(found.high)
 
 
 def paired_test(differences: NDArray[np.float64]) -> float:
