@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cvae.folder import RunFolder, SweepFolder, folders, has_store, sweeps
 from cvae.spec import NAME, Spec, flatten
-from cvae.specfile import SpecError
 
 if TYPE_CHECKING:
     from cvae.store import Stored
@@ -241,7 +240,7 @@ def _from_folders(
             continue
         try:
             run = _folder_run(folder)
-        except (SpecError, OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # whatever it is, it is wrong with this folder only
             unreadable[folder.name] = " ".join(str(error).split())[:200]
             continue
         if experiment in (None, run.experiment):
