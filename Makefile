@@ -8,7 +8,7 @@ SHELL := /bin/bash
 # What the user passes reaches the shell as environment variables, never as text of a
 # command: no blank, quote, ; or $( ) in it is ever interpreted, by make or by the shell.
 ARGUMENTS := CONFIG SET RUN DIGIT N SEED TEMPERATURE OUT K LABEL_K PORT OFFLINE PYTEST \
-	JOBS THREADS ENGINE GPUS DRY
+	JOBS THREADS ENGINE GPUS DRY EXPERIMENT SWEEP FILTER BY AGAINST METRIC FORMATS
 define literal
 override $(1) := $$(value $(1))
 export $(1)
@@ -24,8 +24,8 @@ READY := .venv/.ready
 endif
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup data experiment sweep samples evaluate list sync ui bench test \
-	test-services lint clean
+.PHONY: help setup data experiment sweep samples evaluate compare report list sync ui \
+	bench test test-services lint clean
 
 help:  ## this list
 	@echo "Conditional VAEs on raw MNIST"
@@ -63,6 +63,17 @@ samples: $(READY)  ## draw digits from a finished run       make samples RUN=qui
 evaluate: $(READY)  ## importance-sampled NLL, label accuracy make evaluate RUN=quickstart K=500 LABEL_K=100
 	@$(PYTHON) -m cvae evaluate $${RUN:+--run "$$RUN"} \
 		$${K:+--importance-samples "$$K"} $${LABEL_K:+--label-samples "$$LABEL_K"}
+
+SELECTED = $${EXPERIMENT:+--experiment "$$EXPERIMENT"} $${SWEEP:+--sweep "$$SWEEP"} \
+	$${RUN:+--run "$$RUN"} $${FILTER:+--filter "$$FILTER"} $${BY:+--by "$$BY"} \
+	$${AGAINST:+--against "$$AGAINST"} $${METRIC:+--metric "$$METRIC"} \
+	$${FORMATS:+--formats "$$FORMATS"} $${OUT:+--out "$$OUT"}
+
+compare: $(READY)  ## tables, curves, what the seeds say    make compare SWEEP=latent_beta BY=model.latent_dim
+	@$(PYTHON) -m analysis.compare $(SELECTED)
+
+report: $(READY)  ## one HTML page of an experiment        make report EXPERIMENT=cvae
+	@$(PYTHON) -m analysis.report $(SELECTED)
 
 list: $(READY)  ## the runs of this folder               make list
 	@$(PYTHON) -m cvae list

@@ -23,8 +23,8 @@ COLOURS = (
     "#CC79A7",  # reddish purple
     "#E69F00",  # orange
     "#56B4E9",  # sky blue
-    "#F0E442",  # yellow
     "#000000",
+    "#F0E442",  # yellow: last, for it is faint on white
 )
 FORMATS = ("png", "svg", "pdf")
 

@@ -12,7 +12,6 @@ _BEGAN = time.perf_counter()
 
 import argparse  # noqa: E402
 import json  # noqa: E402
-import logging  # noqa: E402
 import math  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
@@ -23,47 +22,19 @@ from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Any, NoReturn  # noqa: E402
 
+from cvae.exits import guarded  # noqa: E402
+
 if TYPE_CHECKING:
     from cvae.folder import RunFolder
 
-log = logging.getLogger("cvae")
-
-EXIT_CODES = {
-    "SpecError": 2,
-    "RunNotFound": 2,
-    "ValueError": 2,
-    "DataError": 3,
-    "Diverged": 4,
-    "TrackingError": 5,
-    "Busy": 1,
-    "SweepIncomplete": 1,
-    "OSError": 1,
-}
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    log.setLevel(logging.INFO)
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
-    try:
-        options.act(options)
-    except KeyboardInterrupt as stop:
-        log.error("interrupted; the same command goes on from the last checkpoint")
-        return 143 if type(stop).__name__ == "Terminated" else 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        for kind in type(error).__mro__:
-            if kind.__name__ in EXIT_CODES:
-                if isinstance(error, OSError) and error.filename:
-                    log.error("%s: %s", error.filename, error.strerror)
-                else:
-                    log.error("%s", error)
-                return EXIT_CODES[kind.__name__]
-        raise
-    return 0
+    return guarded(
+        lambda: options.act(options),
+        interrupted="interrupted; the same command goes on from the last checkpoint",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -58,6 +58,12 @@ class TrackingError(Exception):
     """The tracking store cannot be used (exit code 5)."""
 
 
+def has_store(runs: Path) -> bool:
+    """Whether there is a store to read; a `Tracker` would make an empty one."""
+    uri = tracking_uri(runs)
+    return not uri.startswith("sqlite:") or _database(uri).exists()
+
+
 def tracking_uri(runs: Path) -> str:
     """MLFLOW_TRACKING_URI, or the sqlite file inside `runs`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or (
@@ -76,12 +82,12 @@ class Tracker:
         self.runs = runs
         self.uri = tracking_uri(runs)
         self.failed_at = -PAUSE
-        with _clear_errors(self.uri), _one_at_a_time(runs, self.uri):
-            fresh = self.uri.startswith("sqlite:") and not self._database().exists()
+        with clear_errors(self.uri), _one_at_a_time(runs, self.uri):
+            fresh = self.uri.startswith("sqlite:") and not _database(self.uri).exists()
             self.client = MlflowClient(self.uri)
             self.client.search_experiments(max_results=1)
             if fresh:
-                with sqlite3.connect(self._database()) as connection:
+                with sqlite3.connect(_database(self.uri)) as connection:
                     connection.execute("PRAGMA journal_mode=WAL")
 
     def publish(self, folder: RunFolder) -> None:
@@ -90,7 +96,7 @@ class Tracker:
         Raises:
             TrackingError: the store cannot be reached or refuses; call again later.
         """
-        with _clear_errors(self.uri):
+        with clear_errors(self.uri):
             seen = self._begin(folder)
             self._metrics(folder, seen)
             self._images(folder, seen)
@@ -109,7 +115,7 @@ class Tracker:
             TrackingError: as `publish`.
         """
         info = folder.info
-        with _clear_errors(self.uri):
+        with clear_errors(self.uri):
             experiment = self._experiment(info["experiment"])
             run_id = _cursor(folder, self.uri).get("run_id")
             if not run_id or self._gone(run_id):
@@ -171,7 +177,7 @@ class Tracker:
 
     def pages(self, address: str) -> dict[str, str]:
         """The comparison page of every experiment in a UI at `address`, by name."""
-        with _clear_errors(self.uri):
+        with clear_errors(self.uri):
             found = self.client.search_experiments()
         return {
             experiment.name: charts.link(address, experiment.experiment_id)
@@ -179,8 +185,21 @@ class Tracker:
             if charts.TAG in experiment.tags
         }
 
-    def _database(self) -> Path:
-        return Path(self.uri.removeprefix("sqlite:///").partition("?")[0])
+    def attach(self, run_id: str, path: Path, folder: str) -> None:
+        """A file as an artifact of the run, in a folder of its artifacts."""
+        with clear_errors(self.uri):
+            self.client.log_artifact(run_id, str(path), folder)
+
+    def page(self, experiment: str, name: str) -> str:
+        """The id of a run that only holds artifacts, made if there is none."""
+        query = f"tags.`cvae.kind` = 'page' and attributes.run_name = '{name}'"
+        with clear_errors(self.uri):
+            for run in self.client.search_runs([experiment], query, max_results=1):
+                return str(run.info.run_id)
+            tags = {"cvae.kind": "page"}
+            made = self.client.create_run(experiment, tags=tags, run_name=name)
+            self.client.set_terminated(made.info.run_id, "FINISHED")
+        return str(made.info.run_id)
 
     def _begin(self, folder: RunFolder) -> dict[str, Any]:
         """The run in the store, found by its uid or made; what was published so far."""
@@ -397,6 +416,10 @@ def _remember(folder: RunFolder | SweepFolder, seen: dict[str, Any]) -> None:
     write_atomic(folder.path / "tracking.json", json.dumps(seen).encode())
 
 
+def _database(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+
+
 @contextmanager
 def _one_at_a_time(runs: Path, uri: str) -> Iterator[None]:
     """Migrations and experiment creation take no lock of their own in MLflow."""
@@ -407,7 +430,7 @@ def _one_at_a_time(runs: Path, uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def _clear_errors(uri: str) -> Iterator[None]:
+def clear_errors(uri: str) -> Iterator[None]:
     """Whatever MLflow, its database or the network throws, as one clear line."""
     import requests
     import sqlalchemy.exc
