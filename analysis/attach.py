@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.load import Runs
+from cvae.folder import has_store
 
 if TYPE_CHECKING:
     from cvae.tracking import Tracker
@@ -21,10 +22,11 @@ def attach(
     With `always` files of runs without a sweep go somewhere, too: to the run itself if
     it is one, else to a run of the experiment that holds nothing but such pages.
     """
-    from cvae.tracking import Tracker, TrackingError, has_store
-
     if not has_store(runs.place):
         return "not in MLflow: there is no tracking store"
+    from cvae import store
+    from cvae.tracking import Tracker, TrackingError
+
     try:
         tracker = runs.tracker or Tracker(runs.place)
         home = _parent(runs, tracker) if runs.sweep else None
@@ -33,7 +35,7 @@ def attach(
         if home is None:
             return f"not in MLflow: {_why(runs)}"
         for file in files:
-            tracker.attach(home, file, folder)
+            store.attach(tracker, home, file, folder)
     except TrackingError as error:
         return f"not in MLflow: {error}"
     return f"in MLflow: run {home}, artifacts {folder}/"
@@ -41,7 +43,7 @@ def attach(
 
 def _parent(runs: Runs, tracker: Tracker) -> str | None:
     """The sweep's run: as its folder says, or as the store does."""
-    from cvae import reading
+    from cvae import store
 
     note = runs.place / "sweeps" / runs.sweep / "tracking.json"
     try:
@@ -50,20 +52,20 @@ def _parent(runs: Runs, tracker: Tracker) -> str | None:
             return str(known["run_id"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    places = list(reading.experiments(tracker).values())
+    places = list(store.experiments(tracker).values())
     query = f"tags.`cvae.sweep` = '{runs.sweep}' and tags.`cvae.kind` = 'sweep'"
-    for parent in reading.search(tracker, places, query):
+    for parent in store.search(tracker, places, query):
         return parent.run_id
     return None
 
 
 def _page(runs: Runs, tracker: Tracker) -> str | None:
-    from cvae import reading
+    from cvae import store
 
     if len(runs.rows) == 1:
         return runs.rows[0].run_id
-    place = reading.experiments(tracker).get(runs.experiment)
-    return tracker.page(place, "report") if place else None
+    place = store.experiments(tracker).get(runs.experiment)
+    return store.page(tracker, place, "report") if place else None
 
 
 def _why(runs: Runs) -> str:

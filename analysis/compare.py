@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis import arguments, attach, sides, style, tables
+from analysis import arguments, attach, sides, tables
 from analysis.load import Run, RunNotFound, Runs
 from analysis.sides import Comparison, Difference, Side
 from analysis.statistics import ENOUGH, Summary
@@ -94,7 +94,7 @@ def compare(
 
 def draw(result: Result, out: Path, formats: Sequence[str] = ("png",)) -> list[Picture]:
     """Every figure of the comparison, written to `out`."""
-    from analysis import plots
+    from analysis import plots, style  # matplotlib takes a second to load
 
     return [
         Picture(name, caption, tuple(style.save(figure, out / f"{name}.png", formats)))
@@ -137,10 +137,10 @@ def markdown(result: Result, pictures: Sequence[Picture]) -> str:
 
 
 METHOD = (
-    "n counts runs; ± is their sample standard deviation. Intervals are 95 % "
-    "bootstrap intervals of the mean (BCa, 9,999 resamples) and too narrow for under "
-    f"{ENOUGH} runs. Differences are of runs paired by seed where the seeds agree. p is of a "
-    "permutation test of the means, exact where it can be, adjusted for all settings "
+    "n counts runs; ± is their sample standard deviation. Intervals are 95 % bootstrap "
+    "intervals of the mean (BCa, 9,999 resamples); for fewer than five runs they are "
+    "too narrow. Differences are of runs paired by seed where the seeds agree. p is of "
+    "a permutation test of the means, exact where it can be, adjusted for all settings "
     "(Benjamini and Hochberg). A best setting that was found on the same runs makes "
     "differences to it look slightly large."
 )
@@ -180,18 +180,16 @@ def _apart(each: Difference, side: Side, found: Comparison) -> str:
     details = []
     if each.pairs:
         what = "run" if side.pooled or against.pooled else "seed"
-        details.append(
-            f"{each.pairs} {'pair' if each.pairs == 1 else 'pairs'} by {what}"
-        )
+        pairs = "pair" if each.pairs == 1 else "pairs"
+        details.append(f"{each.pairs} {pairs} by {what}")
     if not math.isnan(gap.low):
         low, high = tables.between(gap.low, gap.high, metric).split(" to ")
         details.append(f"95 % interval {low} to {high}")
     if math.isnan(each.p):
         details.append(f"too few seeds for a test, which takes {ENOUGH}")
     else:
-        details.append(
-            f"p = {tables.p_value(each.adjusted)}, adjusted".replace("= <", "<")
-        )
+        p = tables.p_value(each.adjusted)
+        details.append(f"adjusted p {p if p[0] == '<' else f'= {p}'}")
     return f"; {verdict} ({', '.join(details)})"
 
 

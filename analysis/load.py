@@ -11,17 +11,17 @@ import difflib
 import json
 import logging
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cvae.folder import RunFolder, folders
+from cvae.folder import RunFolder, SweepFolder, folders, has_store, sweeps
 from cvae.spec import NAME, Spec, flatten
-from cvae.specfile import SpecError
 
 if TYPE_CHECKING:
-    from cvae.reading import Stored
+    from cvae.store import Stored
     from cvae.tracking import Tracker
 
 DEFAULTS = flatten(Spec(name="default"))
@@ -98,9 +98,10 @@ class Runs:
         """One row a run: what differs, `test/…`, seconds, status."""
         scores = {key for run in self.rows for key in run.metrics}
         chosen = sorted(key for key in scores if key.startswith("test/"))
+        differing = self.differing
         return [
             {"run": run.name}
-            | {key: run.fields.get(key) for key in self.differing}
+            | {key: run.fields.get(key) for key in differing}
             | {key: run.metrics.get(key) for key in chosen}
             | {"seconds": run.seconds, "status": run.status}
             for run in self.rows
@@ -120,9 +121,9 @@ class Runs:
             ]
         if self.tracker is None or run.run_id is None:
             return []
-        from cvae import reading
+        from cvae import store
 
-        return reading.history(self.tracker, run.run_id, key)
+        return store.history(self.tracker, run.run_id, key)
 
     def file(self, run: Run, path: str) -> bytes | None:
         """A file of the run's folder, or that artifact of it; None if it is missing."""
@@ -133,9 +134,9 @@ class Runs:
                 return None
         if self.tracker is None or run.run_id is None:
             return None
-        from cvae import reading
+        from cvae import store
 
-        return reading.artifact(self.tracker, run.run_id, path)
+        return store.artifact(self.tracker, run.run_id, path)
 
 
 def load_runs(
@@ -159,27 +160,22 @@ def load_runs(
         TrackingError: the store cannot be read.
         ValueError: a bad filter, or a filter without a store.
     """
-    from_store = source == "store" or (source == "auto" and _has_store(runs))
-    if filter and not from_store:
-        raise ValueError("a filter is answered by the tracking store; there is none")
     if sweep and not NAME.fullmatch(sweep):
         raise RunNotFound(f"no sweep {sweep[:80]!r}; {_sweeps(runs)}")
     tracker: Tracker | None = None
+    found: list[Run] = []
     unreadable: dict[str, str] = {}
-    if from_store:
+    if source == "store" or (source == "auto" and has_store(runs)):
         tracker, found = _from_store(runs, experiment, sweep, filter)
-    else:
-        found, unreadable = _from_folders(runs)
-        if experiment:
-            _check(experiment, {run.experiment for run in found}, "experiment")
-            found = [run for run in found if run.experiment == experiment]
-        if sweep:
-            found = [run for run in found if run.sweep == sweep]
-    chosen = _chosen(found, ids) if ids else found
+    elif filter:
+        raise ValueError("a filter is answered by the tracking store; there is none")
+    if source == "folders" or (source == "auto" and not filter):
+        more, unreadable = _from_folders(runs, experiment, sweep, tracker)
+        known = {run.uid for run in found}
+        found += [run for run in more if run.uid not in known]
+    chosen = _chosen(found, ids) if ids and found else found
     if not chosen:
-        raise RunNotFound(_nothing(runs, experiment, sweep, filter))
-    if tracker is not None:
-        _count_unpublished(runs, chosen, experiment, sweep)
+        raise RunNotFound(_nothing(runs, experiment, sweep, filter, tracker))
     name = sweep or experiment or (ids[0] if len(ids) == 1 else "runs")
     rows = tuple(sorted(chosen, key=lambda run: (run.started, run.name)))
     return Runs(name, rows, unreadable, sweep or "", experiment or "", runs, tracker)
@@ -188,39 +184,31 @@ def load_runs(
 def _from_store(
     runs: Path, experiment: str | None, sweep: str | None, query: str
 ) -> tuple[Tracker, list[Run]]:
-    from cvae import reading
+    from cvae import store
     from cvae.tracking import Tracker
 
     tracker = Tracker(runs)
-    names = reading.experiments(tracker)
-    if experiment:
-        _check(experiment, names, "experiment")
-    places = [names[experiment]] if experiment else list(names.values())
+    names = store.experiments(tracker)
+    places = [id for name, id in names.items() if experiment in (None, name)]
     if sweep:
         tagged = f"tags.`cvae.sweep` = '{sweep}'"
         query = f"{tagged} and {query}" if query else tagged
-    here = {path.parent.name for path in runs.glob("*/run.json")}
-    found = [
-        _stored_run(stored, runs, here)
-        for stored in reading.search(tracker, places, query)
+    here = {folder.info.get("uid"): folder for folder in folders(runs)}
+    return tracker, [
+        _stored_run(stored, here.get(stored.tags.get("cvae.uid", "")))
+        for stored in (store.search(tracker, places, query) if places else ())
         if "cvae.kind" not in stored.tags and "name" in stored.params
     ]
-    return tracker, found
 
 
-def _stored_run(stored: Stored, runs: Path, here: set[str]) -> Run:
-    """A row of the store; its folder only if that holds the same run."""
+def _stored_run(stored: Stored, folder: RunFolder | None) -> Run:
     known = {key: value for key, value in stored.params.items() if _is_field(key)}
     facts = {key: stored.params[key] for key in stored.params.keys() - known.keys()}
-    uid = stored.tags.get("cvae.uid", "")
-    folder = RunFolder(runs / stored.name) if stored.name in here else None
-    if folder is not None and folder.info.get("uid") != uid:
-        folder = None
     fields = DEFAULTS | {key: _value(key, text) for key, text in known.items()}
     return Run(
-        name=stored.name,
+        name=folder.name if folder else stored.name,
         id=stored.tags.get("cvae.id", ""),
-        uid=uid,
+        uid=stored.tags.get("cvae.uid", ""),
         status=stored.status,
         experiment=str(fields["tracking.experiment"]),
         started=stored.started,
@@ -236,24 +224,45 @@ def _stored_run(stored: Stored, runs: Path, here: set[str]) -> Run:
     )
 
 
-def _from_folders(runs: Path) -> tuple[list[Run], dict[str, str]]:
-    """Every folder as a run, and those that cannot be read with the reason."""
+def _from_folders(
+    runs: Path, experiment: str | None, sweep: str | None, tracker: Tracker | None
+) -> tuple[list[Run], dict[str, str]]:
+    """The folders that fit and are not in the store; the unreadable with the reason."""
+    listed = SweepFolder(runs / "sweeps" / sweep).info.get("runs", []) if sweep else []
+    members = {entry["folder"] for entry in listed}
     found, unreadable = [], {}
     for folder in folders(runs):
+        info = folder.info
+        tagged = sweep is not None and info.get("sweep") == sweep
+        if sweep and not tagged and folder.name not in members:
+            continue
+        if tracker and (tagged or not sweep) and _published(folder, tracker.uri):
+            continue
         try:
-            found.append(_folder_run(folder))
-        except (SpecError, OSError, ValueError, KeyError, TypeError) as error:
+            run = _folder_run(folder)
+        except Exception as error:  # whatever it is, it is wrong with this folder only
             unreadable[folder.name] = " ".join(str(error).split())[:200]
+            continue
+        if experiment in (None, run.experiment):
+            found.append(run)
     return found, unreadable
+
+
+def _published(folder: RunFolder, uri: str) -> bool:
+    return f'"{uri}"' in _text(folder.path / "tracking.json")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def _folder_run(folder: RunFolder) -> Run:
     info = folder.info
     fields = flatten(folder.spec())
-    try:
-        run_id = json.loads((folder.path / "tracking.json").read_text())["run_id"]
-    except (OSError, ValueError, KeyError):
-        run_id = None
+    seen = re.search(r'"run_id": "(\w+)"', _text(folder.path / "tracking.json"))
     if info["status"] == "FINISHED" and not (folder.path / "records.jsonl").exists():
         raise ValueError("records.jsonl is missing")
     return Run(
@@ -270,7 +279,7 @@ def _folder_run(folder: RunFolder) -> Run:
         command=info.get("command", ""),
         commit=info.get("git", {}).get("commit", ""),
         sweep=info.get("sweep", ""),
-        run_id=run_id,
+        run_id=seen[1] if seen else None,
         folder=folder,
     )
 
@@ -285,46 +294,24 @@ def _chosen(found: list[Run], ids: Sequence[str]) -> list[Run]:
             if wanted in (run.id, run.run_id, run.fields["name"]) or name == run.name
         ]
         if not fitting:
-            _check(wanted, {run.name for run in found}, "run")
+            names = sorted({run.name for run in found})
+            raise RunNotFound(f"no run {wanted[:80]!r}; {_nearest(wanted, names)}")
         chosen |= {run.uid or run.name: run for run in fitting}
     return list(chosen.values())
 
 
-def _count_unpublished(
-    runs: Path, known: list[Run], experiment: str | None, sweep: str | None
-) -> None:
-    """Say of finished runs that only their folders know of."""
-    if not (experiment or sweep):
-        return
-    uids = {run.uid for run in known}
-    missing = [
-        folder.name
-        for folder in folders(runs)
-        if folder.info.get("uid") not in uids
-        and folder.info.get("status") == "FINISHED"
-        and (folder.info.get("sweep") == sweep if sweep else True)
-        and not (folder.path / "tracking.json").exists()
-    ]
-    if missing:
-        log.warning(
-            "%d finished not in the tracking store, left out: %s; make sync publishes",
-            len(missing),
-            _listed(missing),
-        )
-
-
-def _check(wanted: str, known: Iterable[str], what: str) -> None:
-    names = sorted(known)
-    if wanted in names:
-        return
-    near = difflib.get_close_matches(wanted[:300], names, 3, 0.4)
-    hint = (
-        f"did you mean {' or '.join(near)}?" if near else f"there is {_listed(names)}"
-    )
-    raise RunNotFound(f"no {what} {wanted[:80]!r}; {hint}")
-
-
-def _nothing(runs: Path, experiment: str | None, sweep: str | None, query: str) -> str:
+def _nothing(
+    runs: Path,
+    experiment: str | None,
+    sweep: str | None,
+    query: str,
+    tracker: Tracker | None,
+) -> str:
+    """Why nothing was found, and what would be."""
+    if experiment:
+        known = _experiments(runs, tracker)
+        if experiment not in known:
+            return f"no experiment {experiment[:80]!r}; {_nearest(experiment, known)}"
     if query:
         return f"no run fits the filter {query!r}"
     if sweep:
@@ -337,20 +324,30 @@ def _nothing(runs: Path, experiment: str | None, sweep: str | None, query: str) 
     )
 
 
+def _experiments(runs: Path, tracker: Tracker | None) -> list[str]:
+    """The experiments of the store and of the folders."""
+    found = {run.experiment for run in _from_folders(runs, None, None, None)[0]}
+    if tracker is not None:
+        from cvae import store
+
+        found |= set(store.experiments(tracker))
+    return sorted(found)
+
+
+def _nearest(wanted: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(wanted[:300], names, 3, 0.4)
+    return (
+        f"did you mean {' or '.join(near)}?" if near else f"there is {_listed(names)}"
+    )
+
+
 def _sweeps(runs: Path) -> str:
-    known = sorted(path.parent.name for path in runs.glob("sweeps/*/sweep.json"))
-    return f"sweeps in {runs}/: {_listed(known)}"
+    return f"sweeps in {runs}/: {_listed([sweep.name for sweep in sweeps(runs)])}"
 
 
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(names[:8]) or "none"
     return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
-
-
-def _has_store(runs: Path) -> bool:
-    from cvae.tracking import has_store
-
-    return has_store(runs)
 
 
 def _is_field(key: str) -> bool:

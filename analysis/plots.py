@@ -121,8 +121,8 @@ def plane(found: Comparison) -> tuple[Figure, str] | None:
     axes.set(xlabel=_axis(rate), ylabel=_axis(distortion))
     axes.set_title(f"Rate and distortion, {part} set (n = {len(x)} {_runs(len(x))})")
     handles = [
-        *(_dot(colour, 36, name) for name, colour in coloured.items() if name),
-        *(_dot(GREY, size, name) for name, size in sized.items()),
+        *(_dot(colour, 36, name) for name, colour in _some(coloured) if name),
+        *(_dot(GREY, size, name) for name, size in _some(sized)),
         Line2D([], [], label="equal neg_elbo", **ISO),
     ]
     figure.legend(handles=handles, loc="outside right upper", fontsize=8)
@@ -315,6 +315,14 @@ def _number(value: Any) -> bool:
 
 def _finite(history: Iterable[tuple[int, float]]) -> dict[int, float]:
     return {epoch: value for epoch, value in history if math.isfinite(value)}
+
+
+def _some(named: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What a legend has room for: all, or some from the first to the last."""
+    items = list(named.items())
+    if len(items) <= SHOWN:
+        return items
+    return [items[round(at)] for at in np.linspace(0, len(items) - 1, SHOWN)]
 
 
 def _whole() -> MaxNLocator:

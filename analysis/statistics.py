@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # scipy.stats takes a second to load and does so when first used
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 9999
@@ -49,25 +49,28 @@ def interval(*samples: NDArray[np.float64]) -> tuple[float, float]:
     """
     if min(len(sample) for sample in samples) < SOME:
         return math.nan, math.nan
-    if all(np.ptp(sample) == 0 for sample in samples):
-        only = float(_difference(*samples))
-        return only, only
-    found = stats.bootstrap(
-        samples,
-        _difference,
+    middle = float(_difference(*samples))
+    spread = max(float(np.ptp(sample)) for sample in samples)
+    if spread == 0:
+        return middle, middle
+    # Many resamples of few values have the very mean of the sample: they must tie with
+    # it, or rounding errors decide how biased the bootstrap looks.
+    found = scipy.stats.bootstrap(
+        [(sample - sample.mean()) / spread for sample in samples],
+        lambda *each, axis=-1: _difference(*each, axis=axis).round(12),
         n_resamples=RESAMPLES,
         confidence_level=LEVEL,
         method="BCa",
         vectorized=True,
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return middle + spread * float(found.low), middle + spread * float(found.high)
 
 
 def paired_test(differences: NDArray[np.float64]) -> float:
     """p of a mean difference of zero: exact sign flips where there are few enough."""
     return float(
-        stats.permutation_test(
+        scipy.stats.permutation_test(
             (differences,),
             np.mean,
             permutation_type="samples",
@@ -80,7 +83,7 @@ def paired_test(differences: NDArray[np.float64]) -> float:
 def permutation_test(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """p of equal distributions, by the difference of means; exact if it can be."""
     return float(
-        stats.permutation_test(
+        scipy.stats.permutation_test(
             (one, other),
             _difference,
             permutation_type="independent",
@@ -95,7 +98,7 @@ def welch(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """p of equal means with unequal variances; nan where neither side has spread."""
     if np.ptp(one) == np.ptp(other) == 0:
         return math.nan
-    return float(stats.ttest_ind(one, other, equal_var=False).pvalue)
+    return float(scipy.stats.ttest_ind(one, other, equal_var=False).pvalue)
 
 
 def adjusted(ps: Sequence[float]) -> list[float]:
@@ -103,7 +106,7 @@ def adjusted(ps: Sequence[float]) -> list[float]:
     found = list(ps)
     asked = [at for at, p in enumerate(ps) if not math.isnan(p)]
     if asked:
-        controlled = stats.false_discovery_control([ps[at] for at in asked])
+        controlled = scipy.stats.false_discovery_control([ps[at] for at in asked])
         for at, p in zip(asked, controlled, strict=True):
             found[at] = float(p)
     return found

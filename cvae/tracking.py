@@ -22,7 +22,7 @@ from typing import Any
 
 from cvae import charts
 from cvae.checkpoint import write_atomic
-from cvae.folder import Record, RunFolder, SweepFolder
+from cvae.folder import Record, RunFolder, SweepFolder, database, tracking_uri
 from cvae.spec import flatten
 
 # An absent server is noticed in seconds, and nobody is phoned home.
@@ -58,19 +58,6 @@ class TrackingError(Exception):
     """The tracking store cannot be used (exit code 5)."""
 
 
-def has_store(runs: Path) -> bool:
-    """Whether there is a store to read; a `Tracker` would make an empty one."""
-    uri = tracking_uri(runs)
-    return not uri.startswith("sqlite:") or _database(uri).exists()
-
-
-def tracking_uri(runs: Path) -> str:
-    """MLFLOW_TRACKING_URI, or the sqlite file inside `runs`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or (
-        f"sqlite:///{runs.resolve() / 'mlflow.db'}"
-    )
-
-
 class Tracker:
     """A tracking store that run folders are published to.
 
@@ -83,11 +70,11 @@ class Tracker:
         self.uri = tracking_uri(runs)
         self.failed_at = -PAUSE
         with clear_errors(self.uri), _one_at_a_time(runs, self.uri):
-            fresh = self.uri.startswith("sqlite:") and not _database(self.uri).exists()
+            fresh = self.uri.startswith("sqlite:") and not database(self.uri).exists()
             self.client = MlflowClient(self.uri)
             self.client.search_experiments(max_results=1)
             if fresh:
-                with sqlite3.connect(_database(self.uri)) as connection:
+                with sqlite3.connect(database(self.uri)) as connection:
                     connection.execute("PRAGMA journal_mode=WAL")
 
     def publish(self, folder: RunFolder) -> None:
@@ -184,22 +171,6 @@ class Tracker:
             for experiment in found
             if charts.TAG in experiment.tags
         }
-
-    def attach(self, run_id: str, path: Path, folder: str) -> None:
-        """A file as an artifact of the run, in a folder of its artifacts."""
-        with clear_errors(self.uri):
-            self.client.log_artifact(run_id, str(path), folder)
-
-    def page(self, experiment: str, name: str) -> str:
-        """The id of a run that only holds artifacts, made if there is none."""
-        query = f"tags.`cvae.kind` = 'page' and attributes.run_name = '{name}'"
-        with clear_errors(self.uri):
-            for run in self.client.search_runs([experiment], query, max_results=1):
-                return str(run.info.run_id)
-            tags = {"cvae.kind": "page"}
-            made = self.client.create_run(experiment, tags=tags, run_name=name)
-            self.client.set_terminated(made.info.run_id, "FINISHED")
-        return str(made.info.run_id)
 
     def _begin(self, folder: RunFolder) -> dict[str, Any]:
         """The run in the store, found by its uid or made; what was published so far."""
@@ -414,10 +385,6 @@ def _cursor(folder: RunFolder | SweepFolder, uri: str) -> dict[str, Any]:
 
 def _remember(folder: RunFolder | SweepFolder, seen: dict[str, Any]) -> None:
     write_atomic(folder.path / "tracking.json", json.dumps(seen).encode())
-
-
-def _database(uri: str) -> Path:
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
 
 
 @contextmanager

@@ -22,11 +22,13 @@ def made_run(
     kl: float = 10.0,
     status: str = "FINISHED",
     epochs: int = 3,
-    started: float = 0.0,
+    started: float | None = None,
     info: dict[str, Any] | None = None,
     **fields: Any,
 ) -> RunFolder:
     """A run whose test/neg_elbo is `bound`, and val/neg_elbo nears it by epochs."""
+    if started is None:
+        started = float(len(list(runs.glob("*/run.json"))))
     wanted = spec(**{"training__epochs": epochs} | fields)
     folder = RunFolder(runs / f"{wanted.name}-{wanted.id}")
     while folder.path.exists():

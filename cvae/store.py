@@ -1,4 +1,4 @@
-"""What a tracking store knows of runs, read page by page; nothing here writes."""
+"""What a tracking store has of runs, read page by page, and files added to it."""
 
 from __future__ import annotations
 
@@ -69,6 +69,24 @@ def artifact(tracker: Tracker, run_id: str, path: str) -> bytes | None:
             found = tracker.client.download_artifacts(run_id, path, aside)
         return Path(found).read_bytes()
     return None
+
+
+def attach(tracker: Tracker, run_id: str, path: Path, folder: str) -> None:
+    """Add a file to the run's artifacts, in a folder of them; an older one goes."""
+    with clear_errors(tracker.uri):
+        tracker.client.log_artifact(run_id, str(path), folder)
+
+
+def page(tracker: Tracker, experiment: str, name: str) -> str:
+    """The id of a run of the experiment that only holds files, made if missing."""
+    query = f"tags.`cvae.kind` = 'page' and attributes.run_name = '{name}'"
+    client = tracker.client
+    with clear_errors(tracker.uri):
+        for run in client.search_runs([experiment], query, max_results=1):
+            return str(run.info.run_id)
+        run = client.create_run(experiment, tags={"cvae.kind": "page"}, run_name=name)
+        client.set_terminated(run.info.run_id, "FINISHED")
+    return str(run.info.run_id)
 
 
 def _stored(run: Any) -> Stored:
