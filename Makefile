@@ -96,12 +96,14 @@ ui: $(READY)  ## MLflow on 127.0.0.1                   make ui PORT=5000
 
 bench: $(READY)  ## training speed against the usual way  make bench
 	@$(PYTHON) -m benchmarks.speed --quality
+	@$(PYTHON) -m benchmarks.sweeps
 
 test: $(READY)  ## all tests that need only Python       make test
 	@$(PYTHON) -m pytest $$PYTEST
 
-test-services: $(READY)  ## tests that need Chromium              make test-services
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check playwright
+test-services: $(READY)  ## needs Chromium, PostgreSQL and Ray    make test-services
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check playwright \
+		"psycopg[binary]" -r requirements-ray.txt
 	@$(PYTHON) -m pytest -m services $$PYTEST
 
 lint: $(READY)  ## ruff and mypy                         make lint

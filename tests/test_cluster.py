@@ -44,6 +44,12 @@ def begin(path: Path, runs: Path, **extra: str) -> subprocess.Popen[str]:
     )
 
 
+def both_under_way(runs: Path) -> bool:
+    """Whether two runs are being worked at and have checkpoints to go on from."""
+    done = [len(folder.records()) for folder in folders(runs)]
+    return len(holders(runs)) == 2 and min(done) >= 3
+
+
 def holders(runs: Path) -> list[int]:
     """The processes that hold a run, by the note in its lock."""
     found = []
@@ -70,9 +76,9 @@ def test_a_sweep_on_ray_makes_the_same_runs(tmp_path: Path, root: Path) -> None:
 
 def test_a_killed_worker_process_costs_nothing(tmp_path: Path, root: Path) -> None:
     runs = tmp_path / "runs"
-    path = spec_file(tmp_path, root, epochs=60, betas="[1]")
+    path = spec_file(tmp_path, root, epochs=150, betas="[1]")
     process = begin(path, runs)
-    until(lambda: epochs_done(runs) >= 5 and len(holders(runs)) > 0)
+    until(lambda: both_under_way(runs))
     os.kill(holders(runs)[0], signal.SIGKILL)
     output, errors = process.communicate(timeout=180)
     assert process.returncode == 0, errors
@@ -120,7 +126,7 @@ def test_a_node_that_dies_loses_nothing(
     path = spec_file(tmp_path, root, epochs=150, betas="[1]")
     second = cluster.add_node(num_cpus=1)
     process = begin(path, runs, RAY_ADDRESS=cluster.address)
-    until(lambda: len(holders(runs)) == 2 and epochs_done(runs) >= 3, 120)
+    until(lambda: both_under_way(runs), 120)
     cluster.remove_node(second, allow_graceful=False)
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
@@ -134,5 +140,5 @@ def test_a_cluster_that_is_not_there_is_said(tmp_path: Path, root: Path) -> None
     process = begin(path, tmp_path / "runs", RAY_ADDRESS="127.0.0.1:1")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert "RAY_ADDRESS=127.0.0.1:1: no cluster joined" in errors
+    assert "RAY_ADDRESS=127.0.0.1:1: no cluster: " in errors
     assert "Traceback" not in errors

@@ -105,6 +105,12 @@ def test_overrides_reach_every_variant_and_replace_swept_lists(tmp_path: Path) -
     assert len(plan(tmp_path, block, "seeds=1").variants) == 2
 
 
+def test_seeds_make_a_sweep_of_any_spec(tmp_path: Path) -> None:
+    found = plan(tmp_path, "model: {latent_dim: 3}\n", "seeds=3", "training.epochs=1")
+    assert [variant.spec.training.seed for variant in found.variants] == [0, 1, 2]
+    assert {variant.spec.model.latent_dim for variant in found.variants} == {3}
+
+
 @pytest.mark.parametrize(
     ("block", "message"),
     [
