@@ -8,7 +8,8 @@ SHELL := /bin/bash
 # What the user passes reaches the shell as environment variables, never as text of a
 # command: no blank, quote, ; or $( ) in it is ever interpreted, by make or by the shell.
 ARGUMENTS := CONFIG SET RUN DIGIT N SEED TEMPERATURE OUT K LABEL_K PORT OFFLINE PYTEST \
-	JOBS THREADS ENGINE GPUS DRY EXPERIMENT SWEEP FILTER BY AGAINST METRIC FORMATS
+	JOBS THREADS ENGINE GPUS DRY EXPERIMENT SWEEP FILTER BY AGAINST METRIC FORMATS \
+	ELLIPSES ONLY
 define literal
 override $(1) := $$(value $(1))
 export $(1)
@@ -24,8 +25,8 @@ READY := .venv/.ready
 endif
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup data experiment sweep samples evaluate compare report list sync ui \
-	bench test test-services lint clean
+.PHONY: help setup data experiment sweep samples evaluate compare manifold figures \
+	report list sync ui bench test test-services lint clean
 
 help:  ## this list
 	@echo "Conditional VAEs on raw MNIST"
@@ -74,6 +75,15 @@ compare: $(READY)  ## tables, curves, what the seeds say    make compare SWEEP=l
 
 report: $(READY)  ## one HTML page of an experiment        make report EXPERIMENT=cvae
 	@$(PYTHON) -m analysis.report $(SELECTED)
+
+manifold: $(READY)  ## draw a finished run's latent space    make manifold RUN=quickstart DIGIT=3 FORMATS=svg
+	@$(PYTHON) -m analysis.manifold $${RUN:+--run "$$RUN"} $${DIGIT:+--digit "$$DIGIT"} \
+		$${FORMATS:+--formats "$$FORMATS"} $${ELLIPSES:+--ellipses} \
+		$${OUT:+--out "$$OUT"}
+
+figures: $(READY)  ## every figure and number of README     make figures JOBS=2 ONLY="digits results"
+	@$(PYTHON) -m analysis.figures $${ONLY:+--only "$$ONLY"} $${JOBS:+--jobs "$$JOBS"} \
+		$${SET:+--set "$$SET"} $${OFFLINE:+--offline}
 
 list: $(READY)  ## the runs of this folder               make list
 	@$(PYTHON) -m cvae list
