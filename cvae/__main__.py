@@ -11,17 +11,19 @@ import time
 _BEGAN = time.perf_counter()
 
 import argparse  # noqa: E402
+import errno  # noqa: E402
 import json  # noqa: E402
 import logging  # noqa: E402
 import math  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
 import shlex  # noqa: E402
-import signal  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Any, NoReturn  # noqa: E402
+
+from cvae import interrupt  # noqa: E402
 
 if TYPE_CHECKING:
     from cvae.folder import RunFolder
@@ -38,18 +40,24 @@ EXIT_CODES = {
     "Busy": 1,
     "OSError": 1,
 }
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+NO_ROOM = (
+    "\nmake room (or the folder writable); the same command then goes on from the last "
+    "checkpoint, which is intact"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     log.setLevel(logging.INFO)
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupt.listen()
     try:
         options.act(options)
     except KeyboardInterrupt as stop:
         log.error("interrupted; the same command goes on from the last checkpoint")
-        return 143 if type(stop).__name__ == "Terminated" else 130
+        return interrupt.exit_code(stop)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -57,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for kind in type(error).__mro__:
             if kind.__name__ in EXIT_CODES:
                 if isinstance(error, OSError) and error.filename:
-                    log.error("%s: %s", error.filename, error.strerror)
+                    advice = NO_ROOM if error.errno in FULL else ""
+                    log.error("%s: %s%s", error.filename, error.strerror, advice)
                 else:
                     log.error("%s", error)
                 return EXIT_CODES[kind.__name__]
@@ -108,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     command("schema", _schema, "the spec's JSON schema, for editors")
     ui = command("ui", _ui, "the MLflow UI over the runs")
     ui.add_argument("--port", type=int, default=5000)
+    ui.add_argument("--host", default=LOOPBACK[0], help="address to listen on")
     return parser
 
 
@@ -211,9 +221,9 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _sync(options: argparse.Namespace) -> None:
-    from cvae.folder import folders
+    from cvae.folder import Busy, folders
     from cvae.samples import RunNotFound, find_run
-    from cvae.tracking import Tracker
+    from cvae.tracking import Tracker, TrackingError
 
     chosen = (
         [find_run(options.run, runs=options.runs)]
@@ -223,9 +233,20 @@ def _sync(options: argparse.Namespace) -> None:
     if not chosen:
         raise RunNotFound(f"no runs in {options.runs}/")
     tracker = Tracker(options.runs)
+    missing = []
     for folder in chosen:
-        tracker.publish(folder)
-        print(f"{folder.name}: {folder.status.lower()}, published to {tracker.uri}")
+        try:
+            with folder.lock():
+                tracker.publish(folder)
+            print(f"{folder.name}: {folder.status.lower()}, published to {tracker.uri}")
+        except Busy:
+            continue  # begun in the meantime: it publishes itself
+        except TrackingError as error:
+            missing.append(folder.name)
+            log.error("%s: %s", folder.name, error)
+            tracker.greet()  # one run's fault, or the store's?
+    if missing:
+        raise TrackingError(f"not published: {', '.join(missing)}")
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -261,7 +282,13 @@ def _ui(options: argparse.Namespace) -> NoReturn:
 
     tracker = Tracker(options.runs)
     uri = tracker.uri
-    address = f"http://127.0.0.1:{options.port}"
+    address = f"http://{options.host}:{options.port}"
+    if options.host not in LOOPBACK:
+        log.warning(
+            "warning: %s is open to the network, and MLflow asks for no password: "
+            "whoever reaches this port can read, change and delete the runs",
+            options.host,
+        )
     if uri.startswith("http"):
         raise SystemExit(f"the runs are on the tracking server: open {uri}")
     pages = tracker.pages(address) or {"no runs yet": address}
@@ -275,17 +302,11 @@ def _ui(options: argparse.Namespace) -> NoReturn:
     os.execv(
         sys.executable,
         [
-            *(sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1"),
+            *(sys.executable, "-m", "mlflow", "ui", "--host", options.host),
             *("--port", str(options.port), "--workers", "1"),
             *("--backend-store-uri", uri),
         ],
     )
-
-
-def _terminate(number: int, frame: Any) -> NoReturn:
-    from cvae.runner import Terminated
-
-    raise Terminated
 
 
 if __name__ == "__main__":

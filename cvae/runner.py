@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from cvae import engine, mnist, recording, state
-from cvae.folder import RunFolder, folder_for, folders
+from cvae import engine, interrupt, mnist, recording, state
+from cvae.folder import Busy, RunFolder, folder_for, folders
 from cvae.recording import Clock
 from cvae.spec import Spec
 from cvae.specfile import SpecError
@@ -26,10 +27,8 @@ if TYPE_CHECKING:
     from cvae.tracking import Tracker
 
 log = logging.getLogger("cvae")
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM (exit code 143)."""
+Publish = Callable[..., None]
+LAST_WORDS = 3.0  # seconds that an interrupted run may take to tell the store
 
 
 def run(
@@ -101,8 +100,9 @@ def claim(spec: Spec, runs: Path) -> Iterator[RunFolder]:
     runs.mkdir(parents=True, exist_ok=True)
     folder = folder_for(spec, runs)
     folder.path.mkdir(exist_ok=True)
+    abandoned = folder.abandoned
     with folder.lock():
-        if folder.info.get("status") == "FINISHED":  # in the meantime
+        if folder.info.get("status") == "FINISHED" and not abandoned:  # just now
             raise SpecError(f"{folder.path}: was finished by another process just now")
         if not folder.info:
             folder.create(spec)
@@ -110,26 +110,23 @@ def claim(spec: Spec, runs: Path) -> Iterator[RunFolder]:
 
 
 @contextlib.contextmanager
-def _status(folder: RunFolder, publish: Callable[[], None]) -> Iterator[None]:
+def _status(folder: RunFolder, publish: Publish) -> Iterator[None]:
     """However the run ends, its folder says so, and the store if it is there."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        how = "SIGTERM" if isinstance(stop, Terminated) else "Ctrl-C"
-        _end(folder, publish, "KILLED", f"interrupted by {how}")
+        with contextlib.suppress(OSError):  # which must not hide why the run ended
+            reason = f"interrupted by {interrupt.how(stop)}"
+            folder.update(status="KILLED", reason=reason, ended=time.time())
+            publish(LAST_WORDS)
         raise
     except Exception as error:
-        _end(folder, publish, "FAILED", str(error) or type(error).__name__)
+        with contextlib.suppress(OSError):
+            reason = str(error) or type(error).__name__
+            folder.update(status="FAILED", reason=reason, ended=time.time())
+            publish()
         raise
     publish()
-
-
-def _end(
-    folder: RunFolder, publish: Callable[[], None], status: str, reason: str
-) -> None:
-    with contextlib.suppress(OSError):  # a full disk must not hide why the run ended
-        folder.update(status=status, reason=reason, ended=time.time())
-        publish()
 
 
 def _connect(runs: Path, clock: Clock) -> Tracker:
@@ -146,21 +143,22 @@ def _connect(runs: Path, clock: Clock) -> Tracker:
 
 
 def _bury(runs: Path, tracker: Tracker | None) -> None:
-    """Mark runs as KILLED whose process died without a word; they stay resumable."""
+    """Runs whose process died become KILLED; the store hears of ends that it missed."""
+    reachable = tracker is not None
     for folder in folders(runs):
         if folder.info.get("status") == "RUNNING" and not folder.held():
-            folder.update(status="KILLED", reason="its process died", ended=time.time())
-            if tracker is not None:
-                tracker.try_publish(folder)
+            with contextlib.suppress(Busy), folder.lock():
+                reason = "its process died"
+                folder.update(status="KILLED", reason=reason, ended=time.time())
+        if tracker and reachable and tracker.missed(folder):
+            reachable = tracker.try_publish(folder)
 
 
-def _publisher(
-    tracker: Tracker | None, folder: RunFolder, clock: Clock
-) -> Callable[[], None]:
-    def publish() -> None:
+def _publisher(tracker: Tracker | None, folder: RunFolder, clock: Clock) -> Publish:
+    def publish(seconds: float = math.inf) -> None:
         if tracker is not None:
             with clock("tracking"):
-                tracker.try_publish(folder)
+                tracker.try_publish(folder, seconds=seconds)
 
     return publish
 

@@ -20,6 +20,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "objective": {"model"},
     "checkpoint": set(),
     "provenance": set(),
+    "interrupt": set(),
+    "note": {"folder"},
 }
 RIM = {"tracking", "runner", "recording", "samples", "sweep", "__main__"}
 BELOW_THE_RIM = {"engine", "evaluate", "grids", "gradient", "folder", "state"}
