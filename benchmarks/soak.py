@@ -26,16 +26,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NoReturn
 
-import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  a store opens in 0.1 s
+import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  before the forks
 import numpy as np
 import safetensors.torch
+import torch.fx.experimental.symbolic_shapes  # noqa: F401  likewise, by torch itself
 from mlflow import MlflowClient
 from PIL import Image
 
-from cvae import __main__, checkpoint, runner  # noqa: F401  before the forks
+from cvae import __main__, checkpoint, runner  # noqa: F401
 from cvae.folder import RunFolder
 from cvae.tracking import STEP_IMAGE, _make_database
 
@@ -44,9 +46,9 @@ name: soak
 data: {{root: {root}, validation_images: 100, binarize: dynamic, corrupt: 0.1}}
 model: {{hidden: [32], latent_dim: 3}}
 objective: {{importance_samples: 2, warmup_epochs: 5}}
-training: {{epochs: 20, batch_size: 32, device: cpu}}
+training: {{epochs: 12, batch_size: 64, device: cpu}}
 evaluation: {{importance_samples: 10}}
-tracking: {{experiment: soak, images_every: 2}}
+tracking: {{experiment: soak, images_every: 3}}
 """
 DURABLE = ("fsync", "replace", "link", "unlink")
 Kept = dict[str, Any]
@@ -102,6 +104,36 @@ class Soak:
         self.calls = counted.stat().st_size
         return kept(self.place / "peace")
 
+    def together(self, count: int, expected: Kept) -> None:
+        """`count` specs and the first one again, all at once, on no database."""
+        runs = self.place / "together"
+        children: list[tuple[int, Path]] = []
+        for number in [*range(count), 0]:
+            command = ["run", str(self.spec), "--runs", str(runs)]
+            shorter = "training.epochs=3 objective.warmup_epochs=0"
+            command += ["--set", f"name=soak{number} training.seed={number} {shorter}"]
+            log = self.place / f"together-{len(children)}"
+            if not (child := os.fork()):
+                _be_the_command(command, log, None)
+            children.append((child, log))
+        codes = [
+            os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid, _ in children
+        ]
+        said = [log.read_text() for _, log in children]
+        self.tally["together"] = codes.count(0)
+        refused = [text for code, text in zip(codes, said, strict=True) if code]
+        if len(refused) != 1 or "already being run by pid" not in refused[0]:
+            self.differences.append(f"together: exit codes {codes}: {refused}")
+        if "database is locked" in "".join(said):
+            self.differences.append("together: database is locked")
+        for number in range(count):
+            (folder,) = runs.glob(f"soak{number}-*")
+            found = kept(runs, folder.name)
+            alike = {"MLflow history is the records", "MLflow status", "status"}
+            alike |= {"inputs", "every picture is an image"}
+            if bad := [key for key in alike if found.get(key) != expected[key]]:
+                self.differences.append(f"together: {folder.name}: {bad}")
+
     def with_database(self, runs: Path) -> None:
         """A folder of runs whose store is there already: making one takes 3 s."""
         template = self.place / "template.db"
@@ -116,10 +148,10 @@ class Soak:
             self.with_database(runs)
         while True:
             starts += 1
-            if self.tally["kills"] >= enough:
+            if self.tally["at a random time"] >= enough:
                 code = self.start(runs)
-            elif self.random.random() < 0.7:
-                limit = self.random.uniform(0, 0.5 * self.duration)
+            elif self.random.random() < 0.8:
+                limit = self.random.uniform(0, 0.4 * self.duration)
                 code = self.start(runs, seconds=limit)
                 self.tally["at a random time"] += code == -signal.SIGKILL
             else:
@@ -213,10 +245,10 @@ def _be_the_command(
         os._exit(code)
 
 
-def kept(runs: Path) -> Kept:
+def kept(runs: Path, run: str = "*") -> Kept:
     """All that a run leaves and that no clock is in, by name."""
     found: Kept = {}
-    folders = [RunFolder(path.parent) for path in runs.glob("*/run.json")]
+    folders = [RunFolder(path.parent) for path in runs.glob(f"{run}/run.json")]
     found["run folders"] = [folder.name for folder in folders]
     for folder in folders:
         found["status"] = folder.status
@@ -229,18 +261,19 @@ def kept(runs: Path) -> Kept:
                 found[name] = state, _digest(safetensors.torch.save(tensors))
             elif path.is_file():
                 found[name] = name in CLOCKED or _digest(path.read_bytes())
-    found |= published(runs)
+    found |= published(runs, run)
     return found
 
 
 CLOCKED = {"run.json", "tracking.json", "records.jsonl", "lock", "git.diff"}
 
 
-def published(runs: Path) -> Kept:
+def published(runs: Path, name: str) -> Kept:
     """What MLflow holds, likewise; its metrics are checked against the records."""
     client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
     everything = [found.experiment_id for found in client.search_experiments()]
     stored = client.search_runs(everything)
+    stored = [run for run in stored if fnmatch(str(run.info.run_name), name)]
     found: Kept = {"MLflow runs": [run.info.run_name for run in stored]}
     for run in stored:
         run_id = run.info.run_id
@@ -313,7 +346,8 @@ def _place(wanted: Path | None) -> Iterator[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--kills", type=int, default=500, help="how many at least")
+    parser.add_argument("--kills", type=int, default=500, help="at random times")
+    parser.add_argument("--together", type=int, default=0, help="starts at once")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--place", type=Path, help="new folder that is kept")
     options = parser.parse_args()
@@ -321,7 +355,9 @@ def main() -> None:
         soak = Soak(place, random.Random(options.seed))
         expected = soak.reference()
         began = time.monotonic()
-        while soak.tally["kills"] < options.kills:
+        if options.together:
+            soak.together(options.together, expected)
+        while soak.tally["at a random time"] < options.kills:
             soak.round(soak.tally["rounds"] + 1, options.kills, expected)
             print(
                 f"round {soak.tally['rounds']}: {soak.tally['kills']} kills, "

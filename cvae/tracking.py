@@ -21,9 +21,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cvae import charts
 from cvae.checkpoint import write_atomic
@@ -53,12 +54,15 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 from PIL import Image  # noqa: E402
 
 BATCH = 1000  # metrics a call, MLflow's own limit
-CONNECT = 8.0  # seconds that a server or database may take to say hello
+CONNECT = 6.0  # seconds that a server or database may take to say hello
 PAUSE = 60.0  # seconds between attempts to reach a store that went away
 STEP_IMAGE = re.compile(r"(?P<key>[a-z_]+)-(?P<step>\d+)\.png")
 ARTIFACTS = ("spec.yaml", "records.jsonl", "run.json", "git.diff", "model.safetensors")
 
+T = TypeVar("T")
 log = logging.getLogger("cvae")
+for _name in ("urllib3", "mlflow.store.db.utils"):  # we say it ourselves, in one line
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 class TrackingError(Exception):
@@ -88,18 +92,19 @@ class Tracker:
             if self.local:
                 with self._one_at_a_time():
                     _make_database(self._database())
-            self.client = MlflowClient(self.uri)
-            self.greet()
+            self.client = self.greet()
 
-    def greet(self) -> None:
-        """Ask the store for something small.
+    def greet(self) -> MlflowClient:
+        """A client of a store that answers.
 
         Raises:
-            TrackingError: it does not answer.
+            TrackingError: it does not.
         """
         seconds = math.inf if self.local else CONNECT
         with _clear_errors(self.uri):
-            _within(seconds, lambda: self.client.search_experiments(max_results=1))
+            client = _within(seconds, lambda: MlflowClient(self.uri))
+            _within(seconds, lambda: client.search_experiments(max_results=1))
+        return client
 
     def publish(self, folder: RunFolder) -> None:
         """Log whatever of the run the store does not have yet.
@@ -353,31 +358,27 @@ def _make_database(path: Path) -> None:
     aside.replace(path)
 
 
-def _within(seconds: float, act: Callable[[], object]) -> None:
+def _within(seconds: float, act: Callable[[], T]) -> T:
     """`act()`, but not waited for any longer; it may then go on behind the scenes.
 
     Raises:
         TimeoutError: it takes longer. Whatever `act` raises.
     """
     if seconds == math.inf:
-        act()
-        return
-    outcome: list[BaseException | None] = []
+        return act()
+    answer: Future[T] = Future()
 
-    def note() -> None:
+    def ask() -> None:
         try:
-            act()
-            outcome.append(None)
+            answer.set_result(act())
         except BaseException as error:
-            outcome.append(error)
+            answer.set_exception(error)
 
-    thread = threading.Thread(target=note, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not outcome:
+    threading.Thread(target=ask, daemon=True).start()
+    wait([answer], seconds)
+    if not answer.done():
         raise TimeoutError(f"no answer in {seconds:.0f} s")
-    if outcome[0] is not None:
-        raise outcome[0]
+    return answer.result()
 
 
 @contextmanager
