@@ -53,8 +53,7 @@ def figures(
     needs = [n for name in tables for n in TABLES[name][0]]
     needs += [n for name in exhibits for n in EXHIBITS[name].needs]
     for name in dict.fromkeys(needs):
-        seeds = needed.seeds if "results" in tables else 1
-        needed.make(name, seeds, jobs=jobs, offline=offline)
+        needed.make(name, once="results" not in tables, jobs=jobs, offline=offline)
     out.mkdir(parents=True, exist_ok=True)
     drawn = [each for name in exhibits for each in EXHIBITS[name].draw(needed)]
     written = [save(each, out) for each in drawn]

@@ -44,22 +44,20 @@ class Needed:
         folder = EXPERIMENTS / "sweeps" if name in SWEEPS else EXPERIMENTS
         return folder / f"{name}.yaml"
 
-    def spec(self, name: str, seed: int = 0) -> Spec:
-        return load_spec(self.path(name), [*self.overrides, *_seeded(seed)])
+    def spec(self, name: str) -> Spec:
+        """A single spec as its file has it."""
+        return load_spec(self.path(name), self.overrides)
 
     def plan(self, name: str) -> Plan:
-        return read_plan(self.path(name), self.overrides)
+        """A sweep, or a single spec with its seeds."""
+        return read_plan(self.path(name), self._settings(name))
 
     def run(self, name: str) -> Run:
-        """The run of a single spec with seed 0, as a model."""
+        """The run of a single spec, as a model."""
         return load_run(self._finished(self.spec(name)).path, runs=self.runs)
 
-    def repeated(self, name: str) -> list[RunFolder]:
-        """The runs of a single spec, one a seed."""
-        return [self._finished(self.spec(name, seed)) for seed in range(self.seeds)]
-
     def children(self, name: str) -> list[tuple[dict[str, Any], RunFolder]]:
-        """The runs of a sweep with what was swept, in the file's order."""
+        """The runs of `plan` with what was swept, in the file's order."""
         variants = self.plan(name).variants
         return [(dict(v.swept), self._finished(v.spec)) for v in variants]
 
@@ -73,34 +71,33 @@ class Needed:
             if swept.get(SEEDS) == seed
         ]
 
-    def make(self, name: str, seeds: int, *, jobs: int | None, offline: bool) -> None:
-        """Train what is not finished of a spec, with so many seeds, or of a sweep.
+    def make(self, name: str, *, once: bool, jobs: int | None, offline: bool) -> None:
+        """Train what is not finished of `plan`; with `once` of the single spec alone.
 
         Raises:
             SystemExit: with the exit code of the command that failed.
         """
-        every = ["--runs", str(self.runs), *(["--offline"] if offline else [])]
-        if name in SWEEPS:
-            if all(finished_run(v.spec, self.runs) for v in self.plan(name).variants):
-                return
-            every += ["--jobs", str(jobs)] if jobs else []
-            overrides = ["--set", " ".join(self.overrides)]
-            _command("sweep", str(self.path(name)), *every, *overrides)
+        once = once and name in SINGLE
+        specs = (
+            [self.spec(name)] if once else [v.spec for v in self.plan(name).variants]
+        )
+        if all(finished_run(spec, self.runs) for spec in specs):
             return
-        for seed in range(seeds):
-            if not finished_run(self.spec(name, seed), self.runs):
-                overrides = ["--set", " ".join([*self.overrides, *_seeded(seed)])]
-                _command("run", str(self.path(name)), *every, *overrides)
+        settings = self.overrides if once else self._settings(name)
+        words = ["run" if once else "sweep", str(self.path(name))]
+        words += ["--runs", str(self.runs), "--set", " ".join(settings)]
+        words += ["--jobs", str(jobs)] if jobs and not once else []
+        _command(*words, *(["--offline"] if offline else []))
+
+    def _settings(self, name: str) -> tuple[str, ...]:
+        seeds = (f"seeds={self.seeds}",) if name in SINGLE else ()
+        return (*self.overrides, *seeds)
 
     def _finished(self, spec: Spec) -> RunFolder:
         found = finished_run(spec, self.runs)
         if found is None:
             raise RunNotFound(f"no finished run {spec.name}-{spec.id} in {self.runs}/")
         return found
-
-
-def _seeded(seed: int) -> list[str]:
-    return [f"training.seed={seed}"] if seed else []
 
 
 def _command(*words: str) -> None:

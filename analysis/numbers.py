@@ -23,14 +23,13 @@ TO_BEAT = {  # by the sources that README names
 def results(needed: Needed) -> str:
     """The single specs: mean ± sd of the test bound over seeds."""
     rows = [["experiment", "network", "test neg_elbo", "test kl", "to beat"]]
-    every: list[RunFolder] = []
-    for name in SINGLE:
-        folders = needed.repeated(name)
+    seeds = {n: [folder for _, folder in needed.children(n)] for n in SINGLE}
+    for name, folders in seeds.items():
         found = [spread(folders, f"test/{key}") for key in ("neg_elbo", "kl")]
         about = [f"`{name}`", network(needed.spec(name))]
         rows.append([*about, *found, TO_BEAT.get(name, "–")])
-        every += folders
-    gained = mean(needed.repeated("plain_vae")) - mean(needed.repeated("seed_notebook"))
+    every = [folder for folders in seeds.values() for folder in folders]
+    gained = mean(seeds["plain_vae"]) - mean(seeds["seed_notebook"])
     return (
         f"{markdown(rows)}\n\n{made_on(every, needed.seeds)} The label lowers the "
         f"bound of the two-dimensional network by {gained:.1f} nats."

@@ -11,18 +11,25 @@ import fcntl
 import getpass
 import json
 import logging
+import math
 import os
 import re
+import shutil
 import sqlite3
+import tempfile
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cvae import charts
 from cvae.checkpoint import write_atomic
 from cvae.folder import Record, RunFolder, SweepFolder, database, tracking_uri
+from cvae.note import description
 from cvae.spec import flatten
 
 # An absent server is noticed in seconds, and nobody is phoned home.
@@ -44,14 +51,19 @@ from mlflow.entities import (  # noqa: E402
     RunTag,
 )
 from mlflow.exceptions import MlflowException  # noqa: E402
+from PIL import Image  # noqa: E402
 
 BATCH = 1000  # metrics a call, MLflow's own limit
+CONNECT = 6.0  # seconds that a server or database may take to say hello
 PAUSE = 60.0  # seconds between attempts to reach a store that went away
 STEP_IMAGE = re.compile(r"(?P<key>[a-z_]+)-(?P<step>\d+)\.png")
 SWEEP_ARTIFACTS = ("sweep.yaml", "table.csv")
 ARTIFACTS = ("spec.yaml", "records.jsonl", "run.json", "git.diff", "model.safetensors")
 
+T = TypeVar("T")
 log = logging.getLogger("cvae")
+for _name in ("urllib3", "mlflow.store.db.utils"):  # we say it ourselves, in one line
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 class TrackingError(Exception):
@@ -69,13 +81,24 @@ class Tracker:
         self.runs = runs
         self.uri = tracking_uri(runs)
         self.failed_at = -PAUSE
-        with clear_errors(self.uri), _one_at_a_time(runs, self.uri):
-            fresh = self.uri.startswith("sqlite:") and not database(self.uri).exists()
-            self.client = MlflowClient(self.uri)
-            self.client.search_experiments(max_results=1)
-            if fresh:
-                with sqlite3.connect(database(self.uri)) as connection:
-                    connection.execute("PRAGMA journal_mode=WAL")
+        self.local = self.uri.startswith("sqlite:")
+        with clear_errors(self.uri):
+            if self.local:
+                with self._one_at_a_time():
+                    _make_database(database(self.uri))
+            self.client = self.greet()
+
+    def greet(self) -> MlflowClient:
+        """A client of a store that answers.
+
+        Raises:
+            TrackingError: it does not.
+        """
+        seconds = math.inf if self.local else CONNECT
+        with clear_errors(self.uri):
+            client = _within(seconds, lambda: MlflowClient(self.uri))
+            _within(seconds, lambda: client.search_experiments(max_results=1))
+        return client
 
     def publish(self, folder: RunFolder) -> None:
         """Log whatever of the run the store does not have yet.
@@ -105,7 +128,7 @@ class Tracker:
         with clear_errors(self.uri):
             experiment = self._experiment(info["experiment"])
             run_id = _cursor(folder, self.uri).get("run_id")
-            if not run_id or self._gone(run_id):
+            if not run_id or not self._has(run_id):
                 tags = {
                     "mlflow.user": _user(),
                     "mlflow.source.name": info["command"],
@@ -148,19 +171,26 @@ class Tracker:
             return False
         return True
 
-    def try_publish(self, folder: RunFolder) -> bool:
+    def try_publish(self, folder: RunFolder, *, seconds: float = math.inf) -> bool:
         """`publish`, but a store that is away is said, and asked again in a minute."""
         running = folder.info.get("status") == "RUNNING"
         if running and time.monotonic() - self.failed_at < PAUSE:
             return False
         try:
-            self.publish(folder)
+            with clear_errors(self.uri):
+                _within(seconds, lambda: self.publish(folder))
         except TrackingError as error:
             self.failed_at = time.monotonic()
-            log.warning("%s; training goes on, all is kept in %s", error, folder.path)
+            goes_on = "training goes on, " if running else ""
+            log.warning("%s; %sall is kept in %s", error, goes_on, folder.path)
             return False
         self.failed_at = -PAUSE
         return True
+
+    def missed(self, folder: RunFolder) -> bool:
+        """Whether a run ended and the store, which has it, was not told."""
+        seen = _cursor(folder, self.uri)
+        return bool(seen) and seen.get("status") != folder.status and not folder.held()
 
     def pages(self, address: str) -> dict[str, str]:
         """The comparison page of every experiment in a UI at `address`, by name."""
@@ -172,10 +202,29 @@ class Tracker:
             if charts.TAG in experiment.tags
         }
 
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        """Migrations and experiment creation take no lock of their own in MLflow."""
+        place = database(self.uri).parent if self.local else self.runs
+        place.mkdir(parents=True, exist_ok=True)
+        with (place / ".store.lock").open("a") as file:
+            for tries in range(60 * 20):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if tries == 10 * 20:
+                        log.info("waiting for another process that sets up %s", place)
+                time.sleep(0.05)
+            else:
+                raise TimeoutError(f"{file.name} has been held for a minute")
+            yield
+
     def _begin(self, folder: RunFolder) -> dict[str, Any]:
         """The run in the store, found by its uid or made; what was published so far."""
         seen = _cursor(folder, self.uri)
-        if seen and not self._gone(seen["run_id"]):
+        whole = seen.keys() >= {"records", "images"}
+        if whole and self._has(seen["run_id"]):
             return seen
         spec, info = folder.spec(), folder.info
         experiment = self._experiment(spec.tracking.experiment)
@@ -190,22 +239,18 @@ class Tracker:
         self.client.log_batch(run_id, params=params)
         self.client.log_inputs(run_id, _datasets(info))
         self.client.log_artifact(run_id, str(folder.path / "spec.yaml"))
-        steps = {
-            (match["key"], int(match["step"]))
-            for file in self.client.list_artifacts(run_id, "images")
-            if (
-                match := re.match(
-                    r"images/(?P<key>\w+)\+step\+(?P<step>\d+)", file.path
-                )
-            )
-        }
         seen = {"uri": self.uri, "run_id": run_id, "experiment_id": experiment}
-        seen |= {"records": 0, "images": sorted(f"{k}-{s:04d}.png" for k, s in steps)}
+        seen |= {"records": 0, "images": []}
         _remember(folder, seen)
         return seen
 
-    def _gone(self, run_id: str) -> bool:
-        return bool(self.client.get_run(run_id).info.lifecycle_stage != "active")
+    def _has(self, run_id: str) -> bool:
+        try:
+            return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # another store, same URI
+                return False
+            raise
 
     def _find_or_create(
         self, experiment: str, name: str, tags: dict[str, str], began: int
@@ -242,18 +287,19 @@ class Tracker:
         return tags
 
     def _experiment(self, name: str) -> str:
-        with _one_at_a_time(self.runs, self.uri):
+        with self._one_at_a_time():
             found = self.client.get_experiment_by_name(name)
             if found is None:
                 place = (self.runs.resolve() / "artifacts").as_uri()
-                local = self.uri.startswith("sqlite:")
                 kind = {
                     "mlflow.experimentKind": "custom_model_development",
                     "mlflow.note.content": "Compare test/neg_elbo: nats per image, "
                     "lower is better; not between grey and binarised pixels.",
                 }
                 return str(
-                    self.client.create_experiment(name, place if local else None, kind)
+                    self.client.create_experiment(
+                        name, place if self.local else None, kind
+                    )
                 )
         if found.lifecycle_stage != "active":
             raise TrackingError(
@@ -275,20 +321,25 @@ class Tracker:
             _remember(folder, seen)
 
     def _images(self, folder: RunFolder, seen: dict[str, Any]) -> None:
-        from PIL import Image
-
+        """As `log_image` does, but under names that are the same at every call."""
+        times = {record["epoch"]: record["time"] for record in folder.records()[::-1]}
         for path in sorted(folder.figures.glob("*.png")):
             match = STEP_IMAGE.fullmatch(path.name)
             if not match or path.name in seen["images"]:
                 continue
-            with Image.open(path) as picture:
-                self.client.log_image(
-                    seen["run_id"],
-                    picture.convert("RGB"),
-                    key=match["key"],
-                    step=int(match["step"]),
-                    synchronous=True,
-                )
+            key, step = match["key"], int(match["step"])
+            if step not in times:  # drawn, then killed before the record
+                continue
+            if not seen["images"]:
+                self.client.set_tag(seen["run_id"], "mlflow.loggedImages", True)
+            one = uuid.uuid5(uuid.UUID(folder.info["uid"]), path.name)
+            name = f"{key}+step+{step}+timestamp+{times[step]}+{one}"
+            with tempfile.TemporaryDirectory() as place:
+                shutil.copyfile(path, Path(place, f"{name}.png"))
+                with Image.open(path) as picture:
+                    picture.thumbnail((256, 256))
+                    picture.convert("RGB").save(Path(place, f"{name}+compressed.webp"))
+                self.client.log_artifacts(seen["run_id"], place, "images")
             seen["images"].append(path.name)
             _remember(folder, seen)
 
@@ -323,30 +374,6 @@ class Tracker:
         _remember(folder, seen)
 
 
-def description(folder: RunFolder) -> str:
-    """The run's note in the UI: question, headline figures, how to run it again."""
-    info = folder.info
-    final = folder.metrics
-    headline = folder.status.lower()
-    if "test/neg_elbo" in final:
-        figures = [final[f"test/{key}"] for key in ("neg_elbo", "recon", "kl")]
-        headline = "test neg_elbo {:.2f} = recon {:.2f} + kl {:.2f}".format(*figures)
-        headline += " nats per image"
-    lines = [f"**{headline}**", ""]
-    if header := info.get("header"):
-        lines += [header.replace("\n", "  \n"), ""]
-    if info.get("reason"):
-        lines += [f"Ended early: {info['reason']}", ""]
-    if final:
-        lines += ["| figure | value |", "|---|---|"]
-        for key, value in final.items():
-            if key.startswith("test/"):
-                lines.append(f"| {key} | {value:.6g} |")
-        lines += ["", "recon, kl, neg_elbo, loss and nll are in nats per image."]
-    lines += ["", f"Again: `{info.get('command', '')}`"]
-    return "\n".join(lines)
-
-
 def _points(record: Record) -> Iterator[Metric]:
     for key, value in record["metrics"].items():
         yield Metric(key, value, record["time"], record["epoch"])
@@ -378,22 +405,53 @@ def _cursor(folder: RunFolder | SweepFolder, uri: str) -> dict[str, Any]:
     """What `_remember` wrote for this store; losing it costs time, not truth."""
     try:
         seen = json.loads((folder.path / "tracking.json").read_text())
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return {}
-    return seen if seen.get("uri") == uri else {}
+    whole = isinstance(seen, dict) and "run_id" in seen
+    return seen if whole and seen.get("uri") == uri else {}
 
 
 def _remember(folder: RunFolder | SweepFolder, seen: dict[str, Any]) -> None:
     write_atomic(folder.path / "tracking.json", json.dumps(seen).encode())
 
 
-@contextmanager
-def _one_at_a_time(runs: Path, uri: str) -> Iterator[None]:
-    """Migrations and experiment creation take no lock of their own in MLflow."""
-    runs.mkdir(parents=True, exist_ok=True)
-    with (runs / ".store.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _make_database(path: Path) -> None:
+    """A new database, aside and then renamed: MLflow cannot go on with half of one."""
+    if path.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    aside = path.with_name(f".{path.name}.part")
+    for file in path.parent.glob(f"{aside.name}*"):
+        file.unlink()
+    store = SqlAlchemyStore(f"sqlite:///{aside}", (path.parent / "artifacts").as_uri())
+    store.engine.dispose()
+    with closing(sqlite3.connect(aside)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    aside.replace(path)
+
+
+def _within(seconds: float, act: Callable[[], T]) -> T:
+    """`act()`, but not waited for any longer; it may then go on behind the scenes.
+
+    Raises:
+        TimeoutError: it takes longer. Whatever `act` raises.
+    """
+    if seconds == math.inf:
+        return act()
+    answer: Future[T] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(act())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    wait([answer], seconds)
+    if not answer.done():
+        raise TimeoutError(f"no answer in {seconds:.0f} s")
+    return answer.result()
 
 
 @contextmanager
@@ -408,6 +466,9 @@ def clear_errors(uri: str) -> Iterator[None]:
         MlflowException,
         requests.RequestException,
         sqlalchemy.exc.SQLAlchemyError,
+        OSError,  # the artifacts' disk, and what took too long
+        ValueError,  # an answer that is no JSON
+        ImportError,  # the database's driver
         sqlite3.Error,
     ) as error:
         text = " ".join(str(error).split())

@@ -22,6 +22,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "objective": {"model"},
     "checkpoint": set(),
     "provenance": set(),
+    "interrupt": set(),
+    "note": {"folder"},
 }
 RIM = {"tracking", "runner", "recording", "samples", "__main__"}
 RIM |= {"sweep", "worker", "local", "cluster"}

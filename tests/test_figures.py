@@ -62,11 +62,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Needed:
     write(root / "data", data_set(100, 100))
     overrides = (f"data.root={root / 'data'}", "data.validation_images=0")
     all_runs = Needed(root / "runs", overrides, seeds=2)
-    for name in SINGLE:
-        for seed in range(2):
-            spec = all_runs.spec(name, seed)
-            pretend(spec, all_runs.runs, weights=name in DRAWN_FROM and not seed)
-    for name in SWEEPS:
+    for name in (*SINGLE, *SWEEPS):
         for variant in all_runs.plan(name).variants:
             weights = name in DRAWN_FROM and variant.swept["training.seed"] == 0
             pretend(variant.spec, all_runs.runs, weights=weights)
@@ -184,7 +180,8 @@ def test_what_is_finished_is_not_run_again(
 ) -> None:
     monkeypatch.setattr(needed, "_command", lambda *words: pytest.fail(str(words)))
     for name in (*SINGLE, *SWEEPS):
-        there.make(name, 2, jobs=1, offline=True)
+        for once in (True, False):
+            there.make(name, once=once, jobs=1, offline=True)
 
 
 def test_what_is_missing_is_run_by_commands_that_parse(
@@ -193,18 +190,18 @@ def test_what_is_missing_is_run_by_commands_that_parse(
     asked: list[tuple[str, ...]] = []
     monkeypatch.setattr(needed, "_command", lambda *words: asked.append(words))
     missing = Needed(tmp_path, there.overrides, seeds=3)
-    missing.make("quickstart", 3, jobs=2, offline=True)
-    missing.make("beta", 3, jobs=2, offline=False)
+    missing.make("quickstart", once=True, jobs=2, offline=True)
+    missing.make("quickstart", once=False, jobs=2, offline=True)
+    missing.make("beta", once=True, jobs=None, offline=False)
     options = [__main__._parser().parse_args(words) for words in asked]
-    assert [Path(o.config).stem for o in options] == ["quickstart"] * 3 + ["beta"]
-    assert [o.offline for o in options] == [True, True, True, False]
-    assert options[3].jobs == 2
+    assert [words[0] for words in asked] == ["run", "sweep", "sweep"]
+    assert [Path(o.config).stem for o in options] == ["quickstart"] * 2 + ["beta"]
+    assert [o.offline for o in options] == [True, True, False]
+    assert [o.jobs for o in options[1:]] == [2, None]
     assert {o.runs for o in options} == {tmp_path}
-    settings = [__main__._overrides(o.set) for o in options]
     plain = list(there.overrides)
-    assert settings[0] == plain
-    assert settings[2] == [*plain, "training.seed=2"]
-    assert settings[3] == plain
+    settings = [__main__._overrides(o.set) for o in options]
+    assert settings == [plain, [*plain, "seeds=3"], plain]
 
 
 def test_the_command_trains_what_it_lacks_and_then_nothing(

@@ -13,8 +13,9 @@ from mlflow.entities import Run
 
 from cvae import runner
 from cvae.folder import RunFolder
+from cvae.note import description
 from cvae.spec import flatten
-from cvae.tracking import Tracker, TrackingError, description
+from cvae.tracking import Tracker, TrackingError
 from tests.conftest import spec
 from tests.test_commands import cvae, the_run
 
