@@ -6,7 +6,7 @@ The sizes of all PNGs together stay under 3 MB.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +69,7 @@ def manifolds(needed: Needed) -> list[Drawn]:
         run = needed.run(name)
         posterior = latent.encode(run)
         plane = sheets.planes(run, posterior, [])[0]
-        points = sheets.positions(run, posterior, ellipses=False)[0]
+        points = sheets.means(run, posterior)
         drawn += [
             Drawn(f"manifold_{kind}", plane.figure, f"`{name}`. {plane.caption}"),
             Drawn(f"posterior_{kind}", points.figure, f"`{name}`. {points.caption}"),
@@ -165,15 +165,20 @@ def aevb_figure2(needed: Needed) -> list[Drawn]:
 
 
 def beta(needed: Needed) -> list[Drawn]:
+    members = {
+        name: {folder.name for _, folder in needed.children(name)}
+        for name in ("beta", "latent_beta")
+    }
+    ids = sorted(set.union(*members.values()))
+    runs = load_runs(ids=ids, runs=needed.runs, source="folders")
     drawn = []
-    for name in ("beta", "latent_beta"):
-        folders = [folder.name for _, folder in needed.children(name)]
-        runs = load_runs(ids=folders, runs=needed.runs, source="folders")
-        found = compare.compare(runs).found
-        parts = [("plane", plots.plane(found))]
+    for name, folders in members.items():
+        rows = tuple(run for run in runs.rows if run.name in folders)
+        found = compare.compare(replace(runs, rows=rows)).found
+        parts = {"plane": plots.plane(found)}
         if name == "beta":
-            parts.append(("metrics", plots.swept(found)))
-        drawn += [Drawn(f"{name}_{part}", *each) for part, each in parts if each]
+            parts["metrics"] = plots.swept(found)
+        drawn += [Drawn(f"{name}_{k}", *each) for k, each in parts.items() if each]
     return drawn
 
 

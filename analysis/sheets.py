@@ -67,29 +67,24 @@ def planes(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Shown]
         Panel(f"digit {digit}", pictures.plane(run, axes, count, digit))
         for digit in range(run.model.classes)
     ]
-    large = [
-        Panel(f"{title(run)}, digit {digit}", pictures.plane(run, axes, LARGE, digit))
-        for digit in chosen
-    ]
-    sheets = [Shown("planes", mosaic(small, 5 if len(dims) == 2 else 1), caption)]
-    if len(dims) == 2:
-        sheets += [
-            Shown(f"plane_{digit}", mosaic([panel], 1), "")
-            for digit, panel in zip(chosen, large, strict=True)
-        ]
+    if len(dims) == 1:
+        return [Shown("planes", mosaic(small, 1), caption)]
+    sheets = [Shown("planes", mosaic(small, 5), caption)]
+    for digit in chosen:
+        picture = pictures.plane(run, axes, LARGE, digit)
+        panel = Panel(f"{title(run)}, digit {digit}", picture)
+        sheets.append(Shown(f"plane_{digit}", mosaic([panel], 1), ""))
     return sheets
 
 
-def positions(run: Run, posterior: Posterior, *, ellipses: bool) -> list[Shown]:
-    """The posterior means by digit, the densities behind them, and their PCA."""
+def means(run: Run, posterior: Posterior, *, ellipses: bool = False) -> Shown:
+    """The posterior means by digit, and whether they mix."""
     dims = leading(posterior)
-    names = axis_names(run, posterior, dims)
-    images = f"{len(posterior.labels):,} test images"
     points = pictures.scatter(
         posterior.mu[:, dims],
         posterior.labels,
-        names,
-        f"{title(run)}: posterior means of {images}",
+        axis_names(run, posterior, dims),
+        f"{title(run)}: posterior means of {len(posterior.labels):,} test images",
         sigma=posterior.sigma[:, dims] if ellipses else None,
     )
     around = (
@@ -97,18 +92,24 @@ def positions(run: Run, posterior: Posterior, *, ellipses: bool) -> list[Shown]:
         if ellipses and len(dims) == 2
         else ""
     )
-    shown = [
-        Shown("posterior", points, mixing(run, posterior) + around),
-        Shown(
-            "densities",
-            pictures.densities(
-                posterior, dims, names, f"{title(run)}: q(z|y) of {images}"
-            ),
-            "Each digit's aggregate posterior against the prior (dashed), and by how "
-            "many nats they differ, KL(q(z|y) ‖ p). A tenth of all images, drawn at "
-            f"random, differs by {at_random(posterior, dims):.2f} nats.",
-        ),
-    ]
+    return Shown("posterior", points, mixing(run, posterior) + around)
+
+
+def positions(run: Run, posterior: Posterior, *, ellipses: bool) -> list[Shown]:
+    """The posterior means by digit, the densities behind them, and their PCA."""
+    dims = leading(posterior)
+    names = axis_names(run, posterior, dims)
+    images = f"{len(posterior.labels):,} test images"
+    densities = pictures.densities(
+        posterior, dims, names, f"{title(run)}: q(z|y) of {images}"
+    )
+    caption = (
+        "Each digit's aggregate posterior against the prior (dashed), and by how many "
+        "nats they differ, KL(q(z|y) ‖ p). A tenth of all images, drawn at random, "
+        f"differs by {at_random(posterior, dims):.2f} nats."
+    )
+    shown = [means(run, posterior, ellipses=ellipses)]
+    shown.append(Shown("densities", densities, caption))
     if run.model.latent_dim > 2:
         variances, axes = latent.principal(posterior)
         share = 100 * variances / variances.sum()

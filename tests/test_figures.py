@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+import yaml
 from PIL import Image
 
 from analysis import figures, gallery, needed, numbers, style
@@ -18,7 +20,7 @@ from analysis.needed import SINGLE, SWEEPS, Needed
 from cvae import __main__, engine
 from cvae.folder import RunFolder, finished_run
 from cvae.samples import RunNotFound
-from cvae.spec import Spec
+from cvae.spec import Spec, flatten, nested
 from tests.conftest import data_set, generator, write
 from tests.test_commands import ROOT, environment
 
@@ -37,19 +39,31 @@ def bound(spec: Spec) -> float:
 def pretend(spec: Spec, runs: Path, *, weights: bool) -> None:
     """The folder that a finished run of `spec` would leave, without the training."""
     folder = RunFolder(runs / f"{spec.name}-{spec.id}")
-    folder.create(spec)
+    folder.path.mkdir(parents=True)
+    written = yaml.safe_dump(nested(flatten(spec)))
+    (folder.path / "spec.yaml").write_text(written)
     images = {"training": 1000, "validation": 100, "test": 100}
-    facts = {"processor": "a processor", "version.torch": "2.0", "device": "cpu"}
-    data = {"shape": [28, 28], "images": images, "digest": "0", "name": "tiny"}
-    folder.update(status="FINISHED", started=1.0, ended=2.0, facts=facts, data=data)
-    for epoch in (1, 2, 3):
-        metrics = {f"{p}/neg_elbo": bound(spec) + 9 / epoch for p in ("train", "val")}
-        folder.append({"epoch": epoch, "step": epoch, "time": 0, "metrics": metrics})
+    info = {
+        "status": "FINISHED",
+        "facts": {"processor": "a processor", "version.torch": "2.0"},
+        "data": {"shape": [28, 28], "images": images, "digest": "0"},
+    }
+    (folder.path / "run.json").write_text(
+        json.dumps(info | {"id": spec.id, "uid": folder.name})
+    )
     kl = 5 / (spec.objective.beta + 0.1)
     final = {"neg_elbo": bound(spec), "kl": kl, "recon": bound(spec) - kl}
-    metrics = {f"test/{key}": value for key, value in final.items()}
-    metrics |= {"test/active_units": 2, "time/total": 1.0}
-    folder.append({"epoch": 3, "step": 3, "time": 0, "metrics": metrics})
+    epochs = [
+        {f"{part}/neg_elbo": bound(spec) + 9 / epoch for part in ("train", "val")}
+        for epoch in (1, 2, 3)
+    ]
+    test = {f"test/{key}": value for key, value in final.items()}
+    epochs.append(test | {"test/active_units": 2, "time/total": 1.0})
+    lines = [
+        json.dumps({"epoch": min(k, 3), "step": k, "time": 0, "metrics": metrics})
+        for k, metrics in enumerate(epochs, start=1)
+    ]
+    (folder.path / "records.jsonl").write_text("\n".join([*lines, ""]))
     if weights:
         model = engine.build_model(spec, pixels=784, generator=generator())
         safetensors.torch.save_file(model.state_dict(), folder.weights)

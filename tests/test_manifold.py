@@ -148,10 +148,13 @@ def test_the_command_prints_the_page_it_wrote(trained: Path, tmp_path: Path) -> 
     assert page.with_name("plane.png").exists()
 
 
-def test_make_manifold_passes_what_the_user_says(tmp_path: Path) -> None:
+def test_make_manifold_hands_on_what_the_user_says_as_it_is(tmp_path: Path) -> None:
     trap = tmp_path / "trap"
-    done = make("manifold", f"RUN=$(shell touch {trap})`touch {trap}`", "FORMATS=svg")
-    assert "no run '$(shell" in done.stderr
+    hostile = f"$(shell touch {trap})`touch {trap}`"
+    done = make("-n", "manifold", f"RUN={hostile}", "DIGIT=3", "FORMATS=svg")
+    assert done.returncode == 0, done.stderr
+    for name in ("run", "digit", "formats"):
+        assert f'--{name} "${name.upper()}"' in done.stdout
     assert not trap.exists()
 
 
