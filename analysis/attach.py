@@ -25,7 +25,8 @@ def attach(
     if not has_store(runs.place):
         return "not in MLflow: there is no tracking store"
     from cvae import store
-    from cvae.tracking import Tracker, TrackingError
+    from cvae.store import TrackingError
+    from cvae.tracking import Tracker
 
     try:
         tracker = runs.tracker or Tracker(runs.place)

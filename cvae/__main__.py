@@ -249,7 +249,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _sync(options: argparse.Namespace) -> None:
     from cvae.folder import Busy, folders, sweeps
     from cvae.samples import RunNotFound, find_run
-    from cvae.tracking import Tracker, TrackingError
+    from cvae.store import TrackingError
+    from cvae.tracking import Tracker
 
     chosen = (
         [find_run(options.run, runs=options.runs)]

@@ -147,7 +147,8 @@ def connect(runs: Path, clock: Clock) -> Tracker:
         TrackingError: it cannot be used; the message offers to go on without.
     """
     with clock("imports"):
-        from cvae.tracking import Tracker, TrackingError
+        from cvae.store import TrackingError
+        from cvae.tracking import Tracker
     with clock("tracking"):
         try:
             return Tracker(runs)
