@@ -38,6 +38,7 @@ EXIT_CODES = {
     "Diverged": 4,
     "TrackingError": 5,
     "Busy": 1,
+    "Damaged": 1,
     "OSError": 1,
 }
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
