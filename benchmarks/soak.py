@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -368,7 +369,7 @@ def main() -> None:
                 flush=True,
             )
         print(*soak.differences, sep="\n")
-        print(dict(soak.tally))
+        print(json.dumps(soak.tally | {"differences": len(soak.differences)}))
         sys.exit(1 if soak.differences else 0)
 
 

@@ -26,6 +26,7 @@ EXIT_CODES = {
     "Diverged": 4,
     "TrackingError": 5,
     "Busy": 1,
+    "Damaged": 1,
     "SweepIncomplete": 1,
     "OSError": 1,
 }

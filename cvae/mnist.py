@@ -33,6 +33,8 @@ SHA256 = {
     "222c34898ecbeaf847f06e48f7ec33f2",
 }
 DEFLATE_LIMIT = 1032  # no deflate stream expands by more than this factor
+BOMB_LIMIT = 100  # no images do; checked from BOMB_BYTES on
+BOMB_BYTES = 256 * 1024**2
 SPLIT_SEED = 20140214  # fixed for every run: splits do not depend on training.seed
 BINARIZE_SEED = 20150901  # fixed likewise: one binarised test set for all runs
 
@@ -257,10 +259,11 @@ def _check_length(path: Path, expected: int) -> None:
     """Refuse a header that the file on disk cannot hold, before allocating for it."""
     on_disk = path.stat().st_size
     if path.suffix == ".gz":
-        if expected > on_disk * DEFLATE_LIMIT:
+        limit = DEFLATE_LIMIT if expected < BOMB_BYTES else BOMB_LIMIT
+        if expected > on_disk * limit:
             raise DataError(
                 f"{path}: the header promises {expected} bytes, more than {on_disk} "
-                "compressed bytes can hold"
+                f"compressed bytes {'can hold' if limit > BOMB_LIMIT else 'should hold'}"
             )
     elif expected != on_disk:
         raise DataError(

@@ -44,7 +44,7 @@ class Document:
     def where(self, path: Path_) -> str:
         while path and path not in self.lines:
             path = path[:-1]
-        return self.lines.get(path, self.source)
+        return self.lines.get(path, f"{self.source}:1")
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
@@ -136,7 +136,7 @@ def validate(document: Document) -> Spec:
     """
     if not isinstance(document.tree, dict):
         raise SpecError(
-            f"{document.source}: a spec is a mapping such as 'name: my-run'; "
+            f"{document.where(())}: a spec is a mapping such as 'name: my-run'; "
             f"found {_describe(document.tree)}"
         )
     # an empty section ("model:") means its defaults

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ from cvae.samples import Run
 from cvae.spec import Spec, nested
 
 Bytes = NDArray[np.uint8]
+tried: Counter[str] = Counter()  # generated cases by kind; printed at the end
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for kind, count in sorted(tried.items()):
+        terminalreporter.write_line(f"property-based tests: {count:5} {kind}")
+
+
 torch.set_num_threads(1)  # tensors here are small: more threads only wait for a turn
 
 

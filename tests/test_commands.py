@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cvae import __main__
 from cvae.folder import RunFolder
+from cvae.samples import RunNotFound, load_run
+from cvae.specfile import SpecError, load_spec
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = "data.train_images=600 data.validation_images=100"
@@ -229,26 +234,83 @@ def test_make_prints_every_target_with_an_example() -> None:
         assert f"make {target}" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "$(shell touch {})",
-        "$$(touch {})",
-        "`touch {}`",
-        "x; touch {}",
-        "x' ; touch {} ; '",
-        'x" ; touch {} ; "',
-        "x && touch {}",
-    ],
+HOSTILE = (
+    "$(shell touch {0})",
+    "$$(touch {0})",
+    "`touch {0}`",
+    "x; touch {0}",
+    "x' ; touch {0} ; '",
+    'x" ; touch {0} ; "',
+    "x && touch {0} & touch {0} | touch {0}",
+    "x\ntouch {0}\n",
+    "${{IFS}}$(eval x:=$(shell touch {0}))",
+    "-x --{0} ../../{0} \t 🦊",
 )
-def test_make_never_interprets_what_the_user_passes(text: str, tmp_path: Path) -> None:
+
+
+def test_make_never_interprets_what_the_user_passes(tmp_path: Path) -> None:
+    """Every variable with all of it at once: a recipe that expanded one would tell."""
+    text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    (names,) = re.findall(r"^ARGUMENTS := (.*)$", text, re.MULTILINE)
+    recipes = "".join(re.findall(r"^\t.*$", text, re.MULTILINE))
+    assert set(re.findall(r"\$[({]([^)}]+)[)}]", recipes)) <= {"PYTHON", "CURDIR"}
+    assert set(re.findall(r"\$\$\{?([A-Z_]+)", recipes)) <= {*names.split()}
     trap = tmp_path / "trap"
-    hostile = text.format(trap)
-    for target, name in (("experiment", "CONFIG"), ("samples", "RUN")):
-        done = make(target, f"{name}={hostile}")
-        assert done.returncode != 0
-        assert "Traceback" not in done.stderr
-    assert not trap.exists()
+    hostile = [text.format(trap) for text in HOSTILE]
+    program = tmp_path / "python"  # prints its arguments instead of being Python
+    program.write_text('#!/bin/sh\nfor word; do printf "%s\\0" "$word"; done\n')
+    program.chmod(0o755)
+    for target in ("experiment", "samples", "evaluate", "sync", "ui"):
+        used = re.search(rf"^{target}:.*\n((\t.*\n)+)", text, re.MULTILINE)
+        assert used is not None
+        wanted = {*re.findall(r"\$\$\{?([A-Z_]+)", used[1])} - {"OFFLINE", "PY"}
+        assert wanted
+        for value in hostile:
+            given = [f"{name}={value}" for name in sorted(wanted)]
+            done = make(target, *given, f"PY={program}")
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.split("\0").count(value) == len(wanted)
+            assert not trap.exists()
+    for value in hostile:
+        assert make("list", f"PY={value}").returncode != 0
+        assert not trap.exists()
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_argument_reaches_out_of_the_folder_of_runs(
+    text: str, tmp_path: Path, finished: tuple[Path, Done]
+) -> None:
+    before = sorted(path for path in finished[0].rglob("*"))
+    with pytest.raises(RunNotFound):
+        load_run(text.format(tmp_path / "trap"), runs=finished[0])
+    with pytest.raises(RunNotFound):
+        load_run("../" * 5 + "etc/passwd" + "x" * 10_000, runs=finished[0])
+    with pytest.raises(SpecError):
+        load_spec(ROOT / QUICKSTART, [f"name={text}"])
+    assert sorted(path for path in finished[0].rglob("*")) == before
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("host", [None, "localhost", "0.0.0.0", "::"])
+def test_the_ui_listens_on_this_machine_only_unless_asked_with_a_warning(
+    host: str | None,
+    tmp_path: Path,
+    finished: tuple[Path, Done],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shutil.copy(finished[0] / "mlflow.db", tmp_path / "mlflow.db")
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda program, words: started.append(words))
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # both are put back afterwards
+    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    arguments = ["--host", host] if host else []
+    with caplog.at_level("WARNING", "cvae"):
+        __main__.main(["ui", "--runs", str(tmp_path), *arguments])
+    words = started[0]
+    assert words[words.index("--host") + 1] == (host or "127.0.0.1")
+    assert ("open to the network" in caplog.text) == (host in ("0.0.0.0", "::"))
 
 
 def test_make_passes_overrides_with_blanks_and_lists() -> None:

@@ -6,12 +6,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cvae.folder import Busy, RunFolder, folder_for, folders
+from cvae.folder import SILENCE, Busy, Damaged, RunFolder, folder_for, folders
 from cvae.specfile import SpecError
 from tests.conftest import spec
 
@@ -157,6 +159,74 @@ def test_the_lock_of_another_process_counts_until_it_is_killed(
             pass
         process.kill()
     assert folder.status == "KILLED"
+
+
+def test_a_holder_on_another_machine_counts_while_it_gives_signs_of_life(
+    folder: RunFolder,
+) -> None:
+    lock = folder.path / "lock"
+    lock.write_text("pid 7 on elsewhere since 2026-01-01 00:00:00\n")
+    folder.update(status="RUNNING")
+    assert folder.status == "RUNNING"
+    with pytest.raises(Busy, match="pid 7 on elsewhere .* heard of 0 s"), folder.lock():
+        pass
+    silent = time.time() - SILENCE - 1
+    os.utime(lock, (silent, silent))
+    assert folder.status == "KILLED"
+    assert folder.abandoned
+    with folder.lock():
+        assert folder.held()
+    assert not folder.abandoned
+
+
+def test_a_holder_gives_signs_of_life(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cvae.folder.BEAT", 0.01)
+    with folder.lock():
+        os.utime(folder.path / "lock", (1, 1))
+        deadline = time.monotonic() + 20
+        while (folder.path / "lock").stat().st_mtime < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert not [t for t in threading.enumerate() if t.name == "heartbeat"]
+
+
+def test_a_look_at_the_lock_keeps_nobody_from_taking_it(folder: RunFolder) -> None:
+    for _ in range(2):
+        with folder.lock():
+            pass
+        looking = (folder.path / "lock").open("r")
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.2, looking.close).start()
+        with folder.lock():
+            assert folder.held()
+
+
+def test_what_the_dead_left_half_written_is_swept_away(folder: RunFolder) -> None:
+    for path in (folder.path, folder.figures):
+        (path / ".checkpoint.safetensors.123.part").write_bytes(b"half")
+    with folder.lock():
+        assert not list(folder.path.rglob("*.part"))
+
+
+def test_a_finished_run_whose_process_died_before_it_let_go_is_gone_on_with(
+    tmp_path: Path,
+) -> None:
+    stem = made(tmp_path, "FINISHED")
+    folder = RunFolder(tmp_path / stem)
+    with folder.lock():
+        signed = (folder.path / "lock").read_text()
+    assert folder_for(spec(), tmp_path).name == f"{stem}-2"
+    (folder.path / "lock").write_text(signed)  # as SIGKILL leaves it
+    assert folder_for(spec(), tmp_path).name == stem
+
+
+def test_an_altered_record_is_named(folder: RunFolder) -> None:
+    folder.append(LINE)
+    (folder.path / "records.jsonl").write_bytes(b"{]\n" + raw(folder))
+    with pytest.raises(Damaged, match=r"records\.jsonl: altered"):
+        folder.records()
 
 
 @pytest.mark.parametrize("status", ["NEW", "FINISHED", "FAILED", "KILLED"])

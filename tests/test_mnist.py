@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import os
 import struct
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.datasets import mnist as torchvision_mnist
 
@@ -23,7 +27,7 @@ from cvae.mnist import (
     load_mnist_labels,
     salt_and_pepper,
 )
-from tests.conftest import data_set, generator, idx, write
+from tests.conftest import data_set, generator, idx, tried, write
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -89,6 +93,81 @@ def test_wrong_image_files_are_refused(tmp_path: Path, case: str, zipped: bool) 
     with pytest.raises(DataError, match=problem) as refused:
         load_mnist_images(path)
     assert str(path) in str(refused.value)
+
+
+def the_idx(data: bytes) -> Tensor | None:
+    """What an IDX file of images holds, read in another way; None if it is not one."""
+    if len(data) < 16 or data[:4] != b"\0\0\x08\x03":
+        return None
+    sizes = np.frombuffer(data[4:16], ">u4").astype(object)
+    if sizes.prod() != len(data) - 16:
+        return None
+    try:
+        array = np.frombuffer(data[16:], np.uint8).reshape(sizes.tolist())
+    except (ValueError, OverflowError):
+        return None
+    return torch.from_numpy(array.copy())
+
+
+edits = st.lists(
+    st.tuples(st.integers(0, 40), st.integers(0, 8), st.binary(max_size=8)), max_size=3
+)
+
+
+@settings(max_examples=1500, deadline=None, derandomize=True)
+@given(
+    before=edits,
+    after=edits,
+    zipped=st.booleans(),
+    start=st.sampled_from([SMALL_IMAGES, SMALL_LABELS, b"", bytes(40)]),
+)
+@example([(4, 12, b"\0\0\0\0" + b"\xff" * 8), (8, 99, b"")], [], False, SMALL_IMAGES)
+@example([(4, 4, b"\xff\xff\xff\xff"), (8, 4, bytes(4))], [], False, SMALL_IMAGES[:16])
+def test_any_bytes_are_the_images_they_hold_or_a_data_error(
+    tmp_path_factory: pytest.TempPathFactory,
+    before: list[tuple[int, int, bytes]],
+    after: list[tuple[int, int, bytes]],
+    zipped: bool,
+    start: bytes,
+) -> None:
+    tried["IDX and gzip files"] += 1
+    data = edited(start, before)
+    if zipped:
+        data = edited(gzip.compress(data, mtime=0), after)
+    path = tmp_path_factory.getbasetemp() / f"any{'.gz' if zipped else ''}"
+    path.write_bytes(data)
+    expected = None
+    with contextlib.suppress(OSError, EOFError, zlib.error):
+        expected = the_idx(gzip.decompress(data) if zipped else data)
+    try:
+        found = load_mnist_images(path)
+    except DataError as error:
+        assert str(path) in str(error)
+        assert expected is None
+    else:
+        assert expected is not None
+        assert found.shape == expected.shape
+        assert torch.equal(found, expected)
+
+
+def edited(data: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
+    for at, removed, inserted in changes:
+        data = data[:at] + inserted + data[at + removed :]
+    return data
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeeze = zlib.compressobj(wbits=31, level=1)
+    path = tmp_path / "bomb.gz"
+    with path.open("wb") as file:
+        file.write(squeeze.compress(struct.pack(">IIII", 2051, 400_000, 28, 28)))
+        for _ in range(400):
+            file.write(squeeze.compress(bytes(784_000)))
+        file.write(squeeze.flush())
+    with pytest.raises(DataError, match="should hold"):
+        load_mnist_images(path)
 
 
 def corrupt_deflate(data: bytes) -> bytes:

@@ -14,6 +14,7 @@ import cvae
 from cvae import runner
 from cvae.samples import RunNotFound, generate_conditional_samples, load_run
 from tests.conftest import data_set, spec, write
+from tests.test_checkpoint import Bomb
 from tests.test_commands import Done, the_run
 
 
@@ -75,6 +76,21 @@ def test_a_run_that_is_not_there_is_said(here: Path, reference: str) -> None:
 def test_without_a_run_the_command_to_type_is_said(tmp_path: Path) -> None:
     with pytest.raises(RunNotFound, match="make experiment CONFIG="):
         load_run(runs=tmp_path)
+
+
+def test_weights_that_are_a_pickle_are_refused_and_not_executed(
+    here: Path, tmp_path: Path
+) -> None:
+    victim = tmp_path / "executed"
+    weights = load_run().folder.weights
+    whole = weights.read_bytes()
+    torch.save({"weight": Bomb(victim)}, weights)
+    try:
+        with pytest.raises(RunNotFound, match="cannot be read"):
+            load_run()
+    finally:
+        weights.write_bytes(whole)
+    assert not victim.exists()
 
 
 @pytest.mark.parametrize("digit", [-1, 10, 2.5, True, "5"])

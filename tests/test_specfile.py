@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import re
+import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from cvae.specfile import (
     read_document,
     validate,
 )
+from tests.conftest import tried
 
 VALID = """\
 # Question: does it parse?
@@ -275,16 +280,19 @@ def test_a_wrong_override_is_named(override: str, problem: str) -> None:
 
 def outcome(content: bytes | str, *overrides: str) -> Spec | SpecError:
     """Whatever else than these two comes out fails the test."""
+    tried["specs and overrides"] += 1
     try:
         if isinstance(content, bytes):
             content = content.decode("utf-8-sig", errors="surrogateescape")
         return read(content, *overrides)
     except SpecError as error:
         str(error).encode()  # must be printable
+        lines = str(error).split("\n")
+        assert all(re.match(r"f\.yaml:\d+: |SET ", line) for line in lines), lines
         return error
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=1000, deadline=None, derandomize=True)
 @given(
     st.lists(
         st.tuples(st.integers(0, len(VALID)), st.integers(0, 3), st.binary(max_size=4)),
@@ -309,7 +317,7 @@ PIECES = [
 ]
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=1000, deadline=None, derandomize=True)
 @given(
     st.one_of(
         st.text(max_size=60),
@@ -327,7 +335,7 @@ def test_any_text_is_a_spec_or_a_spec_error(text: str) -> None:
     assert isinstance(outcome(text), (Spec, SpecError))
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=500, deadline=None, derandomize=True)
 @given(
     st.one_of(
         st.text(max_size=30),
@@ -341,3 +349,72 @@ def test_any_text_is_a_spec_or_a_spec_error(text: str) -> None:
 @example('data.root="\\Uffffffff"')
 def test_any_override_is_a_spec_or_a_spec_error(override: str) -> None:
     assert isinstance(outcome(VALID, override), (Spec, SpecError))
+
+
+BOMBS: dict[str, bytes] = {
+    "anchors": b"a: &a [x]\n"
+    + b"".join(
+        b"%c: &%c [%s]\n" % (n + 1, n + 1, b"*%c," % n * 9) for n in range(97, 106)
+    ),
+    "merges": b"a: &a {b: 1}\nname: {<<: *a}\n",
+    "deep lists": b"[" * 50_000,
+    "deep maps": b"".join(b"%sa:\n" % (b" " * n) for n in range(500)),
+    "deep braces": b"{a: " * 50_000,
+    "ten megabytes": b"name: " + b"x" * 10_000_000,
+    "ten million lines": b"\n" * 10_000_000,
+    "many keys": b"".join(b"k%d: 1\n" % n for n in range(20_000)),
+    "NUL": b"name: a\0b\n",
+    "UTF-16": "name: a\n".encode("utf-16"),
+    "UTF-32": "name: a\n".encode("utf-32"),
+    "Latin-1": "name: ü\n".encode("latin-1"),
+    "a program": bytes(range(256)) * 100,
+    "a huge integer": b"name: a\ntraining: {seed: %s}\n" % (b"9" * 100_000),
+    "a huge exponent": b"name: a\nobjective: {beta: 1e999999999}\n",
+    "base sixty": b"name: a\ntraining: {epochs: 1:30}\n",
+    "python tag": b"name: !!python/object/apply:os.system ['touch hacked']\n",
+    "python tag of a key": b"!!python/name:os.system : x\n",
+    "binary tag": b"name: !!binary aGVsbG8=\n",
+    "control characters": b"name: \x1b[2J\n",
+    "a name of 10,000 letters": b"name: " + b"a" * 10_000,
+    "a name with an emoji": "name: 🦊\n".encode(),
+    "a name that goes up": b"name: ../../etc/passwd\n",
+    "an absolute name": b"name: /etc/passwd\n",
+    "a hidden name": b"name: .hidden\n",
+    "a name with a line in it": b'name: "a\\nb"\n',
+    "an experiment with a line in it": b'name: a\ntracking: {experiment: "a\\nb"}\n',
+    "an experiment of 10,000": b"name: a\ntracking: {experiment: %s}\n"
+    % (b"e" * 10_000),
+}
+READ_ALL = """
+import contextlib, io, pathlib, sys
+from cvae.__main__ import main
+for path in sorted(pathlib.Path(sys.argv[1]).glob("*.yaml")):
+    for overrides in ([], ["--set", "model.latent_dim=3"]):
+        code = main(["run", str(path), "--runs", sys.argv[1] + "/runs", *overrides])
+        print(path.stem, code)
+assert "torch" not in sys.modules
+"""
+
+
+def test_bombs_are_refused_in_little_memory_and_nothing_is_written(
+    tmp_path: Path,
+) -> None:
+    for number, content in enumerate(BOMBS.values()):
+        (tmp_path / f"{number}.yaml").write_bytes(content)
+    limit = 500 * 1024**2
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ALL, str(tmp_path)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ends = dict(line.split() for line in done.stdout.splitlines())
+    assert ends == {str(number): "2" for number in range(len(BOMBS))}
+    assert "Traceback" not in done.stderr
+    refusals = [line for line in done.stderr.splitlines() if ".yaml" in line]
+    assert len(refusals) >= 2 * len(BOMBS)
+    assert all(len(line) < 1000 for line in done.stderr.splitlines())
+    assert {path.suffix for path in tmp_path.iterdir()} == {".yaml"}
