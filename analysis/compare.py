@@ -112,11 +112,15 @@ def write(result: Result, out: Path, formats: Sequence[str] = ("png",)) -> list[
     pictures = draw(result, out, formats)
     page = out / "compare.md"
     page.write_text(markdown(result, pictures), encoding="utf-8")
+    drawn = [file for picture in pictures for file in picture.files]
+    return [page, *write_tables(result, out), *drawn]
+
+
+def write_tables(result: Result, out: Path) -> list[Path]:
+    """A line a run, and a line a side with every number of the comparison."""
     return [
-        page,
         tables.write_csv(result.runs.table(), out / "runs.csv"),
         tables.write_csv(tables.statistics(result.found), out / "statistics.csv"),
-        *(file for picture in pictures for file in picture.files),
     ]
 
 
@@ -147,15 +151,18 @@ METHOD = (
 
 
 def _sentences(found: Comparison) -> list[str]:
-    """One a side: how good it is, and how far from the reference."""
-    said = []
+    """One a side, the best first: how good it is, and how far from the reference."""
+    said: list[str] = []
     for side, whole, each in zip(
         found.sides, found.summaries, found.differences, strict=True
     ):
         head = f"{side.label}: {_amount(whole, found.metric)}"
         if side is found.best:
             head += ", the best" if len(found.sides) > 1 else ""
-        said.append(f"{head}{_apart(each, side, found) if each else ''}.")
+        at = 0 if side is found.best else len(said)
+        said.insert(at, f"{head}{_apart(each, side, found) if each else ''}.")
+    if (more := len(said) - tables.LONGEST) > 0:
+        said[tables.LONGEST :] = [f"{more} more settings are in statistics.csv."]
     return said
 
 
