@@ -8,7 +8,8 @@ SHELL := /bin/bash
 # What the user passes reaches the shell as environment variables, never as text of a
 # command: no blank, quote, ; or $( ) in it is ever interpreted, by make or by the shell.
 ARGUMENTS := CONFIG SET RUN DIGIT N SEED TEMPERATURE OUT K LABEL_K PORT OFFLINE PYTEST \
-	JOBS THREADS ENGINE GPUS DRY EXPERIMENT SWEEP FILTER BY AGAINST METRIC FORMATS
+	JOBS THREADS ENGINE GPUS DRY EXPERIMENT SWEEP FILTER BY AGAINST METRIC FORMATS \
+	ELLIPSES ONLY
 define literal
 override $(1) := $$(value $(1))
 export $(1)
@@ -24,8 +25,8 @@ READY := .venv/.ready
 endif
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup data experiment sweep samples evaluate compare report list sync ui \
-	bench test test-services lint clean
+.PHONY: help setup data experiment sweep samples evaluate compare manifold figures \
+	report list sync ui bench test test-services lint clean
 
 help:  ## this list
 	@echo "Conditional VAEs on raw MNIST"
@@ -75,6 +76,15 @@ compare: $(READY)  ## tables, curves, what the seeds say    make compare SWEEP=l
 report: $(READY)  ## one HTML page of an experiment        make report EXPERIMENT=cvae
 	@$(PYTHON) -m analysis.report $(SELECTED)
 
+manifold: $(READY)  ## draw a finished run's latent space    make manifold RUN=quickstart DIGIT=3 FORMATS=svg
+	@$(PYTHON) -m analysis.manifold $${RUN:+--run "$$RUN"} $${DIGIT:+--digit "$$DIGIT"} \
+		$${FORMATS:+--formats "$$FORMATS"} $${ELLIPSES:+--ellipses} \
+		$${OUT:+--out "$$OUT"}
+
+figures: $(READY)  ## every figure and number of README     make figures JOBS=2 ONLY="digits results"
+	@$(PYTHON) -m analysis.figures $${ONLY:+--only "$$ONLY"} $${JOBS:+--jobs "$$JOBS"} \
+		$${SET:+--set "$$SET"} $${OFFLINE:+--offline}
+
 list: $(READY)  ## the runs of this folder               make list
 	@$(PYTHON) -m cvae list
 
@@ -86,12 +96,14 @@ ui: $(READY)  ## MLflow on 127.0.0.1                   make ui PORT=5000
 
 bench: $(READY)  ## training speed against the usual way  make bench
 	@$(PYTHON) -m benchmarks.speed --quality
+	@$(PYTHON) -m benchmarks.sweeps
 
 test: $(READY)  ## all tests that need only Python       make test
 	@$(PYTHON) -m pytest $$PYTEST
 
-test-services: $(READY)  ## tests that need Chromium              make test-services
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check playwright
+test-services: $(READY)  ## needs Chromium, PostgreSQL and Ray    make test-services
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check playwright \
+		"psycopg[binary]" -r requirements-ray.txt
 	@$(PYTHON) -m pytest -m services $$PYTEST
 
 lint: $(READY)  ## ruff and mypy                         make lint

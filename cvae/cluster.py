@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -69,14 +71,19 @@ def _connect(cpus: int) -> Any:
         raise SpecError(
             "ENGINE=ray: Ray is not installed; pip install -r requirements-ray.txt"
         ) from error
-    address = os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS", "")
+    if match := re.fullmatch(r"(?:ray://)?([\w.-]+):(\d+)", address):
+        try:  # Ray itself tries for minutes
+            socket.create_connection((match[1], int(match[2])), timeout=5).close()
+        except (OSError, OverflowError) as error:
+            raise SpecError(f"RAY_ADDRESS={address}: no cluster: {error}") from error
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not address:
         options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise SpecError(f"RAY_ADDRESS={address}: no cluster joined: {error}") from error
+        raise SpecError(f"RAY_ADDRESS={address}: no cluster: {error}") from error
     return ray
 
 

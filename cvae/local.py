@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import logging
 import multiprocessing
 import os
 import signal
@@ -110,7 +109,6 @@ def _end(pool: Sequence[_Worker]) -> None:
 def _serve(connection: Connection, alive: Connection) -> None:
     """A worker's life: a job, its answer, the next, until the parent is gone."""
     signal.signal(signal.SIGTERM, _terminate)
-    logging.getLogger("cvae").setLevel(logging.INFO)
     threading.Thread(target=_watch, args=(alive,), daemon=True).start()
 
     def say(event: Event) -> None:

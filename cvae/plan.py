@@ -77,25 +77,27 @@ class Plan:
 def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
     """The sweep of a YAML file; `section.field=value` overrides reach every variant.
 
-    An override of a swept key replaces its list of values.
+    An override of a swept key replaces its list of values; `seeds=5` makes a sweep of
+    any spec.
 
     Raises:
         SpecError: every mistake of the file, its block and its variants, a line each.
     """
     document = read_document(path)
     tree = document.tree if isinstance(document.tree, dict) else {}
-    if "sweep" not in tree:
+    again = any(override.startswith("seeds=") for override in overrides)
+    if "sweep" not in tree and not again:
         raise SpecError(
             f"{document.source}: sweep: missing; this file describes one run: make "
-            f"experiment CONFIG={document.source}, or add a block such as\n"
-            "sweep: {model.latent_dim: [2, 10], seeds: 3}"
+            f"experiment CONFIG={document.source}; repeat it with SET=seeds=5, or add "
+            "a block such as\nsweep: {model.latent_dim: [2, 10], seeds: 3}"
         )
-    block = tree.pop("sweep")
+    block = tree.pop("sweep", {})
     swept = block if isinstance(block, dict) else {}
     for override in overrides:
         key = override.partition("=")[0]
         name = "seeds" if key == SEEDS and "seeds" in swept else key
-        if name in swept:
+        if name in swept or name == "seeds":
             found = Document(f"SET {override!r}", {})
             apply_overrides(found, [override])
             section, dot, field = key.partition(".")
@@ -193,7 +195,8 @@ def _check_key(document: Document, key: str, at: Path_) -> None:
     if section == "tracking":
         problem = "does not change a run; it cannot be swept"
     else:
-        near = difflib.get_close_matches(key, names, 1, 0.5)
+        bare = [name for name in names if name.endswith(f".{key}")]
+        near = bare or difflib.get_close_matches(key, names, 1, 0.5)
         problem = "unknown key; allowed: seeds, zip, variants or a dotted field"
         problem += f"; did you mean {near[0]}?" if near else " such as model.latent_dim"
     raise SpecError(f"{document.where(('sweep', *at))}: sweep: {key}: {problem}")

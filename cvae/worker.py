@@ -93,6 +93,7 @@ def _log_to(number: int, say: Callable[[Event], None]) -> Iterator[None]:
             say(Said(number, record.getMessage()))
 
     handler, propagates = Handler(), log.propagate
+    log.setLevel(logging.INFO)
     log.addHandler(handler)
     log.propagate = False
     try:

@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cvae import mnist
+from cvae import engine, mnist
+from cvae.folder import RunFolder
+from cvae.samples import Run
 from cvae.spec import Spec, nested
 
 Bytes = NDArray[np.uint8]
@@ -95,3 +97,15 @@ def linear(layers: nn.Sequential, at: int) -> nn.Linear:
     layer = layers[at]
     assert isinstance(layer, nn.Linear)
     return layer
+
+
+def made_run(root: Path, *, scale: float = 1.0, **dotted: Any) -> Run:
+    """A run that nobody trained: drawn weights, the data set written under `root`."""
+    if not (root / "data").exists():
+        write(root / "data", data_set(100, 100))
+    wanted = spec(data__root=str(root / "data"), data__validation_images=0, **dotted)
+    model = engine.build_model(wanted, pixels=784, generator=generator())
+    with torch.no_grad():
+        for part in model.parameters():
+            part.mul_(scale)
+    return Run(model, wanted, RunFolder(root / f"test-{wanted.id}"), (28, 28))
