@@ -22,7 +22,7 @@ def attach(
     With `always` files of runs without a sweep go somewhere, too: to the run itself if
     it is one, else to a run of the experiment that holds nothing but such pages.
     """
-    if not has_store(runs.place):
+    if runs.tracker is None and not has_store(runs.place):
         return "not in MLflow: there is no tracking store"
     from cvae import store
     from cvae.tracking import Tracker, TrackingError

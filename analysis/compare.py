@@ -181,9 +181,10 @@ def _apart(each: Difference, side: Side, found: Comparison) -> str:
     how = tables.number(abs(gap.mean), metric)
     if not math.isnan(gap.sd):
         how += f" ± {tables.number(gap.sd, metric)}"
-    verdict = f"{how} {'worse' if worse else 'better'} than {against.label}"
+    whom = "the best" if against is found.best else against.label
+    verdict = f"{how} {'worse' if worse else 'better'} than {whom}"
     if gap.mean == 0:
-        verdict = f"the same as {against.label}"
+        verdict = f"the same as {whom}"
     details = []
     if each.pairs:
         what = "run" if side.pooled or against.pooled else "seed"

@@ -31,11 +31,11 @@ def sides(found: Comparison) -> list[Row]:
         for key in scores(found):
             row[key] = spread(side.column(key), key)
         row["95 % interval"] = between(whole.low, whole.high, found.metric)
-        row["difference"] = row["p, adjusted"] = ""
+        row["difference"] = row["p"] = ""
         if each:
             row["difference"] = number(each.found.mean, found.metric, sign=True)
             enough = not math.isnan(each.adjusted)
-            row["p, adjusted"] = p_value(each.adjusted) if enough else "too few seeds"
+            row["p"] = p_value(each.adjusted) if enough else "too few seeds"
         row[""] = "best" if side is found.best else ""
         rows.append(row)
     return rows
