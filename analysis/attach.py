@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.load import Runs
+from analysis.runs import Runs
 from cvae.folder import has_store
 
 if TYPE_CHECKING:

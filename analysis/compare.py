@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis import arguments, attach, sides, tables
-from analysis.load import Run, RunNotFound, Runs
+from analysis.load import RunNotFound
+from analysis.runs import Run, Runs
 from analysis.sides import Comparison, Difference, Side
 from analysis.statistics import ENOUGH, Summary
 from cvae.exits import guarded

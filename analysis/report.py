@@ -22,7 +22,7 @@ import markupsafe
 
 from analysis import arguments, attach, compare, tables
 from analysis.compare import METHOD, Result
-from analysis.load import Run, Runs
+from analysis.runs import Run, Runs
 from cvae.exits import guarded
 from cvae.folder import SweepFolder
 

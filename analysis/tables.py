@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.load import Run
+from analysis.runs import Run
 from analysis.sides import Comparison, short, text
 
 Row = dict[str, Any]
