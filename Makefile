@@ -7,9 +7,9 @@ SHELL := /bin/bash
 
 # What the user passes reaches the shell as environment variables, never as text of a
 # command: no blank, quote, ; or $( ) in it is ever interpreted, by make or by the shell.
-ARGUMENTS := CONFIG SET RUN DIGIT N SEED TEMPERATURE OUT K LABEL_K PORT OFFLINE PYTEST \
-	JOBS THREADS ENGINE GPUS DRY EXPERIMENT SWEEP FILTER BY AGAINST METRIC FORMATS \
-	ELLIPSES ONLY
+ARGUMENTS := CONFIG SET RUN DIGIT N SEED TEMPERATURE OUT K LABEL_K HOST PORT OFFLINE \
+	PYTEST PY JOBS THREADS ENGINE GPUS DRY EXPERIMENT SWEEP FILTER BY AGAINST METRIC \
+	FORMATS ELLIPSES ONLY
 define literal
 override $(1) := $$(value $(1))
 export $(1)
@@ -17,7 +17,7 @@ endef
 $(foreach name,$(ARGUMENTS),$(eval $(call literal,$(name))))
 
 ifdef PY
-PYTHON := $(PY)
+PYTHON := "$${PY}"
 READY :=
 else
 PYTHON := .venv/bin/python
@@ -26,7 +26,7 @@ endif
 export PYTHONPATH := $(CURDIR)
 
 .PHONY: help setup data experiment sweep samples evaluate compare manifold figures \
-	report list sync ui bench test test-services lint clean
+	report list sync ui bench soak test test-services lint clean
 
 help:  ## this list
 	@echo "Conditional VAEs on raw MNIST"
@@ -92,11 +92,14 @@ sync: $(READY)  ## publish what MLflow does not have     make sync RUN=quickstar
 	@$(PYTHON) -m cvae sync $${RUN:+--run "$$RUN"}
 
 ui: $(READY)  ## MLflow on 127.0.0.1                   make ui PORT=5000
-	@$(PYTHON) -m cvae ui $${PORT:+--port "$$PORT"}
+	@$(PYTHON) -m cvae ui $${HOST:+--host "$$HOST"} $${PORT:+--port "$$PORT"}
 
 bench: $(READY)  ## training speed against the usual way  make bench
 	@$(PYTHON) -m benchmarks.speed --quality
 	@$(PYTHON) -m benchmarks.sweeps
+
+soak: $(READY)  ## kill runs N times, compare what's left make soak N=500
+	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.soak --together 16 $${N:+--kills "$$N"}
 
 test: $(READY)  ## all tests that need only Python       make test
 	@$(PYTHON) -m pytest $$PYTEST

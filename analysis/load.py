@@ -18,7 +18,7 @@ from cvae.folder import has_store, sweeps
 from cvae.spec import NAME
 
 if TYPE_CHECKING:
-    from cvae.tracking import Tracker
+    from cvae.store import Store
 
 
 class RunNotFound(Exception):
@@ -48,23 +48,23 @@ def load_runs(
     """
     if sweep and not NAME.fullmatch(sweep):
         raise RunNotFound(f"no sweep {sweep[:80]!r}; {_sweeps(runs)}")
-    tracker: Tracker | None = None
+    store: Store | None = None
     found: list[Run] = []
     unreadable: dict[str, str] = {}
     if source == "store" or (source == "auto" and has_store(runs)):
-        tracker, found = from_store(runs, experiment, sweep, filter)
+        store, found = from_store(runs, experiment, sweep, filter)
     elif filter:
         raise ValueError("a filter is answered by the tracking store; there is none")
     if source == "folders" or (source == "auto" and not filter):
-        more, unreadable = from_folders(runs, experiment, sweep, tracker)
+        more, unreadable = from_folders(runs, experiment, sweep, store)
         known = {run.uid for run in found}
         found += [run for run in more if run.uid not in known]
     chosen = _chosen(found, ids) if ids and found else found
     if not chosen:
-        raise RunNotFound(_nothing(runs, experiment, sweep, filter, tracker))
+        raise RunNotFound(_nothing(runs, experiment, sweep, filter, store))
     name = sweep or experiment or (ids[0] if len(ids) == 1 else "runs")
     rows = tuple(sorted(chosen, key=lambda run: (run.started, run.name)))
-    return Runs(name, rows, unreadable, sweep or "", experiment or "", runs, tracker)
+    return Runs(name, rows, unreadable, sweep or "", experiment or "", runs, store)
 
 
 def _chosen(found: list[Run], ids: Sequence[str]) -> list[Run]:
@@ -88,11 +88,11 @@ def _nothing(
     experiment: str | None,
     sweep: str | None,
     query: str,
-    tracker: Tracker | None,
+    store: Store | None,
 ) -> str:
     """Why nothing was found, and what would be."""
     if experiment:
-        known = _experiments(runs, tracker)
+        known = _experiments(runs, store)
         if experiment not in known:
             return f"no experiment {experiment[:80]!r}; {_nearest(experiment, known)}"
     if query:
@@ -107,13 +107,11 @@ def _nothing(
     )
 
 
-def _experiments(runs: Path, tracker: Tracker | None) -> list[str]:
+def _experiments(runs: Path, store: Store | None) -> list[str]:
     """The experiments of the store and of the folders."""
     found = {run.experiment for run in from_folders(runs, None, None, None)[0]}
-    if tracker is not None:
-        from cvae import store
-
-        found |= set(store.experiments(tracker))
+    if store is not None:
+        found |= set(store.experiments())
     return sorted(found)
 
 

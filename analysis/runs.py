@@ -13,7 +13,7 @@ from cvae.folder import RunFolder
 from cvae.spec import Spec, flatten
 
 if TYPE_CHECKING:
-    from cvae.tracking import Tracker
+    from cvae.store import Store
 
 DEFAULTS = flatten(Spec(name="default"))
 RUNS = Path("runs")
@@ -63,7 +63,7 @@ class Runs:
     sweep: str = ""
     experiment: str = ""
     place: Path = RUNS
-    tracker: Tracker | None = None
+    store: Store | None = None
 
     @property
     def differing(self) -> list[str]:
@@ -103,11 +103,10 @@ class Runs:
                 for record in run.folder.records()
                 if key in record["metrics"]
             ]
-        if self.tracker is None or run.run_id is None:
+        if self.store is None or run.run_id is None:
             return []
-        from cvae import store
 
-        return store.history(self.tracker, run.run_id, key)
+        return self.store.history(run.run_id, key)
 
     def file(self, run: Run, path: str) -> bytes | None:
         """A file of the run's folder, or that artifact of it; None if it is missing."""
@@ -116,11 +115,10 @@ class Runs:
                 return (run.folder.path / path).read_bytes()
             except OSError:
                 return None
-        if self.tracker is None or run.run_id is None:
+        if self.store is None or run.run_id is None:
             return None
-        from cvae import store
 
-        return store.artifact(self.tracker, run.run_id, path)
+        return self.store.artifact(run.run_id, path)
 
 
 def _keys(rows: Iterable[Run]) -> list[str]:

@@ -13,29 +13,27 @@ from cvae.folder import RunFolder, SweepFolder, folders
 from cvae.spec import flatten
 
 if TYPE_CHECKING:
-    from cvae.store import Stored
-    from cvae.tracking import Tracker
+    from cvae.store import Store, Stored
 
 OVERFLOW = 1.79e308  # MLflow stores infinity as the largest double
 
 
 def from_store(
     runs: Path, experiment: str | None, sweep: str | None, query: str
-) -> tuple[Tracker, list[Run]]:
+) -> tuple[Store, list[Run]]:
     """The runs of the store that fit; neither parents of sweeps nor pages."""
-    from cvae import store
-    from cvae.tracking import Tracker
+    from cvae.store import Store
 
-    tracker = Tracker(runs)
-    names = store.experiments(tracker)
+    store = Store(runs)
+    names = store.experiments()
     places = [id for name, id in names.items() if experiment in (None, name)]
     if sweep:
         tagged = f"tags.`cvae.sweep` = '{sweep}'"
         query = f"{tagged} and {query}" if query else tagged
     here = {folder.info.get("uid"): folder for folder in folders(runs)}
-    return tracker, [
+    return store, [
         _stored_run(stored, here.get(stored.tags.get("cvae.uid", "")))
-        for stored in (store.search(tracker, places, query) if places else ())
+        for stored in (store.search(places, query) if places else ())
         if "cvae.kind" not in stored.tags and "name" in stored.params
     ]
 
@@ -64,7 +62,7 @@ def _stored_run(stored: Stored, folder: RunFolder | None) -> Run:
 
 
 def from_folders(
-    runs: Path, experiment: str | None, sweep: str | None, tracker: Tracker | None
+    runs: Path, experiment: str | None, sweep: str | None, store: Store | None
 ) -> tuple[list[Run], dict[str, str]]:
     """The folders that fit and are not in the store; the unreadable with the reason."""
     listed = SweepFolder(runs / "sweeps" / sweep).info.get("runs", []) if sweep else []
@@ -75,7 +73,7 @@ def from_folders(
         tagged = sweep is not None and info.get("sweep") == sweep
         if sweep and not tagged and folder.name not in members:
             continue
-        if tracker and (tagged or not sweep) and _published(folder, tracker.uri):
+        if store and (tagged or not sweep) and _published(folder, store.uri):
             continue
         try:
             run = _folder_run(folder)

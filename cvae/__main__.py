@@ -12,25 +12,29 @@ _BEGAN = time.perf_counter()
 
 import argparse  # noqa: E402
 import json  # noqa: E402
+import logging  # noqa: E402
 import math  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
 import shlex  # noqa: E402
-import signal  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Any, NoReturn  # noqa: E402
 
+from cvae import interrupt  # noqa: E402
 from cvae.exits import guarded  # noqa: E402
 
 if TYPE_CHECKING:
     from cvae.folder import RunFolder
 
+log = logging.getLogger("cvae")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupt.listen()
     return guarded(
         lambda: options.act(options),
         interrupted="interrupted; the same command goes on from the last checkpoint",
@@ -94,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     command("schema", _schema, "the spec's JSON schema, for editors")
     ui = command("ui", _ui, "the MLflow UI over the runs")
     ui.add_argument("--port", type=int, default=5000)
+    ui.add_argument("--host", default=LOOPBACK[0], help="address to listen on")
     return parser
 
 
@@ -242,8 +247,9 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _sync(options: argparse.Namespace) -> None:
-    from cvae.folder import folders, sweeps
+    from cvae.folder import Busy, folders, sweeps
     from cvae.samples import RunNotFound, find_run
+    from cvae.store import TrackingError
     from cvae.tracking import Tracker
 
     chosen = (
@@ -256,9 +262,20 @@ def _sync(options: argparse.Namespace) -> None:
     tracker = Tracker(options.runs)
     for sweep in [] if options.run else sweeps(options.runs):
         tracker.publish_sweep(sweep)
+    missing = []
     for folder in chosen:
-        tracker.publish(folder)
-        print(f"{folder.name}: {folder.status.lower()}, published to {tracker.uri}")
+        try:
+            with folder.lock():
+                tracker.publish(folder)
+            print(f"{folder.name}: {folder.status.lower()}, published to {tracker.uri}")
+        except Busy:
+            continue  # begun in the meantime: it publishes itself
+        except TrackingError as error:
+            missing.append(folder.name)
+            log.error("%s: %s", folder.name, error)
+            tracker.greet()  # one run's fault, or the store's?
+    if missing:
+        raise TrackingError(f"not published: {', '.join(missing)}")
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -294,7 +311,13 @@ def _ui(options: argparse.Namespace) -> NoReturn:
 
     tracker = Tracker(options.runs)
     uri = tracker.uri
-    address = f"http://127.0.0.1:{options.port}"
+    address = f"http://{options.host}:{options.port}"
+    if options.host not in LOOPBACK:
+        log.warning(
+            "warning: %s is open to the network, and MLflow asks for no password: "
+            "whoever reaches this port can read, change and delete the runs",
+            options.host,
+        )
     if uri.startswith("http"):
         raise SystemExit(f"the runs are on the tracking server: open {uri}")
     pages = tracker.pages(address) or {"no runs yet": address}
@@ -308,17 +331,11 @@ def _ui(options: argparse.Namespace) -> NoReturn:
     os.execv(
         sys.executable,
         [
-            *(sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1"),
+            *(sys.executable, "-m", "mlflow", "ui", "--host", options.host),
             *("--port", str(options.port), "--workers", "1"),
             *("--backend-store-uri", uri),
         ],
     )
-
-
-def _terminate(number: int, frame: Any) -> NoReturn:
-    from cvae.runner import Terminated
-
-    raise Terminated
 
 
 if __name__ == "__main__":

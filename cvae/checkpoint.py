@@ -6,9 +6,11 @@ the old one or the new one. Checkpoints carry a checksum and keep their predeces
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,22 +22,33 @@ class CheckpointError(Exception):
     """A file of tensors is truncated, altered or no safetensors file at all."""
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the disk, which name no file when they come from a write, name it."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` by `data` in one step that survives a crash at any point."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with naming(path):
+        try:
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -77,6 +90,11 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path}: damaged: SHA-256 of its content is {found}, written as {expected}"
         )
     return tensors, json.loads(state_json)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint, so that no save makes it the predecessor."""
+    return path.replace(path.with_name(f"{path.name}.damaged"))
 
 
 def previous_of(path: Path) -> Path:

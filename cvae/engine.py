@@ -114,13 +114,12 @@ def train(
     """
     device, batch = data.images.device, spec.training.batch_size
     steps = math.ceil(len(data) / batch)
-    table = schedule(spec, steps).to(device)
     step = _build_step(model, optimizer, data, spec, streams)
     run_epoch = _eager if device.type == "cpu" else _Replay(batch, streams)
     for epoch in range(start, spec.training.epochs):
         began = time.perf_counter()
         order = torch.randperm(len(data), generator=streams["shuffle"], device=device)
-        controls = table[epoch * steps : (epoch + 1) * steps]
+        controls = schedule(spec, steps, epoch).to(device)
         history = run_epoch(step, order.split(batch), controls).cpu().double()
         _check_finite(model, history, first=epoch * steps + 1)
         metrics = _means(history.sum(0) / len(data))
@@ -130,18 +129,21 @@ def train(
         yield Epoch(epoch + 1, (epoch + 1) * steps, metrics, seconds)
 
 
-def schedule(spec: Spec, steps: int) -> Tensor:
-    """Learning rate and β of every step of the run, (epochs · steps, 2) float32."""
+def schedule(spec: Spec, steps: int, epoch: int | None = None) -> Tensor:
+    """Learning rate and β of each step, (steps, 2) float32; without `epoch` of all."""
     training, objective = spec.training, spec.objective
     total, warmup = training.epochs * steps, objective.warmup_epochs * steps
     rate = SCHEDULES[training.schedule]
+    places = range(total)
+    if epoch is not None:  # a million epochs do not fit into memory
+        places = places[epoch * steps : (epoch + 1) * steps]
     return torch.tensor(
         [
             (
                 rate(step, total=total, peak=training.learning_rate),
                 beta_at(step, beta=objective.beta, warmup_steps=warmup),
             )
-            for step in range(total)
+            for step in places
         ]
     )
 

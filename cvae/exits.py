@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
 from collections.abc import Callable
 
+from cvae import interrupt
+
 log = logging.getLogger("cvae")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+NO_ROOM = (
+    "\nmake room (or the folder writable); the same command then goes on from the last "
+    "checkpoint, which is intact"
+)
 
 # by name, so that a command that needs no torch and no MLflow loads neither
 EXIT_CODES = {
@@ -31,7 +39,7 @@ def guarded(act: Callable[[], None], *, interrupted: str = "interrupted") -> int
         act()
     except KeyboardInterrupt as stop:
         log.error(interrupted)
-        return 143 if type(stop).__name__ == "Terminated" else 130
+        return interrupt.exit_code(stop)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -39,7 +47,8 @@ def guarded(act: Callable[[], None], *, interrupted: str = "interrupted") -> int
         for kind in type(error).__mro__:
             if kind.__name__ in EXIT_CODES:
                 if isinstance(error, OSError) and error.filename:
-                    log.error("%s: %s", error.filename, error.strerror)
+                    advice = NO_ROOM if error.errno in FULL else ""
+                    log.error("%s: %s%s", error.filename, error.strerror, advice)
                 else:
                     log.error("%s", error)
                 return EXIT_CODES[kind.__name__]

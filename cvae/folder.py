@@ -16,23 +16,31 @@ import json
 import os
 import re
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
-from cvae.checkpoint import write_atomic
+from cvae.checkpoint import naming, write_atomic
 from cvae.spec import Spec, flatten, nested
 from cvae.specfile import parse, validate
 
 Record = dict[str, Any]
+PATIENCE = 1.0  # seconds; others look at a lock for a moment, and owners sign it late
+BEAT = 5.0  # seconds between a holder's signs of life
+SILENCE = 30.0  # seconds after which a holder on another machine counts as dead
 
 
 class Busy(Exception):
     """Another process holds the run."""
+
+
+class Damaged(Exception):
+    """A file of the run is not what was written."""
 
 
 class Described:
@@ -100,7 +108,11 @@ class RunFolder(Described):
         except FileNotFoundError:
             return []
         lines = text.split("\n")[:-1]  # what follows the last newline was cut off
-        return [json.loads(line) for line in lines]
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError as error:
+            path = self.path / "records.jsonl"
+            raise Damaged(f"{path}: altered, a line is not JSON: {error}") from error
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -113,7 +125,8 @@ class RunFolder(Described):
     def append(self, record: Record) -> None:
         """Add a line, on the disk when this returns; a torn last line is cut first."""
         line = json.dumps(record, allow_nan=False) + "\n"
-        with (self.path / "records.jsonl").open("a+b") as file:
+        path = self.path / "records.jsonl"
+        with naming(path), path.open("a+b") as file:
             end = file.seek(0, os.SEEK_END)
             if end:
                 file.seek(0)
@@ -128,32 +141,102 @@ class RunFolder(Described):
     def lock(self) -> Iterator[None]:
         """Hold the run for this process; freed by the kernel however the process ends.
 
+        The owner's name stands in the lock until it lets go: a name in a free lock is
+        that of a process that died.
+
         Raises:
             Busy: naming the process that holds it.
         """
         with (self.path / "lock").open("a+") as file:
+            _claim(file)
+            with naming(self.path / "lock"):
+                file.truncate(0)
+                file.write(_sign())
+                file.flush()
+            for part in self.path.rglob(".*.part"):  # of those who died writing
+                part.unlink(missing_ok=True)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                owner = file.read(200).strip() or "another process"
-                raise Busy(f"{self.path}: already being run by {owner}") from error
-            file.truncate(0)
-            started = time.strftime("%Y-%m-%d %H:%M:%S")
-            file.write(f"pid {os.getpid()} on {socket.gethostname()} since {started}\n")
-            file.flush()
-            yield
+                with _signs_of_life(file):
+                    yield
+            finally:
+                file.truncate(0)
 
     def held(self) -> bool:
         """Whether a living process holds the lock."""
         try:
             with (self.path / "lock").open("r") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return _heard_of(file) is not None
         except BlockingIOError:
             return True
         except OSError:
             return False
-        return False
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the last process at it died, whatever it had written until then."""
+        try:
+            signed = (self.path / "lock").stat().st_size > 0
+        except OSError:
+            return False
+        return signed and not self.held()
+
+
+def _claim(file: IO[str]) -> None:
+    """Take the lock, or say who has it."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError as error:
+            file.seek(0)
+            owner = file.read(200).strip()
+            if time.monotonic() > until:
+                folder = Path(file.name).parent
+                owner = owner or "another process"
+                raise Busy(f"{folder}: already being run by {owner}") from error
+        time.sleep(0.02)
+    if (age := _heard_of(file)) is not None:
+        file.seek(0)
+        raise Busy(
+            f"{Path(file.name).parent}: already being run by {file.read(200).strip()}, "
+            f"heard of {age:.0f} s ago; if it is dead, try again in {SILENCE:.0f} s"
+        )
+
+
+def _sign() -> str:
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    return f"pid {os.getpid()} on {socket.gethostname()} since {started}\n"
+
+
+@contextlib.contextmanager
+def _signs_of_life(file: IO[str]) -> Iterator[None]:
+    """Touch the lock while it is held: locks do not reach across every file system."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(BEAT):
+            with contextlib.suppress(OSError):
+                os.utime(file.fileno())
+
+    thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _heard_of(file: IO[str]) -> float | None:
+    """Seconds since the last sign of life of a holder on another machine, if recent."""
+    file.seek(0)
+    owner = re.match(r"pid \d+ on (\S+) ", file.read(200))
+    if owner is None or owner[1] == socket.gethostname():
+        return None
+    age = time.time() - os.fstat(file.fileno()).st_mtime
+    return age if age < SILENCE else None
 
 
 def folders(runs: Path) -> list[RunFolder]:
@@ -165,9 +248,13 @@ def folders(runs: Path) -> list[RunFolder]:
 
 
 def folder_for(spec: Spec, runs: Path) -> RunFolder:
-    """The unfinished run of this spec, or the first free folder for a new one."""
+    """The unfinished run of this spec, or the first free folder for a new one.
+
+    A finished run whose process died before it let go may be told nowhere yet: it is
+    gone on with, too.
+    """
     made = _made(spec, runs)
-    if made and made[-1].info.get("status") != "FINISHED":
+    if made and (made[-1].info.get("status") != "FINISHED" or made[-1].abandoned):
         return made[-1]
     stem = f"{spec.name}-{spec.id}"
     return RunFolder(runs / (f"{stem}-{_number(made[-1]) + 1}" if made else stem))
@@ -226,7 +313,7 @@ def tracking_uri(runs: Path) -> str:
 
 def database(uri: str) -> Path:
     """The file of a sqlite store."""
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]).resolve()
 
 
 def has_store(runs: Path) -> bool:

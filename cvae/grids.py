@@ -6,6 +6,7 @@ decoder's mean, not a Bernoulli draw. The same z and images are used in every ep
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from cvae import mnist
+from cvae import checkpoint, mnist
 from cvae.model import CVAE
 from cvae.objective import sample
 
@@ -46,13 +47,13 @@ def sheet(rows: list[Tensor], columns: int, shape: tuple[int, int]) -> Picture:
 
 
 def save_png(picture: Picture, path: Path, *, scale: int = 2) -> None:
-    """Write a picture, each pixel `scale` wide, aside first and then in its place."""
+    """Write a picture, each pixel `scale` wide."""
     height, width = picture.shape
-    aside = path.with_name(f".{path.name}.part")
     large = (scale * width, scale * height)
+    file = io.BytesIO()
     with Image.fromarray(picture) as image:
-        image.resize(large, Image.Resampling.NEAREST).save(aside, format="PNG")
-    aside.replace(path)
+        image.resize(large, Image.Resampling.NEAREST).save(file, format="PNG")
+    checkpoint.write_atomic(path, file.getvalue())
 
 
 def shown_images(data: mnist.Images) -> mnist.Images:

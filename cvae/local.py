@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import NoReturn
 
+from cvae.interrupt import Terminated
 from cvae.job import Ended, Event, Job
-from cvae.runner import Terminated
 from cvae.worker import perform
 
 PATIENCE = 10.0  # seconds that an interrupted run has to write where it stopped

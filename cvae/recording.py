@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import time
@@ -253,6 +254,9 @@ def _draw(
 
 
 def _line(epoch: int, step: int, metrics: dict[str, float]) -> Record:
+    for key, value in metrics.items():
+        if not math.isfinite(value):
+            raise engine.Diverged(f"{key} is not finite after step {step}")
     now = int(time.time() * 1000)
     return {"epoch": epoch, "step": step, "time": now, "metrics": metrics}
 

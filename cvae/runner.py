@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cvae import engine, mnist, progress, recording, state
-from cvae.folder import RunFolder, finished_run, folder_for, folders
+from cvae import engine, interrupt, mnist, progress, recording, state
+from cvae.folder import Busy, RunFolder, finished_run, folder_for, folders
 from cvae.progress import Progress
 from cvae.recording import Clock
 from cvae.spec import Spec
@@ -25,10 +26,8 @@ if TYPE_CHECKING:
     from cvae.tracking import Tracker
 
 log = logging.getLogger("cvae")
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM (exit code 143)."""
+Publish = Callable[..., None]
+LAST_WORDS = 3.0  # seconds that an interrupted run may take to tell the store
 
 
 def run(
@@ -112,8 +111,9 @@ def claim(spec: Spec, runs: Path, *, again: bool = True) -> Iterator[RunFolder]:
     runs.mkdir(parents=True, exist_ok=True)
     folder = (None if again else finished_run(spec, runs)) or folder_for(spec, runs)
     folder.path.mkdir(exist_ok=True)
+    abandoned = folder.abandoned
     with folder.lock():
-        if folder.info.get("status") == "FINISHED":  # in the meantime
+        if folder.info.get("status") == "FINISHED" and not abandoned:  # just now
             raise SpecError(f"{folder.path}: was finished by another process just now")
         if not folder.info:
             folder.create(spec)
@@ -121,26 +121,23 @@ def claim(spec: Spec, runs: Path, *, again: bool = True) -> Iterator[RunFolder]:
 
 
 @contextlib.contextmanager
-def _status(folder: RunFolder, publish: Callable[[], None]) -> Iterator[None]:
+def _status(folder: RunFolder, publish: Publish) -> Iterator[None]:
     """However the run ends, its folder says so, and the store if it is there."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        how = "SIGTERM" if isinstance(stop, Terminated) else "Ctrl-C"
-        _end(folder, publish, "KILLED", f"interrupted by {how}")
+        with contextlib.suppress(OSError):  # which must not hide why the run ended
+            reason = f"interrupted by {interrupt.how(stop)}"
+            folder.update(status="KILLED", reason=reason, ended=time.time())
+            publish(LAST_WORDS)
         raise
     except Exception as error:
-        _end(folder, publish, "FAILED", str(error) or type(error).__name__)
+        with contextlib.suppress(OSError):
+            reason = str(error) or type(error).__name__
+            folder.update(status="FAILED", reason=reason, ended=time.time())
+            publish()
         raise
     publish()
-
-
-def _end(
-    folder: RunFolder, publish: Callable[[], None], status: str, reason: str
-) -> None:
-    with contextlib.suppress(OSError):  # a full disk must not hide why the run ended
-        folder.update(status=status, reason=reason, ended=time.time())
-        publish()
 
 
 def connect(runs: Path, clock: Clock) -> Tracker:
@@ -150,7 +147,8 @@ def connect(runs: Path, clock: Clock) -> Tracker:
         TrackingError: it cannot be used; the message offers to go on without.
     """
     with clock("imports"):
-        from cvae.tracking import Tracker, TrackingError
+        from cvae.store import TrackingError
+        from cvae.tracking import Tracker
     with clock("tracking"):
         try:
             return Tracker(runs)
@@ -162,20 +160,21 @@ def connect(runs: Path, clock: Clock) -> Tracker:
 
 
 def bury(runs: Path, tracker: Tracker | None) -> None:
-    """Mark runs as KILLED whose process died without a word; they stay resumable."""
+    """Runs whose process died become KILLED; the store hears of ends that it missed."""
+    reachable = tracker is not None
     for folder in folders(runs):
         if folder.info.get("status") == "RUNNING" and not folder.held():
-            folder.update(status="KILLED", reason="its process died", ended=time.time())
-            if tracker is not None:
-                tracker.try_publish(folder)
+            with contextlib.suppress(Busy), folder.lock():
+                reason = "its process died"
+                folder.update(status="KILLED", reason=reason, ended=time.time())
+        if tracker and reachable and tracker.missed(folder):
+            reachable = tracker.try_publish(folder)
 
 
-def _publisher(
-    tracker: Tracker | None, folder: RunFolder, clock: Clock
-) -> Callable[[], None]:
-    def publish() -> None:
+def _publisher(tracker: Tracker | None, folder: RunFolder, clock: Clock) -> Publish:
+    def publish(seconds: float = math.inf) -> None:
         if tracker is not None:
             with clock("tracking"):
-                tracker.try_publish(folder)
+                tracker.try_publish(folder, seconds=seconds)
 
     return publish

@@ -61,13 +61,16 @@ def save(folder: RunFolder, state: State, *, epoch: int) -> None:
 
 def resume(folder: RunFolder, state: State) -> int:
     """Put the newest sound checkpoint into `state`; returns the epochs it has done."""
-    for path in (folder.checkpoint, checkpoint.previous_of(folder.checkpoint)):
+    newest, previous = folder.checkpoint, checkpoint.previous_of(folder.checkpoint)
+    for path in (newest, previous):
         if not path.exists():
             continue
         try:
             tensors, facts = checkpoint.load(path)
         except checkpoint.CheckpointError as error:
-            log.warning("%s; falling back", error)
+            kept = checkpoint.set_aside(path)
+            instead = "the one before it" if path == newest else "the start"
+            log.warning("%s (now %s); going on from %s", error, kept.name, instead)
             continue
         here = state.device.type
         if facts["device"] != here:

@@ -1,4 +1,4 @@
-"""Run folders published to MLflow; the only file that imports it.
+"""Run folders published to MLflow.
 
 Publishing is one idempotent function of the folder: it logs what the store lacks, so
 the live run, a resumed run and a later `sync` are the same call. A metric point carries
@@ -7,35 +7,21 @@ the time of its record, which makes a repeated point the same point.
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import json
 import logging
+import math
 import os
 import re
-import sqlite3
+import shutil
+import tempfile
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cvae import charts
-from cvae.checkpoint import write_atomic
-from cvae.folder import Record, RunFolder, SweepFolder, database, tracking_uri
-from cvae.spec import flatten
-
-# An absent server is noticed in seconds, and nobody is phoned home.
-for _key, _value in {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "GIT_PYTHON_REFRESH": "quiet",
-}.items():
-    os.environ.setdefault(_key, _value)
-
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import (  # noqa: E402
+from mlflow.entities import (
     Dataset,
     DatasetInput,
     InputTag,
@@ -43,9 +29,15 @@ from mlflow.entities import (  # noqa: E402
     Param,
     RunTag,
 )
-from mlflow.exceptions import MlflowException  # noqa: E402
+from PIL import Image
 
-BATCH = 1000  # metrics a call, MLflow's own limit
+from cvae import charts
+from cvae.checkpoint import write_atomic
+from cvae.folder import Record, RunFolder, SweepFolder
+from cvae.note import description
+from cvae.spec import flatten
+from cvae.store import BATCH, Store, TrackingError, clear_errors, within
+
 PAUSE = 60.0  # seconds between attempts to reach a store that went away
 STEP_IMAGE = re.compile(r"(?P<key>[a-z_]+)-(?P<step>\d+)\.png")
 SWEEP_ARTIFACTS = ("sweep.yaml", "table.csv")
@@ -54,28 +46,16 @@ ARTIFACTS = ("spec.yaml", "records.jsonl", "run.json", "git.diff", "model.safete
 log = logging.getLogger("cvae")
 
 
-class TrackingError(Exception):
-    """The tracking store cannot be used (exit code 5)."""
-
-
-class Tracker:
-    """A tracking store that run folders are published to.
+class Tracker(Store):
+    """A store that run folders are published to.
 
     Raises:
         TrackingError: from the constructor, when the store cannot be used.
     """
 
     def __init__(self, runs: Path) -> None:
-        self.runs = runs
-        self.uri = tracking_uri(runs)
+        super().__init__(runs)
         self.failed_at = -PAUSE
-        with clear_errors(self.uri), _one_at_a_time(runs, self.uri):
-            fresh = self.uri.startswith("sqlite:") and not database(self.uri).exists()
-            self.client = MlflowClient(self.uri)
-            self.client.search_experiments(max_results=1)
-            if fresh:
-                with sqlite3.connect(database(self.uri)) as connection:
-                    connection.execute("PRAGMA journal_mode=WAL")
 
     def publish(self, folder: RunFolder) -> None:
         """Log whatever of the run the store does not have yet.
@@ -103,9 +83,9 @@ class Tracker:
         """
         info = folder.info
         with clear_errors(self.uri):
-            experiment = self._experiment(info["experiment"])
+            experiment = self.experiment(info["experiment"])
             run_id = _cursor(folder, self.uri).get("run_id")
-            if not run_id or self._gone(run_id):
+            if not run_id or not self.has(run_id):
                 tags = {
                     "mlflow.user": _user(),
                     "mlflow.source.name": info["command"],
@@ -148,37 +128,35 @@ class Tracker:
             return False
         return True
 
-    def try_publish(self, folder: RunFolder) -> bool:
+    def try_publish(self, folder: RunFolder, *, seconds: float = math.inf) -> bool:
         """`publish`, but a store that is away is said, and asked again in a minute."""
         running = folder.info.get("status") == "RUNNING"
         if running and time.monotonic() - self.failed_at < PAUSE:
             return False
         try:
-            self.publish(folder)
+            with clear_errors(self.uri):
+                within(seconds, lambda: self.publish(folder))
         except TrackingError as error:
             self.failed_at = time.monotonic()
-            log.warning("%s; training goes on, all is kept in %s", error, folder.path)
+            goes_on = "training goes on, " if running else ""
+            log.warning("%s; %sall is kept in %s", error, goes_on, folder.path)
             return False
         self.failed_at = -PAUSE
         return True
 
-    def pages(self, address: str) -> dict[str, str]:
-        """The comparison page of every experiment in a UI at `address`, by name."""
-        with clear_errors(self.uri):
-            found = self.client.search_experiments()
-        return {
-            experiment.name: charts.link(address, experiment.experiment_id)
-            for experiment in found
-            if charts.TAG in experiment.tags
-        }
+    def missed(self, folder: RunFolder) -> bool:
+        """Whether a run ended and the store, which has it, was not told."""
+        seen = _cursor(folder, self.uri)
+        return bool(seen) and seen.get("status") != folder.status and not folder.held()
 
     def _begin(self, folder: RunFolder) -> dict[str, Any]:
         """The run in the store, found by its uid or made; what was published so far."""
         seen = _cursor(folder, self.uri)
-        if seen and not self._gone(seen["run_id"]):
+        whole = seen.keys() >= {"records", "images"}
+        if whole and self.has(seen["run_id"]):
             return seen
         spec, info = folder.spec(), folder.info
-        experiment = self._experiment(spec.tracking.experiment)
+        experiment = self.experiment(spec.tracking.experiment)
         run_id = self._find_or_create(
             experiment,
             info.get("label") or folder.name,
@@ -190,22 +168,10 @@ class Tracker:
         self.client.log_batch(run_id, params=params)
         self.client.log_inputs(run_id, _datasets(info))
         self.client.log_artifact(run_id, str(folder.path / "spec.yaml"))
-        steps = {
-            (match["key"], int(match["step"]))
-            for file in self.client.list_artifacts(run_id, "images")
-            if (
-                match := re.match(
-                    r"images/(?P<key>\w+)\+step\+(?P<step>\d+)", file.path
-                )
-            )
-        }
         seen = {"uri": self.uri, "run_id": run_id, "experiment_id": experiment}
-        seen |= {"records": 0, "images": sorted(f"{k}-{s:04d}.png" for k, s in steps)}
+        seen |= {"records": 0, "images": []}
         _remember(folder, seen)
         return seen
-
-    def _gone(self, run_id: str) -> bool:
-        return bool(self.client.get_run(run_id).info.lifecycle_stage != "active")
 
     def _find_or_create(
         self, experiment: str, name: str, tags: dict[str, str], began: int
@@ -241,28 +207,6 @@ class Tracker:
                 tags["mlflow.parentRunId"] = run_id
         return tags
 
-    def _experiment(self, name: str) -> str:
-        with _one_at_a_time(self.runs, self.uri):
-            found = self.client.get_experiment_by_name(name)
-            if found is None:
-                place = (self.runs.resolve() / "artifacts").as_uri()
-                local = self.uri.startswith("sqlite:")
-                kind = {
-                    "mlflow.experimentKind": "custom_model_development",
-                    "mlflow.note.content": "Compare test/neg_elbo: nats per image, "
-                    "lower is better; not between grey and binarised pixels.",
-                }
-                return str(
-                    self.client.create_experiment(name, place if local else None, kind)
-                )
-        if found.lifecycle_stage != "active":
-            raise TrackingError(
-                f"the experiment {name!r} was deleted but keeps its name; restore it "
-                f"(mlflow experiments restore -x {found.experiment_id}) or "
-                "choose another with tracking.experiment"
-            )
-        return str(found.experiment_id)
-
     def _metrics(self, folder: RunFolder, seen: dict[str, Any]) -> None:
         records = folder.records()
         points = [
@@ -275,20 +219,25 @@ class Tracker:
             _remember(folder, seen)
 
     def _images(self, folder: RunFolder, seen: dict[str, Any]) -> None:
-        from PIL import Image
-
+        """As `log_image` does, but under names that are the same at every call."""
+        times = {record["epoch"]: record["time"] for record in folder.records()[::-1]}
         for path in sorted(folder.figures.glob("*.png")):
             match = STEP_IMAGE.fullmatch(path.name)
             if not match or path.name in seen["images"]:
                 continue
-            with Image.open(path) as picture:
-                self.client.log_image(
-                    seen["run_id"],
-                    picture.convert("RGB"),
-                    key=match["key"],
-                    step=int(match["step"]),
-                    synchronous=True,
-                )
+            key, step = match["key"], int(match["step"])
+            if step not in times:  # drawn, then killed before the record
+                continue
+            if not seen["images"]:
+                self.client.set_tag(seen["run_id"], "mlflow.loggedImages", True)
+            one = uuid.uuid5(uuid.UUID(folder.info["uid"]), path.name)
+            name = f"{key}+step+{step}+timestamp+{times[step]}+{one}"
+            with tempfile.TemporaryDirectory() as place:
+                shutil.copyfile(path, Path(place, f"{name}.png"))
+                with Image.open(path) as picture:
+                    picture.thumbnail((256, 256))
+                    picture.convert("RGB").save(Path(place, f"{name}+compressed.webp"))
+                self.client.log_artifacts(seen["run_id"], place, "images")
             seen["images"].append(path.name)
             _remember(folder, seen)
 
@@ -323,30 +272,6 @@ class Tracker:
         _remember(folder, seen)
 
 
-def description(folder: RunFolder) -> str:
-    """The run's note in the UI: question, headline figures, how to run it again."""
-    info = folder.info
-    final = folder.metrics
-    headline = folder.status.lower()
-    if "test/neg_elbo" in final:
-        figures = [final[f"test/{key}"] for key in ("neg_elbo", "recon", "kl")]
-        headline = "test neg_elbo {:.2f} = recon {:.2f} + kl {:.2f}".format(*figures)
-        headline += " nats per image"
-    lines = [f"**{headline}**", ""]
-    if header := info.get("header"):
-        lines += [header.replace("\n", "  \n"), ""]
-    if info.get("reason"):
-        lines += [f"Ended early: {info['reason']}", ""]
-    if final:
-        lines += ["| figure | value |", "|---|---|"]
-        for key, value in final.items():
-            if key.startswith("test/"):
-                lines.append(f"| {key} | {value:.6g} |")
-        lines += ["", "recon, kl, neg_elbo, loss and nll are in nats per image."]
-    lines += ["", f"Again: `{info.get('command', '')}`"]
-    return "\n".join(lines)
-
-
 def _points(record: Record) -> Iterator[Metric]:
     for key, value in record["metrics"].items():
         yield Metric(key, value, record["time"], record["epoch"])
@@ -378,43 +303,11 @@ def _cursor(folder: RunFolder | SweepFolder, uri: str) -> dict[str, Any]:
     """What `_remember` wrote for this store; losing it costs time, not truth."""
     try:
         seen = json.loads((folder.path / "tracking.json").read_text())
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return {}
-    return seen if seen.get("uri") == uri else {}
+    whole = isinstance(seen, dict) and "run_id" in seen
+    return seen if whole and seen.get("uri") == uri else {}
 
 
 def _remember(folder: RunFolder | SweepFolder, seen: dict[str, Any]) -> None:
     write_atomic(folder.path / "tracking.json", json.dumps(seen).encode())
-
-
-@contextmanager
-def _one_at_a_time(runs: Path, uri: str) -> Iterator[None]:
-    """Migrations and experiment creation take no lock of their own in MLflow."""
-    runs.mkdir(parents=True, exist_ok=True)
-    with (runs / ".store.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def clear_errors(uri: str) -> Iterator[None]:
-    """Whatever MLflow, its database or the network throws, as one clear line."""
-    import requests
-    import sqlalchemy.exc
-
-    try:
-        yield
-    except (
-        MlflowException,
-        requests.RequestException,
-        sqlalchemy.exc.SQLAlchemyError,
-        sqlite3.Error,
-    ) as error:
-        text = " ".join(str(error).split())
-        advice = ""
-        if "out-of-date database schema" in text:
-            advice = (
-                "; made by another MLflow version: copy the file, then "
-                f"'mlflow db upgrade {uri}'"
-            )
-        raise TrackingError(f"tracking store {uri}: {text[:300]}{advice}") from error

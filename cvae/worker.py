@@ -75,7 +75,7 @@ def perform(job: Job, say: Callable[[Event], None]) -> Ended:
 @cache
 def _tracker(runs: Path) -> Tracker | None:
     """The store, connected once a process; a store that went away stops no training."""
-    from cvae.tracking import TrackingError
+    from cvae.store import TrackingError
 
     try:
         return runner.connect(runs, Clock())

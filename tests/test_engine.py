@@ -372,7 +372,8 @@ def test_a_damaged_checkpoint_falls_back_to_its_predecessor(
     folder.checkpoint.write_bytes(data)
     with caplog.at_level(logging.WARNING, "cvae"):
         done, state, _ = go_on(folder, made, tiny)
-    assert "falling back" in caplog.text
+    assert "going on from the one before it" in caplog.text
+    assert folder.checkpoint.with_name("checkpoint.safetensors.damaged").exists()
     assert done == 2
     assert all(map(torch.equal, weights(state), weights(whole)))
 

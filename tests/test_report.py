@@ -15,9 +15,8 @@ import pytest
 
 from analysis import attach, compare, report
 from analysis.load import load_runs
-from cvae import store
 from cvae.folder import SweepFolder
-from cvae.tracking import Tracker
+from cvae.store import Store
 from tests.made import GIT, made_run
 from tests.test_commands import ROOT, environment
 from tests.test_compare import analysis, sweep
@@ -159,8 +158,8 @@ def test_reports_are_attached_where_their_runs_are(
     done = analysis("report", "--sweep", "beta", *out)
     assert done.returncode == 0, done.stderr
     assert f"in MLflow: run {home}, artifacts report/" in done.stdout
-    tracker = Tracker(published)
-    files = tracker.client.list_artifacts(home, "report")
+    store = Store(published)
+    files = store.client.list_artifacts(home, "report")
     names = {Path(file.path).name for file in files}
     assert names >= {"report.html", "report.md", "curves.png", "digits.png"}
 
@@ -174,7 +173,7 @@ def test_reports_are_attached_where_their_runs_are(
         said = attach.attach(chosen, [page], "report", always=True)
         assert said == attach.attach(chosen, [page], "report", always=True)
         homes += re.findall(r"run (\w{32})", said)
-        assert store.artifact(tracker, homes[-1], "report/report.html") == b"<p>new</p>"
+        assert store.artifact(homes[-1], "report/report.html") == b"<p>new</p>"
     assert homes[:3] == [home, home, one.rows[0].run_id]
     again = load_runs(experiment=experiment, runs=published)
     assert [run.uid for run in again.rows] == [run.uid for run in every.rows]
@@ -183,7 +182,7 @@ def test_reports_are_attached_where_their_runs_are(
 
 def test_a_store_that_is_away_loses_no_report(published: Path, tmp_path: Path) -> None:
     assert "no tracking store" in attach.attach(
-        replace(load_runs(sweep="beta", runs=published), place=tmp_path, tracker=None),
+        replace(load_runs(sweep="beta", runs=published), place=tmp_path, store=None),
         [],
         "report",
     )
