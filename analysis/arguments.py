@@ -6,7 +6,8 @@ import argparse
 import re
 from pathlib import Path
 
-from analysis.load import RUNS, RunNotFound, Runs, load_runs
+from analysis.load import RunNotFound, load_runs
+from analysis.runs import RUNS, Runs
 
 FORMATS = ("png", "svg", "pdf")
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis import arguments, attach, sides, tables
-from analysis.load import Run, RunNotFound, Runs
+from analysis.load import RunNotFound
+from analysis.runs import Run, Runs
 from analysis.sides import Comparison, Difference, Side
 from analysis.statistics import ENOUGH, Summary
 from cvae.exits import guarded
@@ -112,11 +113,15 @@ def write(result: Result, out: Path, formats: Sequence[str] = ("png",)) -> list[
     pictures = draw(result, out, formats)
     page = out / "compare.md"
     page.write_text(markdown(result, pictures), encoding="utf-8")
+    drawn = [file for picture in pictures for file in picture.files]
+    return [page, *write_tables(result, out), *drawn]
+
+
+def write_tables(result: Result, out: Path) -> list[Path]:
+    """A line a run, and a line a side with every number of the comparison."""
     return [
-        page,
         tables.write_csv(result.runs.table(), out / "runs.csv"),
         tables.write_csv(tables.statistics(result.found), out / "statistics.csv"),
-        *(file for picture in pictures for file in picture.files),
     ]
 
 
@@ -147,15 +152,18 @@ METHOD = (
 
 
 def _sentences(found: Comparison) -> list[str]:
-    """One a side: how good it is, and how far from the reference."""
-    said = []
+    """One a side, the best first: how good it is, and how far from the reference."""
+    said: list[str] = []
     for side, whole, each in zip(
         found.sides, found.summaries, found.differences, strict=True
     ):
         head = f"{side.label}: {_amount(whole, found.metric)}"
         if side is found.best:
             head += ", the best" if len(found.sides) > 1 else ""
-        said.append(f"{head}{_apart(each, side, found) if each else ''}.")
+        at = 0 if side is found.best else len(said)
+        said.insert(at, f"{head}{_apart(each, side, found) if each else ''}.")
+    if (more := len(said) - tables.LONGEST) > 0:
+        said[tables.LONGEST :] = [f"{more} more settings are in statistics.csv."]
     return said
 
 
@@ -174,9 +182,10 @@ def _apart(each: Difference, side: Side, found: Comparison) -> str:
     how = tables.number(abs(gap.mean), metric)
     if not math.isnan(gap.sd):
         how += f" ± {tables.number(gap.sd, metric)}"
-    verdict = f"{how} {'worse' if worse else 'better'} than {against.label}"
+    whom = "the best" if against is found.best else against.label
+    verdict = f"{how} {'worse' if worse else 'better'} than {whom}"
     if gap.mean == 0:
-        verdict = f"the same as {against.label}"
+        verdict = f"the same as {whom}"
     details = []
     if each.pairs:
         what = "run" if side.pooled or against.pooled else "seed"

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis import style
-from analysis.load import Run, Runs
+from analysis.runs import Run, Runs
 from analysis.sides import Comparison, Side, rank, short, text, unit
 
 SHOWN = 7  # sides told apart by colour

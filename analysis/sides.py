@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import statistics
-from analysis.load import Run, RunNotFound, Runs
+from analysis.load import RunNotFound
+from analysis.runs import Run, Runs
 from analysis.statistics import Summary
 
 # What may differ between runs that are one and the same experiment.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.load import Run
+from analysis.runs import Run
 from analysis.sides import Comparison, short, text
 
 Row = dict[str, Any]
@@ -30,11 +31,11 @@ def sides(found: Comparison) -> list[Row]:
         for key in scores(found):
             row[key] = spread(side.column(key), key)
         row["95 % interval"] = between(whole.low, whole.high, found.metric)
-        row["difference"] = row["p, adjusted"] = ""
+        row["difference"] = row["p"] = ""
         if each:
             row["difference"] = number(each.found.mean, found.metric, sign=True)
             enough = not math.isnan(each.adjusted)
-            row["p, adjusted"] = p_value(each.adjusted) if enough else "too few seeds"
+            row["p"] = p_value(each.adjusted) if enough else "too few seeds"
         row[""] = "best" if side is found.best else ""
         rows.append(row)
     return rows
@@ -112,14 +113,19 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def columns(rows: Sequence[Row]) -> list[str]:
+    """The columns that have something in them."""
+    return [key for key in rows[0] if any(row.get(key, "") != "" for row in rows)]
+
+
 def markdown(rows: Sequence[Row]) -> str:
     """A table; text that Markdown or HTML would read is made harmless."""
     if not rows:
         return ""
-    columns = [key for key in rows[0] if any(row.get(key, "") != "" for row in rows)]
-    lines = [columns, ["---"] * len(columns)]
+    names = columns(rows)
+    lines = [[escaped(name) for name in names], ["---"] * len(names)]
     for row in rows[:LONGEST]:
-        cells = [escaped(str(row.get(key, ""))) for key in columns]
+        cells = [escaped(str(row.get(key, ""))) for key in names]
         if row.get("") == "best":
             cells = [f"**{cell}**" if cell else "" for cell in cells]
         lines.append(cells)
@@ -133,6 +139,12 @@ def escaped(text: str) -> str:
     """Text for a Markdown page: no tag, link, table or emphasis comes out of it."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{c}" if c in "|*`[]!" else c for c in " ".join(text.split()))
+
+
+def code_block(text: str) -> str:
+    """Text as a block of code, in a fence longer than any inside."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}sh\n{text}\n{fence}"
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> Path:

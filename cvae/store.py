@@ -27,6 +27,7 @@ for _key, _value in {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }.items():
     os.environ.setdefault(_key, _value)
@@ -45,6 +46,19 @@ for _name in ("urllib3", "mlflow.store.db.utils"):  # we say it ourselves, in on
 
 class TrackingError(Exception):
     """The tracking store cannot be used (exit code 5)."""
+
+
+class Stored(NamedTuple):
+    """A run as the store has it; every param is text, every metric its last value."""
+
+    run_id: str
+    name: str
+    status: str
+    started: float  # seconds since 1970
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+    digest: str  # of the data set; empty if none was logged
 
 
 class Store:
@@ -119,6 +133,64 @@ class Store:
             if charts.TAG in experiment.tags
         }
 
+    def experiments(self) -> dict[str, str]:
+        """The id of every experiment by its name."""
+        with clear_errors(self.uri):
+            found = self.client.search_experiments()
+        return {each.name: str(each.experiment_id) for each in found}
+
+    def search(self, experiments: list[str], query: str = "") -> Iterator[Stored]:
+        """The runs of these experiment ids that fit MLflow's filter, newest first.
+
+        Raises:
+            ValueError: MLflow does not understand the filter.
+        """
+        token: str | None = None
+        while token != "":
+            try:
+                with clear_errors(self.uri):
+                    page = self.client.search_runs(
+                        experiments, query, max_results=BATCH, page_token=token
+                    )
+            except TrackingError as error:
+                code = getattr(error.__cause__, "error_code", "")
+                if query and code == "INVALID_PARAMETER_VALUE":
+                    raise ValueError(f"filter {query!r}: {error.__cause__}") from error
+                raise
+            yield from map(_stored, page)
+            token = page.token or ""
+
+    def history(self, run_id: str, key: str) -> list[tuple[int, float]]:
+        """(step, value) of a metric, in order of steps."""
+        with clear_errors(self.uri):
+            points = self.client.get_metric_history(run_id, key)
+        return sorted({point.step: point.value for point in points}.items())
+
+    def artifact(self, run_id: str, path: str) -> bytes | None:
+        """The content of a run's artifact; None if there is none."""
+        with tempfile.TemporaryDirectory() as aside, suppress(TrackingError, OSError):
+            with clear_errors(self.uri):
+                found = self.client.download_artifacts(run_id, path, aside)
+            return Path(found).read_bytes()
+        return None
+
+    def attach(self, run_id: str, path: Path, folder: str) -> None:
+        """Add a file to the run's artifacts, in a folder of them; an older one goes."""
+        with clear_errors(self.uri):
+            self.client.log_artifact(run_id, str(path), folder)
+
+    def page(self, experiment: str, name: str) -> str:
+        """The id of a run of the experiment that only holds files, made if missing."""
+        query = f"tags.`cvae.kind` = 'page' and attributes.run_name = '{name}'"
+        with clear_errors(self.uri):
+            for run in self.client.search_runs([experiment], query, max_results=1):
+                return str(run.info.run_id)
+            run = self.client.create_run(
+                experiment, tags={"cvae.kind": "page"}, run_name=name
+            )
+            self.client.set_terminated(run.info.run_id, "FINISHED")
+        return str(run.info.run_id)
+
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
         """Migrations and experiment creation take no lock of their own in MLflow."""
@@ -136,82 +208,6 @@ class Store:
             else:
                 raise TimeoutError(f"{file.name} has been held for a minute")
             yield
-
-
-class Stored(NamedTuple):
-    """A run as the store has it; every param is text, every metric its last value."""
-
-    run_id: str
-    name: str
-    status: str
-    started: float  # seconds since 1970
-    params: dict[str, str]
-    metrics: dict[str, float]
-    tags: dict[str, str]
-    digest: str  # of the data set; empty if none was logged
-
-
-def experiments(store: Store) -> dict[str, str]:
-    """The id of every experiment by its name."""
-    with clear_errors(store.uri):
-        found = store.client.search_experiments()
-    return {each.name: str(each.experiment_id) for each in found}
-
-
-def search(store: Store, experiments: list[str], query: str = "") -> Iterator[Stored]:
-    """The runs of these experiment ids that fit MLflow's filter, newest first.
-
-    Raises:
-        ValueError: MLflow does not understand the filter.
-    """
-    token: str | None = None
-    while token != "":
-        try:
-            with clear_errors(store.uri):
-                page = store.client.search_runs(
-                    experiments, query, max_results=BATCH, page_token=token
-                )
-        except TrackingError as error:
-            code = getattr(error.__cause__, "error_code", "")
-            if query and code == "INVALID_PARAMETER_VALUE":
-                raise ValueError(f"filter {query!r}: {error.__cause__}") from error
-            raise
-        yield from map(_stored, page)
-        token = page.token or ""
-
-
-def history(store: Store, run_id: str, key: str) -> list[tuple[int, float]]:
-    """(step, value) of a metric, in order of steps."""
-    with clear_errors(store.uri):
-        points = store.client.get_metric_history(run_id, key)
-    return sorted({point.step: point.value for point in points}.items())
-
-
-def artifact(store: Store, run_id: str, path: str) -> bytes | None:
-    """The content of a run's artifact; None if there is none."""
-    with tempfile.TemporaryDirectory() as aside, suppress(TrackingError, OSError):
-        with clear_errors(store.uri):
-            found = store.client.download_artifacts(run_id, path, aside)
-        return Path(found).read_bytes()
-    return None
-
-
-def attach(store: Store, run_id: str, path: Path, folder: str) -> None:
-    """Add a file to the run's artifacts, in a folder of them; an older one goes."""
-    with clear_errors(store.uri):
-        store.client.log_artifact(run_id, str(path), folder)
-
-
-def page(store: Store, experiment: str, name: str) -> str:
-    """The id of a run of the experiment that only holds files, made if missing."""
-    query = f"tags.`cvae.kind` = 'page' and attributes.run_name = '{name}'"
-    client = store.client
-    with clear_errors(store.uri):
-        for run in client.search_runs([experiment], query, max_results=1):
-            return str(run.info.run_id)
-        run = client.create_run(experiment, tags={"cvae.kind": "page"}, run_name=name)
-        client.set_terminated(run.info.run_id, "FINISHED")
-    return str(run.info.run_id)
 
 
 def _stored(run: Any) -> Stored:

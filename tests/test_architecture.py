@@ -33,13 +33,17 @@ BELOW_THE_RIM |= {"plan", "job", "table", "progress"}
 
 def imports(module: str, *, everywhere: bool = True) -> set[str]:
     """The dotted names that a file of cvae imports; at its top only, if asked so."""
-    tree = ast.parse((ROOT / "cvae" / f"{module}.py").read_text())
+    return imported(ROOT / "cvae" / f"{module}.py", everywhere=everywhere)
+
+
+def imported(file: Path, *, everywhere: bool = True) -> set[str]:
+    tree = ast.parse(file.read_text())
     found: set[str] = set()
     for node in ast.walk(tree) if everywhere else tree.body:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: relative import"
+            assert node.level == 0, f"{file}: relative import"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
@@ -90,6 +94,34 @@ def test_cvae_imports_neither_analysis_nor_benchmarks_nor_matplotlib(
     module: str,
 ) -> None:
     assert not packages(module) & {"analysis", "benchmarks", "tests", "matplotlib"}
+
+
+ANALYSIS = sorted((ROOT / "analysis").rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", ANALYSIS, ids=lambda path: path.stem)
+def test_analysis_reads_runs_and_never_trains_nor_talks_to_mlflow(file: Path) -> None:
+    names = imported(file)
+    training = {"engine", "gradient", "runner", "sweep", "worker", "local", "cluster"}
+    assert not {name.split(".")[1] for name in names if "cvae." in name} & training
+    assert "mlflow" not in {name.partition(".")[0] for name in names}
+
+
+def test_a_comparison_that_finds_nothing_loads_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom analysis import compare\n"
+        f"compare.main(['--runs', {str(tmp_path)!r}])\n"
+        "heavy = {'torch', 'mlflow', 'matplotlib', 'scipy.stats', 'torchvision'}\n"
+        "print(*sorted(heavy & set(sys.modules)), end='')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "no runs in" in done.stderr
 
 
 def test_a_spec_is_read_without_torch_or_mlflow() -> None:

@@ -10,49 +10,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from analysis.load import RunNotFound, Runs, load_runs
+from analysis.load import RunNotFound, load_runs
+from analysis.runs import Runs
 from cvae import store
 from cvae.folder import SweepFolder
-from cvae.tracking import Tracker
 from tests.made import made_run, rewrite
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four runs of a sweep and one beside it in an experiment, in folders and store."""
-    runs = tmp_path_factory.mktemp("published")
-    sweep = SweepFolder(runs / "sweeps" / "beta")
-    sweep.path.mkdir(parents=True)
-    members = [
-        made_run(
-            runs,
-            100.0 + 10 * beta + seed,
-            name="beta",
-            started=10 * beta + seed,
-            objective__beta=beta,
-            training__seed=seed,
-            tracking__experiment="tests",
-            info={
-                "sweep": "beta",
-                "label": f"beta={beta} seed={seed}",
-                "swept": {"objective.beta": beta, "training.seed": seed},
-            },
-        )
-        for beta in (0.5, 2.0)
-        for seed in (0, 1)
-    ]
-    sweep.update(
-        **{"name": "beta", "uid": "beta", "header": "Question: β?", "command": "make"},
-        **{"experiment": "tests", "keys": ["objective.beta", "training.seed"]},
-        **{"status": "FINISHED", "started": 0.0, "ended": 9.0},
-        runs=[{"folder": f.name, "swept": f.info["swept"]} for f in members],
-    )
-    tracker = Tracker(runs)
-    for folder in members:
-        tracker.publish(folder)
-    other = made_run(runs, 90.0, name="123", started=99.0, tracking__experiment="tests")
-    tracker.publish(other)
-    return runs
 
 
 @pytest.fixture
