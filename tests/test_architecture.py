@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(path.stem for path in (ROOT / "cvae").glob("*.py"))
+ANALYSIS = sorted(path.stem for path in (ROOT / "analysis").glob("*.py"))
 LARGEST = 420  # lines
 
 # What a stage may know of its neighbours.
@@ -31,9 +32,9 @@ BELOW_THE_RIM = {"engine", "evaluate", "grids", "gradient", "folder", "state"}
 BELOW_THE_RIM |= {"plan", "job", "table", "progress"}
 
 
-def imports(module: str, *, everywhere: bool = True) -> set[str]:
+def imports(module: str, *, everywhere: bool = True, package: str = "cvae") -> set[str]:
     """The dotted names that a file of cvae imports; at its top only, if asked so."""
-    tree = ast.parse((ROOT / "cvae" / f"{module}.py").read_text())
+    tree = ast.parse((ROOT / package / f"{module}.py").read_text())
     found: set[str] = set()
     for node in ast.walk(tree) if everywhere else tree.body:
         if isinstance(node, ast.Import):
@@ -90,6 +91,13 @@ def test_cvae_imports_neither_analysis_nor_benchmarks_nor_matplotlib(
     module: str,
 ) -> None:
     assert not packages(module) & {"analysis", "benchmarks", "tests", "matplotlib"}
+
+
+@pytest.mark.parametrize("module", ANALYSIS)
+def test_analysis_trains_nothing_and_leaves_mlflow_to_the_tracker(module: str) -> None:
+    found = imports(module, package="analysis")
+    assert not {name for name in found if name.partition(".")[0] == "mlflow"}
+    assert not found & {f"cvae.{trainer}" for trainer in ("runner", "sweep", "engine")}
 
 
 def test_a_spec_is_read_without_torch_or_mlflow() -> None:
