@@ -125,14 +125,19 @@ def test_the_single_specs_have_mean_and_deviation_over_seeds(everything: Path) -
 
 
 def test_a_sweep_of_two_fields_is_a_grid_and_fields_in_step_share_a_head(
-    everything: Path,
+    there: Needed, everything: Path
 ) -> None:
     text = (everything / "README.md").read_text()
-    head = "| **`latent_beta`**, 3 seeds: latent_dim ↓ beta → | **0.25** | **0.5** |"
-    assert head in text
-    assert "| 20 | 123.50 ± 1.00 | 126.00 ± 1.00 | 131.00 ± 1.00 |" in text
-    assert "train_images · epochs | **1000 · 600** | **3000 · 200** |" in text
-    assert "hidden | **[64]** | **[256]** | **[256, 128]** |" in text
+    betas = dict.fromkeys(
+        swept["objective.beta"] for swept, _ in there.children("beta")
+    )
+    head = " | ".join(f"**{beta}**" for beta in betas)
+    assert f"| **`latent_beta`**, 3 seeds: latent_dim ↓ beta → | {head} |" in text
+    bounds = (f"{121 + 10 * float(beta):.2f} ± 1.00" for beta in betas)
+    assert f"| 20 | {' | '.join(bounds)} |" in text
+    point = there.children("training_size")[0][0]
+    first = f"{point['data.train_images']} · {point['training.epochs']}"
+    assert f"3 seeds: train_images · epochs | **{first}** |" in text
     _, _, table = text.partition("about sweeps")
     rows = [line for line in table.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in rows} == {7}
