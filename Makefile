@@ -55,6 +55,7 @@ sweep: $(READY)  ## train all variants of a spec          make sweep CONFIG=expe
 		--set "$$SET" $${OFFLINE:+--offline} $${DRY:+--dry} $${JOBS:+--jobs "$$JOBS"} \
 		$${THREADS:+--threads "$$THREADS"} $${ENGINE:+--engine "$$ENGINE"} \
 		$${GPUS:+--gpus "$$GPUS"}
+	@[ -n "$$DRY" ] || $(PYTHON) -m analysis.compare --last-sweep
 
 samples: $(READY)  ## draw digits from a finished run       make samples RUN=quickstart DIGIT=5 N=16
 	@$(PYTHON) -m cvae samples $${RUN:+--run "$$RUN"} $${DIGIT:+--digit "$$DIGIT"} \

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from analysis.load import RunNotFound, load_runs
 from analysis.runs import RUNS, Runs
+from cvae.folder import sweeps
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -20,6 +21,9 @@ def parser(name: str, text: str | None) -> argparse.ArgumentParser:
     )
     made.add_argument("--experiment", help="an MLflow experiment")
     made.add_argument("--sweep", help="a sweep's name")
+    made.add_argument(
+        "--last-sweep", action="store_true", help="the sweep that was run last"
+    )
     made.add_argument(
         "--run", help="names, ids or folders of runs, with blanks between"
     )
@@ -46,6 +50,9 @@ def selected(options: argparse.Namespace) -> Runs:
         RunNotFound: nothing fits, or nothing was asked for.
     """
     ids = (options.run or "").split()
+    if options.last_sweep:
+        by_end = sorted(sweeps(options.runs), key=lambda s: s.info.get("ended", 0))
+        options.sweep = by_end[-1].name if by_end else None
     if not (options.experiment or options.sweep or ids or options.filter):
         everything = load_runs(runs=options.runs, source=options.source)
         known = ", ".join(sorted({run.experiment for run in everything.rows}))

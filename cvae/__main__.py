@@ -156,7 +156,7 @@ def _sweep(options: argparse.Namespace) -> None:
     print(f"\n{plan.name}: {len(plan.variants)} runs finished; mean ± sd over seeds\n")
     _print_table(table.summary(plan, options.runs))
     print(f"\n  table: {folder.path / 'table.csv'}")
-    print(f"  next:  make compare SWEEP={plan.name}   make ui")
+    print(f"  next:  make report SWEEP={plan.name}   make ui")
 
 
 def _count(text: str) -> int:
