@@ -15,6 +15,7 @@ from cvae.spec import flatten
 if TYPE_CHECKING:
     from cvae.store import Store, Stored
 
+SECTIONS = {key.partition(".")[0] for key in DEFAULTS if "." in key}
 OVERFLOW = 1.79e308  # MLflow stores infinity as the largest double
 
 
@@ -122,8 +123,7 @@ def _folder_run(folder: RunFolder) -> Run:
 
 
 def _is_field(key: str) -> bool:
-    sections = {known.partition(".")[0] for known in DEFAULTS}
-    return key in DEFAULTS or ("." in key and key.partition(".")[0] in sections)
+    return key in DEFAULTS or ("." in key and key.partition(".")[0] in SECTIONS)
 
 
 def _value(key: str, text: str) -> Any:
