@@ -154,7 +154,7 @@ def aevb_figure2(needed: Needed) -> list[Drawn]:
     n = min(map(len, sizes.values()))
     drawn.suptitle(f"Plain VAE, n = {n} seeds", x=0.01, ha="left", size=10)
     lines, labels = panels[0].get_legend_handles_labels()
-    drawn.legend(lines, labels, loc="outside lower center", ncols=3, fontsize=8)
+    drawn.legend(lines, labels, loc="outside upper right", ncols=3, fontsize=8)
     caption = (
         "The bound against training images seen, by latent size: mean over seeds in a "
         "band from the lowest to the highest; cf. Kingma & Welling 2014, Figure 2. The "
