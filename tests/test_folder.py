@@ -168,7 +168,10 @@ def test_a_holder_on_another_machine_counts_while_it_gives_signs_of_life(
     lock.write_text("pid 7 on elsewhere since 2026-01-01 00:00:00\n")
     folder.update(status="RUNNING")
     assert folder.status == "RUNNING"
-    with pytest.raises(Busy, match="pid 7 on elsewhere .* heard of 0 s"), folder.lock():
+    with (
+        pytest.raises(Busy, match=r"pid 7 on elsewhere .* heard of 0 s"),
+        folder.lock(),
+    ):
         pass
     silent = time.time() - SILENCE - 1
     os.utime(lock, (silent, silent))

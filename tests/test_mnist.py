@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import hashlib
 import os
+import re
 import struct
 import threading
 import zlib
@@ -139,13 +140,11 @@ def test_any_bytes_are_the_images_they_hold_or_a_data_error(
     expected = None
     with contextlib.suppress(OSError, EOFError, zlib.error):
         expected = the_idx(gzip.decompress(data) if zipped else data)
-    try:
-        found = load_mnist_images(path)
-    except DataError as error:
-        assert str(path) in str(error)
-        assert expected is None
+    if expected is None:
+        with pytest.raises(DataError, match=re.escape(str(path))):
+            load_mnist_images(path)
     else:
-        assert expected is not None
+        found = load_mnist_images(path)
         assert found.shape == expected.shape
         assert torch.equal(found, expected)
 
@@ -166,7 +165,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_read(
         for _ in range(400):
             file.write(squeeze.compress(bytes(784_000)))
         file.write(squeeze.flush())
-    with pytest.raises(DataError, match="should hold"):
+    with pytest.raises(DataError, match="of images can hold"):
         load_mnist_images(path)
 
 
