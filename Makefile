@@ -8,7 +8,8 @@ SHELL := /bin/bash
 # What the user passes reaches the shell as environment variables, never as text of a
 # command: no blank, quote, ; or $( ) in it is ever interpreted, by make or by the shell.
 ARGUMENTS := CONFIG SET RUN DIGIT N SEED TEMPERATURE OUT K LABEL_K HOST PORT OFFLINE \
-	PYTEST PY
+	PYTEST PY JOBS THREADS ENGINE GPUS DRY EXPERIMENT SWEEP FILTER BY AGAINST METRIC \
+	FORMATS ELLIPSES ONLY
 define literal
 override $(1) := $$(value $(1))
 export $(1)
@@ -24,8 +25,8 @@ READY := .venv/.ready
 endif
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup data experiment samples evaluate list sync ui bench soak test \
-	test-services lint clean
+.PHONY: help setup data experiment sweep samples evaluate compare manifold figures \
+	report list sync ui bench soak test test-services lint clean
 
 help:  ## this list
 	@echo "Conditional VAEs on raw MNIST"
@@ -49,6 +50,13 @@ experiment: $(READY)  ## train one spec                        make experiment C
 	@$(PYTHON) -m cvae run "$${CONFIG:?say which, such as CONFIG=experiments/quickstart.yaml}" \
 		--set "$$SET" $${OFFLINE:+--offline}
 
+sweep: $(READY)  ## train all variants of a spec          make sweep CONFIG=experiments/sweeps/beta.yaml JOBS=2
+	@$(PYTHON) -m cvae sweep "$${CONFIG:?say which, such as CONFIG=experiments/sweeps/beta.yaml}" \
+		--set "$$SET" $${OFFLINE:+--offline} $${DRY:+--dry} $${JOBS:+--jobs "$$JOBS"} \
+		$${THREADS:+--threads "$$THREADS"} $${ENGINE:+--engine "$$ENGINE"} \
+		$${GPUS:+--gpus "$$GPUS"}
+	@[ -n "$$DRY" ] || $(PYTHON) -m analysis.compare --last-sweep
+
 samples: $(READY)  ## draw digits from a finished run       make samples RUN=quickstart DIGIT=5 N=16
 	@$(PYTHON) -m cvae samples $${RUN:+--run "$$RUN"} $${DIGIT:+--digit "$$DIGIT"} \
 		$${N:+--n "$$N"} $${SEED:+--seed "$$SEED"} \
@@ -57,6 +65,26 @@ samples: $(READY)  ## draw digits from a finished run       make samples RUN=qui
 evaluate: $(READY)  ## importance-sampled NLL, label accuracy make evaluate RUN=quickstart K=500 LABEL_K=100
 	@$(PYTHON) -m cvae evaluate $${RUN:+--run "$$RUN"} \
 		$${K:+--importance-samples "$$K"} $${LABEL_K:+--label-samples "$$LABEL_K"}
+
+SELECTED = $${EXPERIMENT:+--experiment "$$EXPERIMENT"} $${SWEEP:+--sweep "$$SWEEP"} \
+	$${RUN:+--run "$$RUN"} $${FILTER:+--filter "$$FILTER"} $${BY:+--by "$$BY"} \
+	$${AGAINST:+--against "$$AGAINST"} $${METRIC:+--metric "$$METRIC"} \
+	$${FORMATS:+--formats "$$FORMATS"} $${OUT:+--out "$$OUT"}
+
+compare: $(READY)  ## tables, curves, what the seeds say    make compare SWEEP=latent_beta BY=model.latent_dim
+	@$(PYTHON) -m analysis.compare $(SELECTED)
+
+report: $(READY)  ## one HTML page of an experiment        make report EXPERIMENT=cvae
+	@$(PYTHON) -m analysis.report $(SELECTED)
+
+manifold: $(READY)  ## draw a finished run's latent space    make manifold RUN=quickstart DIGIT=3 FORMATS=svg
+	@$(PYTHON) -m analysis.manifold $${RUN:+--run "$$RUN"} $${DIGIT:+--digit "$$DIGIT"} \
+		$${FORMATS:+--formats "$$FORMATS"} $${ELLIPSES:+--ellipses} \
+		$${OUT:+--out "$$OUT"}
+
+figures: $(READY)  ## every figure and number of README     make figures JOBS=2 ONLY="digits results"
+	@$(PYTHON) -m analysis.figures $${ONLY:+--only "$$ONLY"} $${JOBS:+--jobs "$$JOBS"} \
+		$${SET:+--set "$$SET"} $${OFFLINE:+--offline}
 
 list: $(READY)  ## the runs of this folder               make list
 	@$(PYTHON) -m cvae list
@@ -69,6 +97,7 @@ ui: $(READY)  ## MLflow on 127.0.0.1                   make ui PORT=5000
 
 bench: $(READY)  ## training speed against the usual way  make bench
 	@$(PYTHON) -m benchmarks.speed --quality
+	@$(PYTHON) -m benchmarks.sweeps
 
 soak: $(READY)  ## kill runs N times, compare what's left make soak N=500
 	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.soak --together 16 $${N:+--kills "$$N"}
@@ -76,8 +105,9 @@ soak: $(READY)  ## kill runs N times, compare what's left make soak N=500
 test: $(READY)  ## all tests that need only Python       make test
 	@$(PYTHON) -m pytest $$PYTEST
 
-test-services: $(READY)  ## tests that need Chromium              make test-services
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check playwright
+test-services: $(READY)  ## needs Chromium, PostgreSQL and Ray    make test-services
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check playwright \
+		"psycopg[binary]" -r requirements-ray.txt
 	@$(PYTHON) -m pytest -m services $$PYTEST
 
 lint: $(READY)  ## ruff and mypy                         make lint

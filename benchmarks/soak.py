@@ -40,7 +40,8 @@ from PIL import Image
 
 from cvae import __main__, checkpoint, runner  # noqa: F401
 from cvae.folder import RunFolder
-from cvae.tracking import STEP_IMAGE, _make_database
+from cvae.store import make_database
+from cvae.tracking import STEP_IMAGE
 
 SPEC = """\
 name: soak
@@ -138,7 +139,7 @@ class Soak:
     def with_database(self, runs: Path) -> None:
         """A folder of runs whose store is there already: making one takes 3 s."""
         template = self.place / "template.db"
-        _make_database(template)
+        make_database(template)
         runs.mkdir()
         shutil.copy(template, runs / "mlflow.db")
 

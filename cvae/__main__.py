@@ -1,4 +1,4 @@
-"""The command line: `python -m cvae run|samples|evaluate|sync|list|data|ui|schema`.
+"""The command line: `python -m cvae run|sweep|samples|evaluate|sync|…`.
 
 Results go to stdout, progress and warnings to stderr. Exit codes: 0 done, 2 spec or
 arguments, 3 data, 4 diverged, 5 tracking store, 130/143 interrupted, 1 anything else.
@@ -11,7 +11,6 @@ import time
 _BEGAN = time.perf_counter()
 
 import argparse  # noqa: E402
-import errno  # noqa: E402
 import json  # noqa: E402
 import logging  # noqa: E402
 import math  # noqa: E402
@@ -24,55 +23,22 @@ from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Any, NoReturn  # noqa: E402
 
 from cvae import interrupt  # noqa: E402
+from cvae.exits import guarded  # noqa: E402
 
 if TYPE_CHECKING:
     from cvae.folder import RunFolder
 
 log = logging.getLogger("cvae")
-
-EXIT_CODES = {
-    "SpecError": 2,
-    "RunNotFound": 2,
-    "ValueError": 2,
-    "DataError": 3,
-    "Diverged": 4,
-    "TrackingError": 5,
-    "Busy": 1,
-    "Damaged": 1,
-    "OSError": 1,
-}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-NO_ROOM = (
-    "\nmake room (or the folder writable); the same command then goes on from the last "
-    "checkpoint, which is intact"
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    log.setLevel(logging.INFO)
     options = _parser().parse_args(arguments)
     interrupt.listen()
-    try:
-        options.act(options)
-    except KeyboardInterrupt as stop:
-        log.error("interrupted; the same command goes on from the last checkpoint")
-        return interrupt.exit_code(stop)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        for kind in type(error).__mro__:
-            if kind.__name__ in EXIT_CODES:
-                if isinstance(error, OSError) and error.filename:
-                    advice = NO_ROOM if error.errno in FULL else ""
-                    log.error("%s: %s%s", error.filename, error.strerror, advice)
-                else:
-                    log.error("%s", error)
-                return EXIT_CODES[kind.__name__]
-        raise
-    return 0
+    return guarded(
+        lambda: options.act(options),
+        interrupted="interrupted; the same command goes on from the last checkpoint",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,6 +58,20 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("config", help="path of the spec")
     run.add_argument("--set", default="", metavar="'a.b=1 c.d=2'", help="overrides")
     run.add_argument("--offline", action="store_true", help="publish later, with sync")
+
+    sweep = command("sweep", _sweep, "run what a spec's sweep block stands for")
+    sweep.add_argument("config", help="path of the spec")
+    sweep.add_argument("--set", default="", metavar="'a.b=1 c.d=[2,3]'")
+    sweep.add_argument(
+        "--offline", action="store_true", help="publish later, with sync"
+    )
+    sweep.add_argument("--dry", action="store_true", help="only show the runs")
+    sweep.add_argument("--jobs", type=_count, help="runs at once; one a core if none")
+    sweep.add_argument("--threads", type=_count, help="threads a run; cores / jobs")
+    sweep.add_argument("--engine", choices=["local", "ray"], default="local")
+    sweep.add_argument(
+        "--gpus", type=float, default=0.0, help="share of a GPU, for ray"
+    )
 
     samples = command("samples", _samples, "draw a digit from a finished run as PNG")
     samples.add_argument(
@@ -125,17 +105,14 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     from cvae.specfile import load_spec, read_document
 
-    overrides = re.split(r"\s+(?=[\w.]+=)", options.set.strip()) if options.set else []
-    spec = load_spec(options.config, [part for part in overrides if part])
+    spec = load_spec(options.config, _overrides(options.set))
     header = read_document(options.config).header
     # only now: torch takes seconds to import
     from cvae import recording, runner
 
     clock = recording.Clock(began=_BEGAN)
     clock.add("imports", time.perf_counter() - _BEGAN)
-    command = f"make experiment CONFIG={shlex.quote(options.config)}"
-    if options.set:
-        command += f" SET={shlex.quote(options.set)}"
+    command = _again("experiment", options)
     folder = runner.run(
         spec,
         runs=options.runs,
@@ -145,6 +122,54 @@ def _run(options: argparse.Namespace) -> None:
         clock=clock,
     )
     _report(folder, options.offline)
+
+
+def _overrides(text: str) -> list[str]:
+    return [part for part in re.split(r"\s+(?=[\w.]+=)", text.strip()) if part]
+
+
+def _again(target: str, options: argparse.Namespace) -> str:
+    """What to type to get the same again."""
+    command = f"make {target} CONFIG={shlex.quote(options.config)}"
+    return f"{command} SET={shlex.quote(options.set)}" if options.set else command
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from cvae.plan import read_plan
+
+    plan = read_plan(options.config, _overrides(options.set))
+    # only now: torch takes seconds to import
+    from cvae import sweep, table
+
+    if options.dry:
+        _print_table(table.dry(plan, options.runs))
+        return
+    folder = sweep.sweep(
+        plan,
+        runs=options.runs,
+        use=sweep.resources(
+            options.engine, options.jobs, options.threads, options.gpus
+        ),
+        offline=options.offline,
+        command=_again("sweep", options),
+    )
+    print(f"\n{plan.name}: {len(plan.variants)} runs finished; mean ± sd over seeds\n")
+    _print_table(table.summary(plan, options.runs))
+    print(f"\n  table: {folder.path / 'table.csv'}")
+    print(f"  next:  make report SWEEP={plan.name}   make ui")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"must be 1 to 4096; {text!r} found")
+    return int(text)
+
+
+def _print_table(lines: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
 
 
 def _report(folder: RunFolder, offline: bool) -> None:
@@ -222,9 +247,10 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _sync(options: argparse.Namespace) -> None:
-    from cvae.folder import Busy, folders
+    from cvae.folder import Busy, folders, sweeps
     from cvae.samples import RunNotFound, find_run
-    from cvae.tracking import Tracker, TrackingError
+    from cvae.store import TrackingError
+    from cvae.tracking import Tracker
 
     chosen = (
         [find_run(options.run, runs=options.runs)]
@@ -234,6 +260,8 @@ def _sync(options: argparse.Namespace) -> None:
     if not chosen:
         raise RunNotFound(f"no runs in {options.runs}/")
     tracker = Tracker(options.runs)
+    for sweep in [] if options.run else sweeps(options.runs):
+        tracker.publish_sweep(sweep)
     missing = []
     for folder in chosen:
         try:

@@ -12,12 +12,10 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # whoever only lists folders need not wait for torch
+    from torch import Tensor
 
 
 class CheckpointError(Exception):
@@ -66,6 +64,8 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
 
     A checksum goes in with them; the file it replaces becomes `<name>.previous`.
     """
+    import safetensors.torch
+
     tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     state_json = json.dumps(state, sort_keys=True)
     metadata = {"state": state_json, "sha256": _checksum(tensors, state_json)}
@@ -79,6 +79,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: the file is not what `save` wrote, byte for byte.
     """
+    import safetensors
+
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -104,6 +106,8 @@ def previous_of(path: Path) -> Path:
 
 
 def _checksum(tensors: dict[str, Tensor], state: str) -> str:
+    import torch
+
     digest = hashlib.sha256(state.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()

@@ -43,14 +43,12 @@ class Damaged(Exception):
     """A file of the run is not what was written."""
 
 
-class RunFolder:
-    """`runs/<name>-<id>[-n]/`; every write is atomic or an appended line."""
+class Described:
+    """A folder with a JSON file of facts about it, read and written whole."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, facts: str) -> None:
         self.path = path
-        self.checkpoint = path / "checkpoint.safetensors"
-        self.weights = path / "model.safetensors"
-        self.figures = path / "figures"
+        self.facts = path / facts
 
     @property
     def name(self) -> str:
@@ -58,24 +56,34 @@ class RunFolder:
 
     @property
     def info(self) -> dict[str, Any]:
-        """`run.json`; empty if there is none yet."""
+        """The facts; empty if there are none yet."""
         try:
-            info = json.loads((self.path / "run.json").read_text())
+            info = json.loads(self.facts.read_text())
         except (OSError, ValueError):
             return {}
         return info if isinstance(info, dict) else {}
+
+    def update(self, **changes: Any) -> None:
+        """Merge `changes` into the facts."""
+        info = self.info | changes
+        text = json.dumps(info, indent=2, sort_keys=True, allow_nan=False)
+        write_atomic(self.facts, f"{text}\n".encode())
+
+
+class RunFolder(Described):
+    """`runs/<name>-<id>[-n]/`; every write is atomic or an appended line."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "run.json")
+        self.checkpoint = path / "checkpoint.safetensors"
+        self.weights = path / "model.safetensors"
+        self.figures = path / "figures"
 
     @property
     def status(self) -> str:
         """NEW, RUNNING, FINISHED, FAILED or KILLED, as which a dead RUNNING counts."""
         status = self.info.get("status", "NEW")
         return "KILLED" if status == "RUNNING" and not self.held() else str(status)
-
-    def update(self, **changes: Any) -> None:
-        """Merge `changes` into `run.json`."""
-        info = self.info | changes
-        text = json.dumps(info, indent=2, sort_keys=True, allow_nan=False)
-        write_atomic(self.path / "run.json", f"{text}\n".encode())
 
     def spec(self) -> Spec:
         """The resolved spec of the run.
@@ -245,15 +253,70 @@ def folder_for(spec: Spec, runs: Path) -> RunFolder:
     A finished run whose process died before it let go may be told nowhere yet: it is
     gone on with, too.
     """
+    made = _made(spec, runs)
+    if made and (made[-1].info.get("status") != "FINISHED" or made[-1].abandoned):
+        return made[-1]
     stem = f"{spec.name}-{spec.id}"
-    number = re.compile(re.escape(stem) + r"(?:-(\d+))?")
-    taken = [
-        int(match[1] or 1)
-        for path in runs.glob(f"{stem}*")
-        if (match := number.fullmatch(path.name))
+    return RunFolder(runs / (f"{stem}-{_number(made[-1]) + 1}" if made else stem))
+
+
+def finished_run(spec: Spec, runs: Path) -> RunFolder | None:
+    """The newest finished run of this spec."""
+    done = [f for f in _made(spec, runs) if f.info.get("status") == "FINISHED"]
+    return done[-1] if done else None
+
+
+def _made(spec: Spec, runs: Path) -> list[RunFolder]:
+    """The folders of this spec, `<name>-<id>` and its repetitions `-2`, `-3`, …"""
+    stem = re.compile(re.escape(f"{spec.name}-{spec.id}") + r"(-\d+)?")
+    found = runs.glob(f"{spec.name}-{spec.id}*")
+    made = [RunFolder(path) for path in found if stem.fullmatch(path.name)]
+    return sorted(made, key=_number)
+
+
+def _number(folder: RunFolder) -> int:
+    number = re.search(r"-[0-9a-f]{8}-(\d+)$", folder.name)
+    return int(number[1]) if number else 1
+
+
+class SweepFolder(Described):
+    """`runs/sweeps/<name>/`: what the sweep asks, its runs, its table.
+
+    sweep.yaml   the file as written
+    sweep.json   question, swept keys, the run of every variant
+    table.csv    a line a run, made anew whenever the sweep is run
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "sweep.json")
+
+    def runs(self) -> list[RunFolder]:
+        """The runs of its variants that have been begun, in the sweep's order."""
+        home = self.path.parent.parent
+        found = [RunFolder(home / run["folder"]) for run in self.info.get("runs", [])]
+        return [folder for folder in found if folder.info]
+
+
+def sweeps(runs: Path) -> list[SweepFolder]:
+    """Every sweep under `runs`, by name."""
+    return [
+        SweepFolder(path.parent) for path in sorted(runs.glob("sweeps/*/sweep.json"))
     ]
-    last = max(taken, default=1)
-    folder = RunFolder(runs / (stem if last == 1 else f"{stem}-{last}"))
-    if folder.info.get("status") == "FINISHED" and not folder.abandoned:
-        folder = RunFolder(runs / f"{stem}-{last + 1}")
-    return folder
+
+
+def tracking_uri(runs: Path) -> str:
+    """MLFLOW_TRACKING_URI, or the sqlite file inside `runs`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or (
+        f"sqlite:///{runs.resolve() / 'mlflow.db'}"
+    )
+
+
+def database(uri: str) -> Path:
+    """The file of a sqlite store."""
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]).resolve()
+
+
+def has_store(runs: Path) -> bool:
+    """Whether there is a tracking store to read; a `Tracker` would make one."""
+    uri = tracking_uri(runs)
+    return not uri.startswith("sqlite:") or database(uri).exists()

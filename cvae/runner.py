@@ -8,17 +8,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
-from cvae import engine, interrupt, mnist, recording, state
-from cvae.folder import Busy, RunFolder, folder_for, folders
+from cvae import engine, interrupt, mnist, progress, recording, state
+from cvae.folder import Busy, RunFolder, finished_run, folder_for, folders
+from cvae.progress import Progress
 from cvae.recording import Clock
 from cvae.spec import Spec
 from cvae.specfile import SpecError
@@ -39,8 +38,16 @@ def run(
     header: str = "",
     command: str = "",
     clock: Clock | None = None,
+    tracker: Tracker | None = None,
+    part_of: Mapping[str, Any] | None = None,
+    show: Progress = progress.one_run,
 ) -> RunFolder:
     """Train, evaluate and publish one spec; go on where an unfinished run stopped.
+
+    Args:
+        tracker: a store already connected; none is looked for then.
+        part_of: what a sweep adds to `run.json`; a finished run is not repeated then.
+        show: passes the epochs on and shows them on its way.
 
     Raises:
         DataError, Diverged, TrackingError, SpecError, Busy: with one clear message.
@@ -49,20 +56,23 @@ def run(
     device = pick_device(spec.training.device)
     with clock("data"):
         data = mnist.load_mnist(spec.data.root, **recording.split_options(spec))
-    with claim(spec, runs) as folder:
-        tracker = None if offline else _connect(runs, clock)
+    with claim(spec, runs, again=part_of is None) as folder:
+        if tracker is None and not offline:
+            tracker = connect(runs, clock)
         now = state.assemble(spec, data, device)
         recording.introduce(folder, spec, data, now, header=header, command=command)
+        folder.update(**part_of or {})
         publish = _publisher(tracker, folder, clock)
         with _status(folder, publish):
             publish()
-            _bury(runs, tracker)
+            if part_of is None:
+                bury(runs, tracker)
             done = state.resume(folder, now)
             train = data.train.to(device)
             epochs = engine.train(
                 now.model, now.optimizer, train, spec, now.streams, start=done
             )
-            for epoch in _progress(epochs, folder.name, done, spec.training.epochs):
+            for epoch in show(epochs, folder.name, done, spec.training.epochs):
                 clock.add("training", epoch.seconds)
                 recording.record(folder, now, spec, data, epoch, clock)
                 publish()
@@ -91,14 +101,15 @@ def pick_device(wanted: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def claim(spec: Spec, runs: Path) -> Iterator[RunFolder]:
-    """The run's folder, held for this process.
+def claim(spec: Spec, runs: Path, *, again: bool = True) -> Iterator[RunFolder]:
+    """The run's folder, held for this process; a new one beside a finished one.
 
     Raises:
-        Busy: another process is at it. OSError: `runs` cannot be written.
+        Busy: another process is at it. OSError: `runs` cannot be written. SpecError: it
+        is finished, and `again` is false.
     """
     runs.mkdir(parents=True, exist_ok=True)
-    folder = folder_for(spec, runs)
+    folder = (None if again else finished_run(spec, runs)) or folder_for(spec, runs)
     folder.path.mkdir(exist_ok=True)
     abandoned = folder.abandoned
     with folder.lock():
@@ -129,9 +140,15 @@ def _status(folder: RunFolder, publish: Publish) -> Iterator[None]:
     publish()
 
 
-def _connect(runs: Path, clock: Clock) -> Tracker:
+def connect(runs: Path, clock: Clock) -> Tracker:
+    """The tracking store.
+
+    Raises:
+        TrackingError: it cannot be used; the message offers to go on without.
+    """
     with clock("imports"):
-        from cvae.tracking import Tracker, TrackingError
+        from cvae.store import TrackingError
+        from cvae.tracking import Tracker
     with clock("tracking"):
         try:
             return Tracker(runs)
@@ -142,7 +159,7 @@ def _connect(runs: Path, clock: Clock) -> Tracker:
             ) from error
 
 
-def _bury(runs: Path, tracker: Tracker | None) -> None:
+def bury(runs: Path, tracker: Tracker | None) -> None:
     """Runs whose process died become KILLED; the store hears of ends that it missed."""
     reachable = tracker is not None
     for folder in folders(runs):
@@ -161,28 +178,3 @@ def _publisher(tracker: Tracker | None, folder: RunFolder, clock: Clock) -> Publ
                 tracker.try_publish(folder, seconds=seconds)
 
     return publish
-
-
-def _progress(
-    epochs: Iterator[engine.Epoch], name: str, done: int, total: int
-) -> Iterator[engine.Epoch]:
-    """A bar on a terminal, one plain line an epoch elsewhere; both on stderr."""
-    terminal = sys.stderr.isatty()
-    with tqdm(
-        total=total, initial=done, desc=name, unit="epoch", disable=not terminal
-    ) as bar:
-        for epoch in epochs:
-            found = epoch.metrics
-            if terminal:
-                bar.set_postfix(neg_elbo=f"{found['neg_elbo']:.2f}", refresh=False)
-                bar.update()
-            else:
-                print(
-                    f"{name}  epoch {epoch.epoch}/{total}  "
-                    f"train neg_elbo {found['neg_elbo']:.2f}  "
-                    f"recon {found['recon']:.2f}  kl {found['kl']:.2f}  "
-                    f"{epoch.seconds:.1f} s",
-                    file=sys.stderr,
-                    flush=True,
-                )
-            yield epoch

@@ -57,7 +57,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     if isinstance(document.tree, dict) and "sweep" in document.tree:
         raise SpecError(
             f"{document.where(('sweep',))}: sweep: this file describes many runs, not "
-            "one; remove the block to run the base spec alone"
+            f"one: make sweep CONFIG={document.source}"
         )
     apply_overrides(document, overrides)
     return validate(document)
@@ -256,6 +256,11 @@ SECTIONS = {
 }
 
 
+def field_names() -> dict[str, list[str]]:
+    """The fields of each section, for messages that name what is allowed."""
+    return {section: _fields((section,)) for section in SECTIONS}
+
+
 def _explain(document: Document, fault: Any) -> str:
     """One pydantic error as `file:line: key: what is wrong; allowed; did you mean`."""
     path: Path_ = tuple(fault["loc"])
@@ -294,7 +299,7 @@ def _fields(path: Path_) -> list[str]:
 
 def _elsewhere(name: str) -> list[str]:
     """A key written at the top that belongs in a section."""
-    homes = {f: f"{s}.{f}" for s in SECTIONS for f in _fields((s,))}
+    homes = {f: f"{s}.{f}" for s, fields in field_names().items() for f in fields}
     near = difflib.get_close_matches(name, homes, 1, 0.8)
     return [homes[near[0]]] if near else []
 

@@ -1,4 +1,4 @@
-"""Run folders published to MLflow; the only file that imports it.
+"""Run folders published to MLflow.
 
 Publishing is one idempotent function of the folder: it logs what the store lacks, so
 the live run, a resumed run and a later `sync` are the same call. A metric point carries
@@ -7,7 +7,6 @@ the time of its record, which makes a repeated point the same point.
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import json
 import logging
@@ -15,34 +14,14 @@ import math
 import os
 import re
 import shutil
-import sqlite3
 import tempfile
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from cvae import charts
-from cvae.checkpoint import write_atomic
-from cvae.folder import Record, RunFolder
-from cvae.note import description
-from cvae.spec import flatten
-
-# An absent server is noticed in seconds, and nobody is phoned home.
-for _key, _value in {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "GIT_PYTHON_REFRESH": "quiet",
-}.items():
-    os.environ.setdefault(_key, _value)
-
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import (  # noqa: E402
+from mlflow.entities import (
     Dataset,
     DatasetInput,
     InputTag,
@@ -50,61 +29,33 @@ from mlflow.entities import (  # noqa: E402
     Param,
     RunTag,
 )
-from mlflow.exceptions import MlflowException  # noqa: E402
-from PIL import Image  # noqa: E402
+from PIL import Image
 
-BATCH = 1000  # metrics a call, MLflow's own limit
-CONNECT = 6.0  # seconds that a server or database may take to say hello
+from cvae import charts
+from cvae.checkpoint import write_atomic
+from cvae.folder import Record, RunFolder, SweepFolder
+from cvae.note import description
+from cvae.spec import flatten
+from cvae.store import BATCH, Store, TrackingError, clear_errors, within
+
 PAUSE = 60.0  # seconds between attempts to reach a store that went away
 STEP_IMAGE = re.compile(r"(?P<key>[a-z_]+)-(?P<step>\d+)\.png")
+SWEEP_ARTIFACTS = ("sweep.yaml", "table.csv")
 ARTIFACTS = ("spec.yaml", "records.jsonl", "run.json", "git.diff", "model.safetensors")
 
-T = TypeVar("T")
 log = logging.getLogger("cvae")
-for _name in ("urllib3", "mlflow.store.db.utils"):  # we say it ourselves, in one line
-    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
-class TrackingError(Exception):
-    """The tracking store cannot be used (exit code 5)."""
-
-
-def tracking_uri(runs: Path) -> str:
-    """MLFLOW_TRACKING_URI, or the sqlite file inside `runs`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or (
-        f"sqlite:///{runs.resolve() / 'mlflow.db'}"
-    )
-
-
-class Tracker:
-    """A tracking store that run folders are published to.
+class Tracker(Store):
+    """A store that run folders are published to.
 
     Raises:
         TrackingError: from the constructor, when the store cannot be used.
     """
 
     def __init__(self, runs: Path) -> None:
-        self.runs = runs
-        self.uri = tracking_uri(runs)
+        super().__init__(runs)
         self.failed_at = -PAUSE
-        self.local = self.uri.startswith("sqlite:")
-        with _clear_errors(self.uri):
-            if self.local:
-                with self._one_at_a_time():
-                    _make_database(self._database())
-            self.client = self.greet()
-
-    def greet(self) -> MlflowClient:
-        """A client of a store that answers.
-
-        Raises:
-            TrackingError: it does not.
-        """
-        seconds = math.inf if self.local else CONNECT
-        with _clear_errors(self.uri):
-            client = _within(seconds, lambda: MlflowClient(self.uri))
-            _within(seconds, lambda: client.search_experiments(max_results=1))
-        return client
 
     def publish(self, folder: RunFolder) -> None:
         """Log whatever of the run the store does not have yet.
@@ -112,7 +63,7 @@ class Tracker:
         Raises:
             TrackingError: the store cannot be reached or refuses; call again later.
         """
-        with _clear_errors(self.uri):
+        with clear_errors(self.uri):
             seen = self._begin(folder)
             self._metrics(folder, seen)
             self._images(folder, seen)
@@ -121,14 +72,70 @@ class Tracker:
                 self._artifacts(folder, seen)
             self._describe(folder, seen, status)
 
+    def publish_sweep(self, folder: SweepFolder) -> str:
+        """Make the run that a sweep's runs are nested under, or bring it up to date.
+
+        Returns:
+            Its run id.
+
+        Raises:
+            TrackingError: as `publish`.
+        """
+        info = folder.info
+        with clear_errors(self.uri):
+            experiment = self.experiment(info["experiment"])
+            run_id = _cursor(folder, self.uri).get("run_id")
+            if not run_id or not self.has(run_id):
+                tags = {
+                    "mlflow.user": _user(),
+                    "mlflow.source.name": info["command"],
+                    "mlflow.source.type": "LOCAL",
+                    "cvae.kind": "sweep",
+                    "cvae.sweep": folder.name,
+                    "cvae.uid": info["uid"],
+                }
+                began = int(1000 * info["started"])
+                run_id = self._find_or_create(experiment, folder.name, tags, began)
+                seen = {"uri": self.uri, "run_id": run_id, "experiment_id": experiment}
+                _remember(folder, seen)
+            swept: dict[str, list[str]] = {key: [] for key in info["keys"]}
+            for run in info["runs"]:
+                for key, value in run["swept"].items():
+                    if _text(value) not in swept[key]:
+                        swept[key].append(_text(value))
+            tags = {f"sweep.{key}": ", ".join(found) for key, found in swept.items()}
+            note = [info["header"].replace("\n", "  \n"), "", info.get("summary", "")]
+            tags["mlflow.note.content"] = "\n".join(note)
+            self.client.log_batch(
+                run_id, tags=[RunTag(key, value[:5000]) for key, value in tags.items()]
+            )
+            for name in SWEEP_ARTIFACTS:
+                if (path := folder.path / name).exists():
+                    self.client.log_artifact(run_id, str(path))
+            if info["status"] == "RUNNING":
+                self.client.update_run(run_id, status="RUNNING")
+            else:
+                ended = int(1000 * info["ended"])
+                self.client.set_terminated(run_id, info["status"], ended)
+        return str(run_id)
+
+    def try_publish_sweep(self, folder: SweepFolder) -> bool:
+        """`publish_sweep`; a store that is away is said."""
+        try:
+            self.publish_sweep(folder)
+        except TrackingError as error:
+            log.warning("%s; publish the sweep later: make sync", error)
+            return False
+        return True
+
     def try_publish(self, folder: RunFolder, *, seconds: float = math.inf) -> bool:
         """`publish`, but a store that is away is said, and asked again in a minute."""
         running = folder.info.get("status") == "RUNNING"
         if running and time.monotonic() - self.failed_at < PAUSE:
             return False
         try:
-            with _clear_errors(self.uri):
-                _within(seconds, lambda: self.publish(folder))
+            with clear_errors(self.uri):
+                within(seconds, lambda: self.publish(folder))
         except TrackingError as error:
             self.failed_at = time.monotonic()
             goes_on = "training goes on, " if running else ""
@@ -142,48 +149,20 @@ class Tracker:
         seen = _cursor(folder, self.uri)
         return bool(seen) and seen.get("status") != folder.status and not folder.held()
 
-    def pages(self, address: str) -> dict[str, str]:
-        """The comparison page of every experiment in a UI at `address`, by name."""
-        with _clear_errors(self.uri):
-            found = self.client.search_experiments()
-        return {
-            experiment.name: charts.link(address, experiment.experiment_id)
-            for experiment in found
-            if charts.TAG in experiment.tags
-        }
-
-    def _database(self) -> Path:
-        return Path(self.uri.removeprefix("sqlite:///").partition("?")[0]).resolve()
-
-    @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
-        """Migrations and experiment creation take no lock of their own in MLflow."""
-        place = self._database().parent if self.local else self.runs
-        place.mkdir(parents=True, exist_ok=True)
-        with (place / ".store.lock").open("a") as file:
-            for tries in range(60 * 20):
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if tries == 10 * 20:
-                        log.info("waiting for another process that sets up %s", place)
-                time.sleep(0.05)
-            else:
-                raise TimeoutError(f"{file.name} has been held for a minute")
-            yield
-
     def _begin(self, folder: RunFolder) -> dict[str, Any]:
         """The run in the store, found by its uid or made; what was published so far."""
         seen = _cursor(folder, self.uri)
-        if seen and self._has(seen["run_id"]):
+        whole = seen.keys() >= {"records", "images"}
+        if whole and self.has(seen["run_id"]):
             return seen
         spec, info = folder.spec(), folder.info
-        experiment = self._experiment(spec.tracking.experiment)
-        query = f"tags.`cvae.uid` = '{info['uid']}'"
-        found = self.client.search_runs([experiment], query)
-        run = found[0] if found else self._create(experiment, folder)
-        run_id = run.info.run_id
+        experiment = self.experiment(spec.tracking.experiment)
+        run_id = self._find_or_create(
+            experiment,
+            info.get("label") or folder.name,
+            self._tags(folder),
+            int(1000 * info["started"]),
+        )
         params = [Param(key, _text(value)) for key, value in flatten(spec).items()]
         params += [Param(key, _text(value)) for key, value in info["facts"].items()]
         self.client.log_batch(run_id, params=params)
@@ -194,18 +173,21 @@ class Tracker:
         _remember(folder, seen)
         return seen
 
-    def _has(self, run_id: str) -> bool:
-        try:
-            return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # another store, same URI
-                return False
-            raise
+    def _find_or_create(
+        self, experiment: str, name: str, tags: dict[str, str], began: int
+    ) -> str:
+        query = f"tags.`cvae.uid` = '{tags['cvae.uid']}'"
+        found = self.client.search_runs([experiment], query)
+        run = (
+            found[0] if found else self.client.create_run(experiment, began, tags, name)
+        )
+        return str(run.info.run_id)
 
-    def _create(self, experiment: str, folder: RunFolder) -> Any:
+    def _tags(self, folder: RunFolder) -> dict[str, str]:
+        """What the run is found, sorted and nested by."""
         info = folder.info
         tags = {
-            "mlflow.user": getpass.getuser() if hasattr(os, "getuid") else "",
+            "mlflow.user": _user(),
             "mlflow.source.name": info.get("command", "cvae"),
             "mlflow.source.type": "LOCAL",
             "cvae.uid": info["uid"],
@@ -214,31 +196,16 @@ class Tracker:
         }
         for key, value in info.get("git", {}).items():
             tags[f"mlflow.source.git.{key}"] = value
-        began = int(1000 * info["started"])
-        return self.client.create_run(experiment, began, tags, folder.name)
-
-    def _experiment(self, name: str) -> str:
-        with self._one_at_a_time():
-            found = self.client.get_experiment_by_name(name)
-            if found is None:
-                place = (self.runs.resolve() / "artifacts").as_uri()
-                kind = {
-                    "mlflow.experimentKind": "custom_model_development",
-                    "mlflow.note.content": "Compare test/neg_elbo: nats per image, "
-                    "lower is better; not between grey and binarised pixels.",
-                }
-                return str(
-                    self.client.create_experiment(
-                        name, place if self.local else None, kind
-                    )
-                )
-        if found.lifecycle_stage != "active":
-            raise TrackingError(
-                f"the experiment {name!r} was deleted but keeps its name; restore it "
-                f"(mlflow experiments restore -x {found.experiment_id}) or "
-                "choose another with tracking.experiment"
-            )
-        return str(found.experiment_id)
+        if name := info.get("sweep"):
+            parent = SweepFolder(folder.path.parent / "sweeps" / name)
+            run_id = _cursor(parent, self.uri).get("run_id")
+            if not run_id and parent.info:
+                run_id = self.publish_sweep(parent)
+            tags["cvae.sweep"] = name
+            tags |= {f"sweep.{key}": _text(v) for key, v in info["swept"].items()}
+            if run_id:
+                tags["mlflow.parentRunId"] = run_id
+        return tags
 
     def _metrics(self, folder: RunFolder, seen: dict[str, Any]) -> None:
         records = folder.records()
@@ -324,85 +291,23 @@ def _datasets(info: dict[str, Any]) -> list[DatasetInput]:
     return inputs
 
 
+def _user() -> str:
+    return getpass.getuser() if hasattr(os, "getuid") else ""
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _cursor(folder: RunFolder, uri: str) -> dict[str, Any]:
+def _cursor(folder: RunFolder | SweepFolder, uri: str) -> dict[str, Any]:
     """What `_remember` wrote for this store; losing it costs time, not truth."""
     try:
         seen = json.loads((folder.path / "tracking.json").read_text())
     except (OSError, ValueError):
         return {}
-    whole = isinstance(seen, dict) and seen.keys() >= {"run_id", "records", "images"}
+    whole = isinstance(seen, dict) and "run_id" in seen
     return seen if whole and seen.get("uri") == uri else {}
 
 
-def _remember(folder: RunFolder, seen: dict[str, Any]) -> None:
+def _remember(folder: RunFolder | SweepFolder, seen: dict[str, Any]) -> None:
     write_atomic(folder.path / "tracking.json", json.dumps(seen).encode())
-
-
-def _make_database(path: Path) -> None:
-    """A new database, aside and then renamed: MLflow cannot go on with half of one."""
-    if path.exists():
-        return
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    aside = path.with_name(f".{path.name}.part")
-    for file in path.parent.glob(f"{aside.name}*"):
-        file.unlink()
-    store = SqlAlchemyStore(f"sqlite:///{aside}", (path.parent / "artifacts").as_uri())
-    store.engine.dispose()
-    with closing(sqlite3.connect(aside)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
-    aside.replace(path)
-
-
-def _within(seconds: float, act: Callable[[], T]) -> T:
-    """`act()`, but not waited for any longer; it may then go on behind the scenes.
-
-    Raises:
-        TimeoutError: it takes longer. Whatever `act` raises.
-    """
-    if seconds == math.inf:
-        return act()
-    answer: Future[T] = Future()
-
-    def ask() -> None:
-        try:
-            answer.set_result(act())
-        except BaseException as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=ask, daemon=True).start()
-    wait([answer], seconds)
-    if not answer.done():
-        raise TimeoutError(f"no answer in {seconds:.0f} s")
-    return answer.result()
-
-
-@contextmanager
-def _clear_errors(uri: str) -> Iterator[None]:
-    """Whatever MLflow, its database or the network throws, as one clear line."""
-    import requests
-    import sqlalchemy.exc
-
-    try:
-        yield
-    except (
-        MlflowException,
-        requests.RequestException,
-        sqlalchemy.exc.SQLAlchemyError,
-        OSError,  # the artifacts' disk, and what took too long
-        ValueError,  # an answer that is no JSON
-        ImportError,  # the database's driver
-        sqlite3.Error,
-    ) as error:
-        text = " ".join(str(error).split())
-        advice = ""
-        if "out-of-date database schema" in text:
-            advice = (
-                "; made by another MLflow version: copy the file, then "
-                f"'mlflow db upgrade {uri}'"
-            )
-        raise TrackingError(f"tracking store {uri}: {text[:300]}{advice}") from error

@@ -14,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cvae import mnist
+from cvae import engine, mnist
+from cvae.folder import RunFolder
+from cvae.samples import Run
 from cvae.spec import Spec, nested
 
 Bytes = NDArray[np.uint8]
@@ -99,8 +101,62 @@ def finished(
     return runs, done
 
 
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four runs of a sweep and one beside it in an experiment, in folders and store."""
+    from cvae.folder import SweepFolder
+    from cvae.tracking import Tracker
+    from tests.made import made_run
+
+    runs = tmp_path_factory.mktemp("published")
+    sweep = SweepFolder(runs / "sweeps" / "beta")
+    sweep.path.mkdir(parents=True)
+    members = [
+        made_run(
+            runs,
+            100.0 + 10 * beta + seed,
+            name="beta",
+            started=10 * beta + seed,
+            objective__beta=beta,
+            training__seed=seed,
+            tracking__experiment="tests",
+            info={
+                "sweep": "beta",
+                "label": f"beta={beta} seed={seed}",
+                "swept": {"objective.beta": beta, "training.seed": seed},
+            },
+        )
+        for beta in (0.5, 2.0)
+        for seed in (0, 1)
+    ]
+    sweep.update(
+        **{"name": "beta", "uid": "beta", "header": "Question: β?", "command": "make"},
+        **{"experiment": "tests", "keys": ["objective.beta", "training.seed"]},
+        **{"status": "FINISHED", "started": 0.0, "ended": 9.0},
+        runs=[{"folder": f.name, "swept": f.info["swept"]} for f in members],
+    )
+    tracker = Tracker(runs)
+    for folder in members:
+        tracker.publish(folder)
+    other = made_run(runs, 90.0, name="123", started=99.0, tracking__experiment="tests")
+    tracker.publish(other)
+    return runs
+
+
 def linear(layers: nn.Sequential, at: int) -> nn.Linear:
     """The layer at a place, for tests that set weights by hand."""
     layer = layers[at]
     assert isinstance(layer, nn.Linear)
     return layer
+
+
+def made_run(root: Path, *, scale: float = 1.0, **dotted: Any) -> Run:
+    """A run that nobody trained: drawn weights, the data set written under `root`."""
+    if not (root / "data").exists():
+        write(root / "data", data_set(100, 100))
+    wanted = spec(data__root=str(root / "data"), data__validation_images=0, **dotted)
+    model = engine.build_model(wanted, pixels=784, generator=generator())
+    with torch.no_grad():
+        for part in model.parameters():
+            part.mul_(scale)
+    return Run(model, wanted, RunFolder(root / f"test-{wanted.id}"), (28, 28))

@@ -15,6 +15,8 @@ LARGEST = 420  # lines
 MAY_IMPORT: dict[str, set[str]] = {
     "spec": set(),
     "specfile": {"spec"},
+    "plan": {"spec", "specfile"},
+    "job": {"spec"},
     "mnist": set(),
     "model": set(),
     "objective": {"model"},
@@ -23,19 +25,25 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interrupt": set(),
     "note": {"folder"},
 }
-RIM = {"tracking", "runner", "recording", "samples", "sweep", "__main__"}
+RIM = {"tracking", "runner", "recording", "samples", "__main__"}
+RIM |= {"store", "sweep", "worker", "local", "cluster"}
 BELOW_THE_RIM = {"engine", "evaluate", "grids", "gradient", "folder", "state"}
+BELOW_THE_RIM |= {"plan", "job", "table", "progress"}
 
 
 def imports(module: str, *, everywhere: bool = True) -> set[str]:
     """The dotted names that a file of cvae imports; at its top only, if asked so."""
-    tree = ast.parse((ROOT / "cvae" / f"{module}.py").read_text())
+    return imported(ROOT / "cvae" / f"{module}.py", everywhere=everywhere)
+
+
+def imported(file: Path, *, everywhere: bool = True) -> set[str]:
+    tree = ast.parse(file.read_text())
     found: set[str] = set()
     for node in ast.walk(tree) if everywhere else tree.body:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: relative import"
+            assert node.level == 0, f"{file}: relative import"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
@@ -52,7 +60,7 @@ def packages(module: str) -> set[str]:
 
 
 def test_the_tables_here_name_modules_that_exist() -> None:
-    assert set(MAY_IMPORT) | BELOW_THE_RIM | RIM - {"sweep"} <= set(MODULES)
+    assert set(MAY_IMPORT) | BELOW_THE_RIM | RIM <= set(MODULES)
 
 
 @pytest.mark.parametrize("module", MAY_IMPORT)
@@ -66,7 +74,8 @@ def test_the_engine_and_its_tools_know_nothing_of_the_rim(module: str) -> None:
 
 
 def test_the_tracker_reads_folders_and_knows_no_training() -> None:
-    assert not neighbours("tracking") & {"engine", "runner", "samples", "model"}
+    for module in ("store", "tracking"):
+        assert not neighbours(module) & {"engine", "runner", "samples", "model"}
 
 
 def test_imports_at_the_top_of_files_run_one_way() -> None:
@@ -76,8 +85,8 @@ def test_imports_at_the_top_of_files_run_one_way() -> None:
     assert not graph, f"these import each other in a circle: {graph}"
 
 
-def test_only_the_tracker_imports_mlflow() -> None:
-    assert {m for m in MODULES if "mlflow" in packages(m)} == {"tracking"}
+def test_only_the_store_and_its_writer_import_mlflow() -> None:
+    assert {m for m in MODULES if "mlflow" in packages(m)} == {"store", "tracking"}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -85,6 +94,34 @@ def test_cvae_imports_neither_analysis_nor_benchmarks_nor_matplotlib(
     module: str,
 ) -> None:
     assert not packages(module) & {"analysis", "benchmarks", "tests", "matplotlib"}
+
+
+ANALYSIS = sorted((ROOT / "analysis").rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", ANALYSIS, ids=lambda path: path.stem)
+def test_analysis_reads_runs_and_never_trains_nor_talks_to_mlflow(file: Path) -> None:
+    names = imported(file)
+    training = {"engine", "gradient", "runner", "sweep", "worker", "local", "cluster"}
+    assert not {name.split(".")[1] for name in names if "cvae." in name} & training
+    assert "mlflow" not in {name.partition(".")[0] for name in names}
+
+
+def test_a_comparison_that_finds_nothing_loads_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom analysis import compare\n"
+        f"compare.main(['--runs', {str(tmp_path)!r}])\n"
+        "heavy = {'torch', 'mlflow', 'matplotlib', 'scipy.stats', 'torchvision'}\n"
+        "print(*sorted(heavy & set(sys.modules)), end='')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "no runs in" in done.stderr
 
 
 def test_a_spec_is_read_without_torch_or_mlflow() -> None:

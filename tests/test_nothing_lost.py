@@ -32,7 +32,8 @@ from cvae import engine, runner
 from cvae.checkpoint import load
 from cvae.folder import RunFolder
 from cvae.spec import Training
-from cvae.tracking import Tracker, TrackingError
+from cvae.store import TrackingError
+from cvae.tracking import Tracker
 from tests.conftest import spec
 from tests.test_commands import (
     ROOT,

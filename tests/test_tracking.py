@@ -15,7 +15,8 @@ from cvae import runner
 from cvae.folder import RunFolder
 from cvae.note import description
 from cvae.spec import flatten
-from cvae.tracking import Tracker, TrackingError
+from cvae.store import TrackingError
+from cvae.tracking import Tracker
 from tests.conftest import spec
 from tests.test_commands import cvae, the_run
 

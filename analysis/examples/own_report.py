@@ -1,0 +1,14 @@
+"""A report of one's own: python -m analysis.examples.own_report EXPERIMENT"""
+
+import sys
+from pathlib import Path
+
+from analysis import compare
+from analysis.load import load_runs
+
+result = compare.compare(load_runs(experiment=sys.argv[1]), metric="test/kl")
+page = Path("reports") / "own" / "page.md"
+pictures = compare.draw(result, page.parent)
+lines = [f"# The least information: {result.best.name}", *result.sentences]
+lines += [f"![{each.caption}]({each.name}.png)" for each in pictures]
+page.write_text("\n\n".join(lines))

@@ -1,0 +1,165 @@
+"""What a finished run's latent space looks like, as pictures, tables and a page.
+
+    make manifold RUN=quickstart
+    python -m analysis.manifold --run quickstart --digit 3 --formats png,svg
+
+z is in units of the prior throughout: z itself, or (z − mu_y) / σ_y of a learned one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis import arguments, latent, sheets, style
+from analysis.latent import Posterior
+from analysis.sheets import Shown
+from cvae.exits import guarded
+from cvae.samples import RUNS, Run, load_run
+
+
+def manifold(
+    run: Run,
+    out: Path,
+    *,
+    digit: int | None = None,
+    formats: Sequence[str] = ("png",),
+    ellipses: bool = False,
+) -> list[Path]:
+    """Draw the latent space of `run` into the folder `out`.
+
+    Args:
+        digit: large sheets of this digit only; all ten by default.
+        formats: of `style.FORMATS`; the page shows the PNGs.
+        ellipses: add the 1-σ ellipses of the posteriors to the scatter.
+
+    Returns:
+        The files written, the page `manifold.md` first.
+
+    Raises:
+        ValueError: a digit asked of a plain model.
+        DataError, OSError: the data cannot be read, the folder cannot be written.
+    """
+    if digit is not None and not run.model.classes:
+        raise ValueError(
+            f"{run.folder.name} is unconditional: it has one manifold for all digits; "
+            "leave the digit out, or name another run"
+        )
+    posterior = latent.encode(run)
+    shown = figures(run, posterior, digit=digit, ellipses=ellipses)
+    written = [
+        file
+        for each in shown
+        for file in style.save(each.figure, out / each.name, formats)
+    ]
+    page = write_page(run, posterior, shown, out)
+    return [page, *write_tables(posterior, out), *written]
+
+
+def figures(
+    run: Run, posterior: Posterior, *, digit: int | None = None, ellipses: bool = False
+) -> list[Shown]:
+    """All that is drawn of a run, in the order of the page."""
+    large = [digit] if digit is not None else list(range(run.model.classes or 1))
+    return [
+        *sheets.planes(run, posterior, large),
+        *sheets.positions(run, posterior, ellipses=ellipses),
+        *sheets.paths(run, posterior, large),
+    ]
+
+
+def write_tables(posterior: Posterior, out: Path) -> list[Path]:
+    """posterior.csv: a line a test image; dimensions.csv: a line a dimension."""
+    size = range(1, posterior.mu.shape[1] + 1)
+    posteriors: list[list[object]] = [
+        ["label", *(f"mu_{i}" for i in size), *(f"sigma_{i}" for i in size)],
+        *(
+            [int(label), *(f"{value:.5g}" for value in (*mu, *sigma))]
+            for label, mu, sigma in zip(
+                posterior.labels, posterior.mu, posterior.sigma, strict=True
+            )
+        ),
+    ]
+    dimensions: list[list[object]] = [
+        ["dimension", "kl", "var_mu", "mean_sigma"],
+        *dimension_rows(posterior),
+    ]
+    written = []
+    for name, rows in (("posterior", posteriors), ("dimensions", dimensions)):
+        written.append(out / f"{name}.csv")
+        with written[-1].open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+    return written
+
+
+def dimension_rows(posterior: Posterior) -> list[list[object]]:
+    """Dimension, kl in nats, variance of the means, mean σ; most nats first."""
+    columns = posterior.kl.mean(0), posterior.mu.var(0), posterior.sigma.mean(0)
+    return [
+        [f"z{dim + 1}", *(f"{column[dim]:.4f}" for column in columns)]
+        for dim in posterior.order
+    ]
+
+
+def write_page(
+    run: Run, posterior: Posterior, shown: Sequence[Shown], out: Path
+) -> Path:
+    """manifold.md: the figures with their captions, and the dimensions as a table."""
+    count, size = posterior.mu.shape
+    lines = [
+        f"# {run.folder.name}: the latent space",
+        f"{'Conditional' if run.model.classes else 'Plain'} VAE, {size} latent "
+        f"dimensions, {len(posterior.active)} of them active; {count:,} test images. "
+        f"z is in units of the prior. Total correlation of the aggregate posterior "
+        f"(as a Gaussian): {latent.total_correlation(posterior):.3f} nats.",
+    ]
+    lines += [f"![{name}]({name}.png)\n\n*{text}*" for name, _, text in shown if text]
+    if large := [f"[{name}]({name}.png)" for name, _, text in shown if not text]:
+        lines.append("Each digit in full: " + " · ".join(large))
+    table = ["| dimension | kl, nats | Var(mu) | mean σ |", "|---|---|---|---|"]
+    table += [f"| {' | '.join(map(str, row))} |" for row in dimension_rows(posterior)]
+    page = out / "manifold.md"
+    text = "\n\n".join([*lines, "\n".join(table)])
+    page.write_text(f"{text}\n", encoding="utf-8")
+    return page
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(words)
+
+    def act() -> None:
+        run = load_run(options.run, runs=options.runs)
+        out = options.out or Path("reports") / run.folder.name / "manifold"
+        page, *files = manifold(
+            run,
+            out,
+            digit=options.digit,
+            formats=arguments.formats(options),
+            ellipses=options.ellipses,
+        )
+        print(f"{page}: the latent space of {run.folder.name}, with {len(files)} files")
+
+    return guarded(act)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.manifold",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--run", help="name, id, folder or MLflow run id; newest if none")
+    add("--runs", type=Path, default=RUNS, help="folder of runs")
+    add("--digit", type=int, choices=range(10), help="large sheets of this one only")
+    add("--ellipses", action="store_true", help="1-σ ellipses of the posteriors")
+    add("--formats", default="png", help="png,svg,pdf")
+    add("--out", type=Path, help="default: reports/<run>/manifold")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

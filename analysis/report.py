@@ -1,0 +1,239 @@
+"""One self-contained HTML page about runs, and its Markdown twin.
+
+make report SWEEP=latent_beta
+python -m analysis.report --experiment cvae
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import datetime
+import itertools
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markupsafe
+
+from analysis import arguments, attach, compare, tables
+from analysis.compare import METHOD, Result
+from analysis.runs import Run, Runs
+from cvae.exits import guarded
+from cvae.folder import SweepFolder
+
+HERE = Path(__file__).parent
+GRIDS = {
+    "digits.png": "Digits drawn from the prior: a row a label, a column one z.",
+    "reconstructions.png": "Test images, and below them what the model makes of them.",
+}
+VERSIONS = ("python", "torch", "numpy", "mlflow")
+
+
+def write(result: Result, out: Path, again: str = "") -> list[Path]:
+    """report.html, report.md with its pictures, both tables; the files written.
+
+    Args:
+        again: the command that writes this report.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = compare.draw(result, out, ("png", "svg"))
+    grids = _grids(result, out)
+    content = _content(result, again)
+    content["figures"] = [
+        {"name": picture.name, "caption": picture.caption, "file": png.name}
+        | {"data": _inline(svg, "svg+xml")}
+        for picture in pictures
+        for png, svg in [picture.files]
+    ]
+    content["samples"] = [
+        {"name": path.stem, "caption": GRIDS[path.name], "file": path.name}
+        | {"data": _inline(path, "png")}
+        for path in grids
+    ]
+    for picture in pictures:
+        picture.files[1].unlink()  # it is in the page
+    drawn = [picture.files[0] for picture in pictures]
+    html, markdown = out / "report.html", out / "report.md"
+    html.write_text(_render("report.html.j2", content), encoding="utf-8")
+    markdown.write_text(_render("report.md.j2", content), encoding="utf-8")
+    return [html, markdown, *compare.write_tables(result, out), *drawn, *grids]
+
+
+def _content(result: Result, again: str) -> dict[str, Any]:
+    """All that both pages say, as plain values; the templates escape them."""
+    runs, best = result.runs, result.best
+    what = "sweep" if runs.sweep else "experiment" if runs.experiment else "runs"
+    count = f"{len(runs.rows)} {'run' if len(runs.rows) == 1 else 'runs'}"
+    return {
+        "title": f"{runs.name}: {result.found.metric} of {count}",
+        "subtitle": f"A report of the {what} {runs.name}, {_when(runs)}.",
+        "questions": _questions(runs, best),
+        "sentences": result.sentences,
+        "notes": result.notes,
+        "settings": tables.sides(result.found),
+        "runs": tables.runs(runs.rows, runs.differing, best),
+        "method": METHOD,
+        "best": best.name,
+        "facts": _facts(runs),
+        "commands": _commands(runs, again),
+    }
+
+
+def _render(name: str, content: dict[str, Any]) -> str:
+    """A template filled in; HTML is escaped by Jinja, Markdown by the filter `text`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=name.endswith(".html.j2"),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters["text"] = tables.escaped
+    environment.filters["code"] = tables.code_block
+    environment.filters["words"] = _with_code
+    tools = {"markdown": tables.markdown, "columns": tables.columns}
+    return environment.get_template(name).render(
+        content | tools, longest=tables.LONGEST
+    )
+
+
+def _with_code(text: str) -> markupsafe.Markup:
+    """A caption as HTML: escaped, and what stands between backticks as code."""
+    parts = str(markupsafe.escape(text)).split("`")
+    marks = itertools.cycle(("<code>", "</code>"))
+    joined = parts[0] + "".join(next(marks) + part for part in parts[1:])
+    return markupsafe.Markup(joined)
+
+
+def _inline(path: Path, kind: str) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f"data:image/{kind};base64,{data}"
+
+
+def _grids(result: Result, out: Path) -> list[Path]:
+    """The best run's pictures, copied; those that are missing are left out."""
+    copied = []
+    for name in GRIDS:
+        if data := result.runs.file(result.best, f"figures/{name}"):
+            (out / name).write_bytes(data)
+            copied.append(out / name)
+    return copied
+
+
+def _questions(runs: Runs, best: Run) -> list[str]:
+    """The head comment of the sweep's file, or of each spec that was run."""
+    if runs.sweep:
+        header = SweepFolder(runs.place / "sweeps" / runs.sweep).info.get("header")
+        if header:
+            return [header]
+    here = [run.folder.info.get("header", "") for run in runs.rows if run.folder]
+    if not here:
+        try:
+            here = [json.loads(runs.file(best, "run.json") or b"{}").get("header", "")]
+        except (ValueError, AttributeError):
+            here = []
+    return [header for header in dict.fromkeys(here) if header]
+
+
+def _facts(runs: Runs) -> list[tuple[str, str]]:
+    """Where the numbers come from: each value there is, most runs have one."""
+
+    def of(key: str) -> str:
+        values = (str(run.facts.get(key, "")) for run in runs.rows)
+        return ", ".join(value for value in dict.fromkeys(values) if value)
+
+    seconds = sum(run.seconds for run in runs.rows if run.seconds == run.seconds)
+    commits = dict.fromkeys(run.commit for run in runs.rows if run.commit)
+    versions = [f"{name} {of(f'version.{name}')}" for name in VERSIONS]
+    found = {
+        "runs": f"{len(runs.rows)}, {len(runs.finished)} of them finished",
+        "time": f"{_duration(seconds)} in all",
+        "commit": ", ".join(commits),
+        "device": of("device"),
+        "GPU": of("gpu"),
+        "processor": of("processor"),
+        "threads": of("threads"),
+        "system": of("system"),
+        "versions": ", ".join(v for v in versions if not v.endswith(" ")),
+        "data digest": ", ".join(dict.fromkeys(r.digest for r in runs.rows)),
+        "experiment": ", ".join(dict.fromkeys(r.experiment for r in runs.rows)),
+    }
+    return [(name, value) for name, value in found.items() if value]
+
+
+def _commands(runs: Runs, again: str) -> list[tuple[str, str]]:
+    """Every command that made a run, once, and the one that makes this page."""
+    commits = dict.fromkeys(run.commit for run in runs.rows if run.commit)
+    found = [
+        ("The code as it was:", f"git checkout {commit}")
+        for commit in list(commits)[:1]
+        if len(commits) == 1
+    ]
+    makers: dict[str, list[Run]] = {}
+    for run in runs.rows:
+        makers.setdefault(run.command, []).append(run)
+    for command, made in makers.items():
+        shown = ", ".join(run.name for run in made[:4])
+        more = f" and {len(made) - 4} more" if len(made) > 4 else ""
+        found.append((f"{shown}{more}:", command or "not known"))
+    return [*found, ("This page:", again)] if again else found
+
+
+def _when(runs: Runs) -> str:
+    days = [
+        datetime.datetime.fromtimestamp(run.started, datetime.timezone.utc).date()
+        for run in runs.rows
+    ]
+    first, last = min(days), max(days)
+    return f"run on {first}" if first == last else f"run from {first} to {last}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    options = arguments.parser("report", __doc__).parse_args(words)
+    return guarded(lambda: _main(options))
+
+
+def _main(options: argparse.Namespace) -> None:
+    runs = arguments.selected(options)
+    result = compare.compare(
+        runs,
+        metric=options.metric,
+        by=options.by.replace(",", " ").split(),
+        against=options.against,
+    )
+    out = arguments.folder(options, runs, "report")
+    files = write(result, out, _again(options))
+    for line in (*result.sentences, *result.notes):
+        print(line)
+    print(f"{out / 'report.html'}: {len(runs.rows)} runs; {files[1].name} beside it")
+    print(attach.attach(runs, files, "report", always=True))
+
+
+def _again(options: argparse.Namespace) -> str:
+    asked = {
+        name.upper(): getattr(options, name)
+        for name in ("experiment", "sweep", "run", "filter", "by", "against")
+    }
+    if options.metric != "test/neg_elbo":
+        asked["METRIC"] = options.metric
+    said = [f"{name}={shlex.quote(value)}" for name, value in asked.items() if value]
+    return " ".join(["make report", *said])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""What a handful of seeds can say: means, intervals, differences, adjusted p-values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy  # scipy.stats takes a second to load and does so when first used
+from numpy.typing import ArrayLike, NDArray
+
+LEVEL = 0.95
+RESAMPLES = 9999
+ENOUGH = 5  # seeds a side for a p-value: five against five can reach 2/252
+SOME = 3  # values for an interval; under ENOUGH it is a rough one
+
+
+@dataclass(frozen=True)
+class Summary:
+    """n values by their mean, sample standard deviation and the mean's interval.
+
+    sd is nan for one value, the interval for less than SOME; values that are not finite
+    make the mean what they are.
+    """
+
+    n: int
+    mean: float
+    sd: float
+    low: float
+    high: float
+
+
+def summary(values: ArrayLike) -> Summary:
+    """Mean, sd (n − 1) and the BCa interval (Efron 1987) of a sample (n,)."""
+    sample = np.asarray(values, dtype=float)
+    if not np.isfinite(sample).all():
+        with np.errstate(invalid="ignore"):
+            return Summary(len(sample), float(sample.mean()), *[math.nan] * 3)
+    sd = float(sample.std(ddof=1)) if len(sample) > 1 else math.nan
+    mean = float(sample.mean()) if len(sample) else math.nan
+    return Summary(len(sample), mean, sd, *interval(sample))
+
+
+def interval(*samples: NDArray[np.float64]) -> tuple[float, float]:
+    """The BCa interval of a mean, or of the difference of two samples' means.
+
+    (nan, nan) with less than SOME values; a sample without spread is its own interval.
+    """
+    if min(len(sample) for sample in samples) < SOME:
+        return math.nan, math.nan
+    middle = float(_difference(*samples))
+    spread = max(float(np.ptp(sample)) for sample in samples)
+    if spread == 0:
+        return middle, middle
+    # Many resamples of few values have the very mean of the sample: they must tie with
+    # it, or rounding errors decide how biased the bootstrap looks.
+    found = scipy.stats.bootstrap(
+        [(sample - sample.mean()) / spread for sample in samples],
+        lambda *each, axis=-1: _difference(*each, axis=axis).round(12),
+        n_resamples=RESAMPLES,
+        confidence_level=LEVEL,
+        method="BCa",
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return middle + spread * float(found.low), middle + spread * float(found.high)
+
+
+def paired_test(differences: NDArray[np.float64]) -> float:
+    """p of a mean difference of zero: exact sign flips where there are few enough."""
+    return float(
+        scipy.stats.permutation_test(
+            (differences,),
+            np.mean,
+            permutation_type="samples",
+            n_resamples=RESAMPLES,
+            rng=np.random.default_rng(0),
+        ).pvalue
+    )
+
+
+def permutation_test(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """p of equal distributions, by the difference of means; exact if it can be."""
+    return float(
+        scipy.stats.permutation_test(
+            (one, other),
+            _difference,
+            permutation_type="independent",
+            n_resamples=RESAMPLES,
+            vectorized=True,
+            rng=np.random.default_rng(0),
+        ).pvalue
+    )
+
+
+def welch(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """p of equal means with unequal variances; nan where neither side has spread."""
+    if np.ptp(one) == np.ptp(other) == 0:
+        return math.nan
+    return float(scipy.stats.ttest_ind(one, other, equal_var=False).pvalue)
+
+
+def adjusted(ps: Sequence[float]) -> list[float]:
+    """Benjamini and Hochberg's p-values; nan stays nan and counts for nothing."""
+    found = list(ps)
+    asked = [at for at, p in enumerate(ps) if not math.isnan(p)]
+    if asked:
+        controlled = scipy.stats.false_discovery_control([ps[at] for at in asked])
+        for at, p in zip(asked, controlled, strict=True):
+            found[at] = float(p)
+    return found
+
+
+def _difference(*samples: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+    means = [np.mean(sample, axis=axis) for sample in samples]
+    difference: NDArray[np.float64] = means[0] - sum(means[1:])
+    return difference

@@ -1,0 +1,96 @@
+"""How many variants a minute? Eight runs of the default spec as whole sweep commands.
+
+    one after another   one worker with all threads
+    side by side        one worker a core with one thread each
+
+Each is `python -m cvae sweep` into an empty folder, everything included: start-up,
+tracking, checkpoints, grids, evaluation. Rounds are interleaved; the table gives
+medians and the spread.
+
+    python -m benchmarks.sweeps        (part of make bench)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from cvae import provenance, sweep
+
+VARIANTS, EPOCHS, ROUNDS = 8, 3, 3
+SPEC = """name: bench
+training: {{epochs: {epochs}}}
+sweep: {{seeds: {variants}}}
+"""
+
+
+def seconds(workers: int, threads: int, epochs: int) -> float:
+    """Wall-clock seconds of the whole sweep.
+
+    Raises:
+        CalledProcessError: the sweep failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bench.yaml"
+        path.write_text(SPEC.format(epochs=epochs, variants=VARIANTS))
+        command = [sys.executable, "-m", "cvae", "sweep", str(path)]
+        command += ["--runs", f"{folder}/runs"]
+        command += ["--jobs", str(workers), "--threads", str(threads)]
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        return time.perf_counter() - began
+
+
+def measure(epochs: int, rounds: int) -> dict[str, Any]:
+    """Variants a minute of both ways, and how many times more side by side gives."""
+    cores = sweep.resources(workers=1).threads
+    ways = {"one after another": (1, cores), "side by side": (cores, 1)}
+    rates: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, (workers, threads) in ways.items():
+            rates[way].append(60 * VARIANTS / seconds(workers, threads, epochs))
+    alone, beside = rates.values()
+    ratios = [b / a for a, b in zip(alone, beside, strict=True)]
+    return {"cores": cores, "epochs": epochs, "per_minute": rates, "ratios": ratios}
+
+
+def table(found: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    lines = ["| way | variants a minute |", "|---|---|"]
+    lines += [f"| {way} | {_spread(r)} |" for way, r in found["per_minute"].items()]
+    return "\n".join(
+        [*lines, "", f"side by side: {_spread(found['ratios'])} × as many"]
+    )
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench/sweeps.json"))
+    options = parser.parse_args()
+    print(
+        f"{VARIANTS} variants of {options.epochs} epochs, {options.rounds} interleaved "
+        f"rounds, {time.strftime('%Y-%m-%d')}\n"
+    )
+    found = measure(options.epochs, options.rounds) | provenance.versions()
+    print(table(found))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(found, indent=2) + "\n")
+    print(f"\n{options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""How far a run or a sweep is: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from tqdm import tqdm
+
+from cvae.engine import Epoch
+from cvae.folder import finished_run
+from cvae.job import Ended, Event, Job, Progressed, Said
+from cvae.spec import Spec
+from cvae.table import parameters
+
+# Epochs, the run's name, epochs done before, epochs in all; passes the epochs on.
+Progress = Callable[[Iterator[Epoch], str, int, int], Iterator[Epoch]]
+
+
+def one_run(
+    epochs: Iterator[Epoch], name: str, done: int, total: int
+) -> Iterator[Epoch]:
+    """A bar on a terminal, one plain line an epoch elsewhere; both on stderr."""
+    terminal = sys.stderr.isatty()
+    with tqdm(
+        total=total, initial=done, desc=name, unit="epoch", disable=not terminal
+    ) as bar:
+        for epoch in epochs:
+            found = epoch.metrics
+            if terminal:
+                bar.set_postfix(neg_elbo=f"{found['neg_elbo']:.2f}", refresh=False)
+                bar.update()
+            else:
+                print(
+                    f"{name}  epoch {epoch.epoch}/{total}  "
+                    f"train neg_elbo {found['neg_elbo']:.2f}  "
+                    f"recon {found['recon']:.2f}  kl {found['kl']:.2f}  "
+                    f"{epoch.seconds:.1f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            yield epoch
+
+
+def many_runs(
+    events: Iterator[Event], jobs: Sequence[Job], name: str, total: int
+) -> Iterator[Ended]:
+    """One bar over all epochs on a terminal, one line a run everywhere.
+
+    Args:
+        total: runs of the sweep, those finished before included.
+    """
+    by_number = {job.number: job for job in jobs}
+    work = {job.number: _work(job.spec) for job in jobs}
+    done = dict.fromkeys(work, 0.0)
+    before: dict[int, float] = {}  # done by an earlier call
+    began, ended = time.monotonic(), total - len(jobs)
+    if ended:
+        print(f"{ended} of {total} runs are finished already", flush=True)
+    form = "{desc} {percentage:3.0f}% |{bar}| {postfix}"
+    with tqdm(
+        total=sum(work.values()),
+        desc=name,
+        bar_format=form,
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+        for event in events:
+            job = by_number[event.number]
+            if isinstance(event, Said):
+                bar.write(f"{job.label}: {event.text}", file=sys.stderr)
+                continue
+            if isinstance(event, Progressed):
+                share = work[job.number] * event.epoch / job.spec.training.epochs
+                before.setdefault(job.number, share)
+            else:
+                share = work[job.number]
+                ended += 1
+            bar.update(share - done[job.number])
+            done[job.number] = share
+            reached = sum(done.values())
+            fresh, ahead = reached - sum(before.values()), sum(work.values()) - reached
+            left = _left((time.monotonic() - began) * ahead / fresh) if fresh else ""
+            bar.set_postfix_str(f"{ended}/{total} runs{left}")
+            if isinstance(event, Ended):
+                bar.write(f"[{ended}/{total}] {_line(job, event)}{left}")
+                sys.stdout.flush()
+                yield event
+
+
+def _line(job: Job, ended: Ended) -> str:
+    text = f"{job.label}  {ended.status.lower()}  {ended.seconds:.0f} s"
+    if ended.status != "FINISHED":
+        return f"{text}  {ended.reason}"
+    folder = finished_run(job.spec, job.runs)
+    metrics = folder.metrics if folder else {}
+    return f"{text}  test neg_elbo {metrics.get('test/neg_elbo', math.nan):.2f}"
+
+
+def _work(spec: Spec) -> float:
+    """Multiply-adds of a run, up to a factor: what the time left is reckoned by."""
+    images = spec.data.train_images or 60_000
+    return float(spec.training.epochs * images * parameters(spec))
+
+
+def _left(seconds: float) -> str:
+    if seconds < 1:
+        return ""
+    if seconds < 90:
+        return f"  about {seconds:.0f} s left"
+    return f"  about {seconds / 60:.0f} min left"

@@ -1,0 +1,192 @@
+"""Many runs as one: what is finished is skipped, what is broken goes on.
+
+sweep = plan → checked data → store → [variants not finished, by some engine]* → table
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cvae import cluster, local, mnist, progress, recording, runner, table
+from cvae.checkpoint import write_atomic
+from cvae.folder import SweepFolder, finished_run
+from cvae.job import Ended, Job
+from cvae.plan import Plan
+from cvae.recording import Clock
+
+if TYPE_CHECKING:
+    from cvae.tracking import Tracker
+
+MOST_WORKERS = 8  # unless asked for more: each holds about a gigabyte
+
+
+class SweepIncomplete(Exception):
+    """Some runs of a sweep did not finish; the others did (exit code 1)."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a sweep may use: an engine, its workers, threads and GPU share a run."""
+
+    engine: str = "local"
+    workers: int = 1
+    threads: int = 1
+    gpus: float = 0.0
+
+
+def resources(
+    engine: str = "local",
+    workers: int | None = None,
+    threads: int | None = None,
+    gpus: float = 0.0,
+) -> Resources:
+    """One worker a core with one thread each, unless asked otherwise."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    cores = cores or os.cpu_count() or 1
+    workers = workers or min(cores, MOST_WORKERS)
+    elsewhere = engine == "ray" and "RAY_ADDRESS" in os.environ
+    threads = threads or (1 if elsewhere else max(1, cores // workers))
+    return Resources(engine, workers, threads, gpus)
+
+
+def sweep(
+    plan: Plan,
+    *,
+    runs: Path,
+    use: Resources,
+    offline: bool = False,
+    command: str = "",
+) -> SweepFolder:
+    """Run every variant that is not finished; calling it again does the rest.
+
+    Raises:
+        DataError, TrackingError, SpecError, OSError: before anything is trained.
+        SweepIncomplete: at the end, naming the runs that did not finish and why.
+    """
+    check_data(plan)
+    runs = runs.resolve()
+    folder = SweepFolder(runs / "sweeps" / plan.name)
+    tracker = None if offline else runner.connect(runs, Clock())
+    _introduce(folder, plan, command)
+    publish(folder, plan, tracker)
+    runner.bury(runs, tracker)
+    jobs = list(_jobs(plan, runs, use, offline=offline, command=command))
+    try:
+        broken = _run(jobs, plan, use)
+    except KeyboardInterrupt:
+        folder.update(status="KILLED", ended=time.time())
+        publish(folder, plan, tracker)
+        raise
+    runner.bury(runs, tracker)  # of workers that were killed
+    status = "FAILED" if broken else "FINISHED"
+    folder.update(status=status, ended=time.time())
+    publish(folder, plan, tracker)
+    if broken:
+        raise SweepIncomplete(_report(plan, broken))
+    return folder
+
+
+def check_data(plan: Plan) -> None:
+    """Load each split that the variants ask for once.
+
+    Raises:
+        DataError: the data is wrong, or too small for a variant.
+    """
+    loaded = set()
+    for variant in plan.variants:
+        options = recording.split_options(variant.spec)
+        key = (variant.spec.data.root, *options.values())
+        if key not in loaded:
+            loaded.add(key)
+            mnist.load_mnist(variant.spec.data.root, **options)
+
+
+def publish(folder: SweepFolder, plan: Plan, tracker: Tracker | None) -> None:
+    """Write the sweep's table and bring its parent run up to date."""
+    rows = table.rows(plan, folder.path.parent.parent)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(folder.path / "table.csv", text.getvalue().encode())
+    head, *lines = table.summary(plan, folder.path.parent.parent)
+    marked = [head, ["---"] * len(head), *lines]
+    folder.update(summary="\n".join(f"| {' | '.join(line)} |" for line in marked))
+    if tracker is not None:
+        tracker.try_publish_sweep(folder)
+
+
+def _introduce(folder: SweepFolder, plan: Plan, command: str) -> None:
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder.path / "sweep.yaml", plan.text.encode())
+    runs = folder.path.parent.parent
+    known = folder.info
+    folder.update(
+        uid=known.get("uid", uuid.uuid4().hex),
+        started=known.get("started", time.time()),
+        name=plan.name,
+        header=plan.header,
+        experiment=plan.experiment,
+        command=command,
+        keys=list(plan.keys),
+        runs=[
+            {
+                "folder": table.run_of(variant.spec, runs).name,
+                "id": variant.spec.id,
+                "swept": dict(variant.swept),
+            }
+            for variant in plan.variants
+        ],
+        status="RUNNING",
+    )
+
+
+def _jobs(
+    plan: Plan, runs: Path, use: Resources, *, offline: bool, command: str
+) -> Iterator[Job]:
+    for number, variant in enumerate(plan.variants):
+        if finished_run(variant.spec, runs):
+            continue
+        yield Job(
+            number=number,
+            label=variant.label,
+            spec=variant.spec,
+            part_of={
+                "sweep": plan.name,
+                "swept": dict(variant.swept),
+                "label": variant.label,
+            },
+            runs=runs,
+            offline=offline,
+            header=plan.header,
+            command=command,
+            threads=use.threads,
+        )
+
+
+def _run(jobs: Sequence[Job], plan: Plan, use: Resources) -> list[Ended]:
+    """The jobs by the engine asked for; shows how they go, returns what went wrong."""
+    if not jobs:
+        return []
+    if use.engine == "ray":
+        events = cluster.run_jobs(jobs, use.workers, use.gpus)
+    else:
+        events = local.run_jobs(jobs, use.workers)
+    ends = progress.many_runs(events, jobs, plan.name, len(plan.variants))
+    return [ended for ended in ends if ended.status != "FINISHED"]
+
+
+def _report(plan: Plan, broken: Sequence[Ended]) -> str:
+    lines = [f"{len(broken)} of {len(plan.variants)} runs did not finish:"]
+    for ended in broken:
+        label = plan.variants[ended.number].label
+        lines.append(f"  {label}: {ended.status.lower()}: {ended.reason}")
+    return "\n".join([*lines, "the same command goes on with them"])

@@ -1,0 +1,95 @@
+"""What a sweep is and what came of it, as rows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cvae import engine
+from cvae.folder import RunFolder, finished_run, folder_for
+from cvae.plan import SEEDS, Plan, Variant
+from cvae.spec import Spec
+
+FIGURES = ("neg_elbo", "recon", "kl", "active_units")
+
+
+def rows(plan: Plan, runs: Path) -> list[dict[str, Any]]:
+    """A row a variant: run, status, parameters, swept fields, final figures."""
+    found = []
+    for variant in plan.variants:
+        folder = run_of(variant.spec, runs)
+        metrics = folder.metrics
+        row: dict[str, Any] = {"run": folder.name, "status": folder.status}
+        row |= {"parameters": parameters(variant.spec)}
+        row |= {key: variant.swept.get(key) for key in plan.keys}
+        row |= {f"test/{key}": metrics.get(f"test/{key}") for key in FIGURES}
+        row["seconds"] = metrics.get("time/total")
+        found.append(row)
+    return found
+
+
+def parameters(spec: Spec) -> int:
+    """Trainable numbers of the spec's network on images of 28 × 28."""
+    with torch.device("meta"):
+        model = engine.build_model(spec, pixels=784)
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def summary(plan: Plan, runs: Path) -> list[list[str]]:
+    """Head and lines of the table over seeds: mean ± sd of n finished runs."""
+    keys = [key for key in plan.keys if key != SEEDS]
+    groups: dict[str, list[RunFolder]] = {}
+    shown: dict[str, list[str]] = {}
+    for variant in plan.variants:
+        values = [str(variant.swept.get(key, "")) for key in keys]
+        group = groups.setdefault("\0".join(values), [])
+        shown["\0".join(values)] = values
+        if found := finished_run(variant.spec, runs):
+            group.append(found)
+    head = [*keys, "n", *(f"test/{key}" for key in FIGURES)]
+    lines = []
+    for name, group in groups.items():
+        metrics = [folder.metrics for folder in group]
+        figures = [
+            _mean([m[f"test/{key}"] for m in metrics if f"test/{key}" in m])
+            for key in FIGURES
+        ]
+        lines.append([*shown[name], str(len(group)), *figures])
+    return [head, *lines]
+
+
+def dry(plan: Plan, runs: Path) -> list[list[str]]:
+    """Head and lines of what a call would do."""
+    head = ["run", *plan.keys, "parameters", "status"]
+    lines = []
+    for variant in plan.variants:
+        folder = run_of(variant.spec, runs)
+        status = folder.status.lower()
+        if status not in ("new", "finished"):
+            records = folder.records()
+            status += f", {records[-1]['epoch'] if records else 0} epochs done"
+        values = [_cell(variant, key) for key in plan.keys]
+        count = f"{parameters(variant.spec):,}"
+        lines.append([folder.name, *values, count, status])
+    return [head, *lines]
+
+
+def _cell(variant: Variant, key: str) -> str:
+    return str(variant.swept[key]) if key in variant.swept else "–"
+
+
+def run_of(spec: Spec, runs: Path) -> RunFolder:
+    """The finished run of a variant, or the one that would be begun or gone on with."""
+    return finished_run(spec, runs) or folder_for(spec, runs)
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
