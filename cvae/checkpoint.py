@@ -32,18 +32,26 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step that survives a crash at any point."""
+def write_atomic(path: Path, data: bytes, *, keep: Path | None = None) -> None:
+    """Replace `path` by `data` in one step that survives a crash at any point.
+
+    What it replaces becomes `keep`, but only once `data` is safely on the disk.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    second = path.with_name(f".{path.name}.{os.getpid()}.kept.part")
     with naming(path):
         try:
             with aside.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            if keep and path.exists():
+                os.link(path, second)
+                second.replace(keep)
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
+            second.unlink(missing_ok=True)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -62,11 +70,7 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     state_json = json.dumps(state, sort_keys=True)
     metadata = {"state": state_json, "sha256": _checksum(tensors, state_json)}
     data = safetensors.torch.save(tensors, metadata)
-    if path.exists():
-        previous = previous_of(path)
-        previous.unlink(missing_ok=True)
-        os.link(path, previous)
-    write_atomic(path, data)
+    write_atomic(path, data, keep=previous_of(path))
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -145,13 +145,18 @@ def test_a_write_that_fails_leaves_the_old_file_alone(
 def test_a_save_that_fails_leaves_a_sound_checkpoint(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    save(path, {}, {"epoch": 4})
+
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        save(path, {}, {"epoch": 4})
-    assert load(path)[1] == STATE
+    save_fails = pytest.raises(OSError, match="No space left")
+    for _ in range(2):
+        with save_fails:
+            save(path, {}, {"epoch": 5})
+    assert load(path)[1] == {"epoch": 4}
+    assert load(previous_of(path))[1] == STATE  # which no failure may push out
 
 
 def test_write_atomic_replaces_in_one_step(tmp_path: Path) -> None:
