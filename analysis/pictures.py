@@ -138,7 +138,8 @@ def scatter(
         axes.add_collection(_ellipses(points, sigma, colours, axes))
     order = random.permutation(len(points))  # no digit lies on top of the others
     x, y = points[order].T
-    axes.scatter(x, y, s=4, c=colours[order], lw=0, rasterized=True)
+    alpha = 1.0 if sigma is None else 0.25  # or the ellipses drown in them
+    axes.scatter(x, y, s=4, c=colours[order], lw=0, alpha=alpha, rasterized=True)
     for digit in np.unique(labels):
         axes.scatter([], [], s=30, c=style.DIGITS[digit], label=str(digit))
     axes.plot([], [], **RING, label="prior,\n1, 2, 3 σ")
@@ -166,6 +167,7 @@ def _ellipses(
         facecolors="none",
         edgecolors=colours[few],
         linewidths=0.8,
+        zorder=2.5,
     )
 
 
