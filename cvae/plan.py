@@ -84,7 +84,9 @@ def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
         SpecError: every mistake of the file, its block and its variants, a line each.
     """
     document = read_document(path)
-    tree = document.tree if isinstance(document.tree, dict) else {}
+    tree = document.tree
+    if not isinstance(tree, dict):
+        validate(document)  # which says what a spec is
     again = any(override.startswith("seeds=") for override in overrides)
     if "sweep" not in tree and not again:
         raise SpecError(
@@ -93,21 +95,7 @@ def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
             "a block such as\nsweep: {model.latent_dim: [2, 10], seeds: 3}"
         )
     block = tree.pop("sweep", {})
-    swept = block if isinstance(block, dict) else {}
-    for override in overrides:
-        key = override.partition("=")[0]
-        name = "seeds" if key == SEEDS and "seeds" in swept else key
-        if name in swept or name == "seeds":
-            found = Document(f"SET {override!r}", {})
-            apply_overrides(found, [override])
-            section, dot, field = key.partition(".")
-            swept[name] = found.tree[section][field] if dot else found.tree[key]
-            document.lines = {
-                line: found.source if line[:2] == ("sweep", name) else place
-                for line, place in document.lines.items()
-            }
-        else:
-            apply_overrides(document, [override])
+    _lay_over(document, block if isinstance(block, dict) else {}, overrides)
     axes = list(_axes(document, block))
     keys = _distinct(document, axes)
     count = math.prod(len(axis) for axis in axes)
@@ -118,6 +106,26 @@ def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
     _refuse_twins(document, variants)
     text = Path(path).read_text(encoding="utf-8-sig")
     return Plan(variants[0].spec.name, document.header, text, keys, variants)
+
+
+def _lay_over(
+    document: Document, swept: dict[str, Any], overrides: Sequence[str]
+) -> None:
+    """Overrides of swept keys replace their lists; all others change the base."""
+    for override in overrides:
+        key = override.partition("=")[0]
+        name = "seeds" if key == SEEDS and "seeds" in swept else key
+        if name not in swept and name != "seeds":
+            apply_overrides(document, [override])
+            continue
+        found = Document(f"SET {override!r}", {})
+        apply_overrides(found, [override])
+        section, dot, field = key.partition(".")
+        swept[name] = found.tree[section][field] if dot else found.tree[key]
+        document.lines = {
+            line: found.source if line[:2] == ("sweep", name) else place
+            for line, place in document.lines.items()
+        } | {("sweep", name): found.source}
 
 
 def _axes(document: Document, block: Any) -> Iterator[list[Point]]:

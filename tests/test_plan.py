@@ -8,11 +8,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvae.plan import Plan, read_plan
 from cvae.specfile import SpecError, load_spec
+from tests.conftest import tried
 
 
 def plan(tmp_path: Path, block: str, *overrides: str, base: str = "") -> Plan:
@@ -195,6 +196,56 @@ def test_a_grid_has_as_many_distinct_variants_as_combinations(
         found = read_plan(path)
     expected = math.prod(len(values) for values in axes.values())
     assert len({variant.spec.id for variant in found.variants}) == expected
+
+
+BLOCKS = [
+    "[2, 5]",
+    "{model.latent_dim: [1, 2]}",
+    "[{objective.beta: 1}, {}]",
+    *(
+        "3",
+        "x",
+        "true",
+        "[]",
+        "{}",
+        "[[8], [9, 4]]",
+        "~",
+        "[1, [2]]",
+        "-1",
+        "[x]",
+        "1e9",
+    ),
+]
+KEYS = ["model.latent_dim", "model.hidden", "seeds", "zip", "variants", "training.seed"]
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.lists(st.tuples(st.sampled_from([*KEYS, "x", "a.b"]), st.sampled_from(BLOCKS))),
+    st.lists(st.tuples(st.sampled_from([*KEYS, "name"]), st.sampled_from(BLOCKS))),
+    st.sampled_from(["name: a\n", "- a\n", "", "model: 3\nname: a\n"]),
+)
+def test_any_block_is_a_plan_or_an_error_with_a_place(
+    lines: list[tuple[str, str]], laid: list[tuple[str, str]], base: str
+) -> None:
+    tried["sweep blocks"] += 1
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "any.yaml"
+        inside = "".join(f"  {key}: {value}\n" for key, value in dict(lines).items())
+        path.write_text(f"{base}sweep:\n{inside}")
+        found = outcome(path, [f"{key}={value}" for key, value in laid])
+    if isinstance(found, Plan):
+        assert len({variant.spec.id for variant in found.variants}) >= 1
+    else:
+        for line in str(found).split("\n"):
+            assert "any.yaml" in line or "SET '" in line
+
+
+def outcome(path: Path, overrides: list[str]) -> Plan | SpecError:
+    try:
+        return read_plan(path, overrides)
+    except SpecError as error:
+        return error
 
 
 SWEEPS = sorted(Path("experiments/sweeps").glob("*.yaml"))
