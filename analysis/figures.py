@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--only", default="", help=f"of {', '.join([*TABLES, *EXHIBITS])}")
     add("--jobs", type=int, help="runs of a sweep at once; one a core if none")
-    add("--seeds", type=int, default=3, help="of each single experiment")
+    add("--seeds", type=int, default=1, help="of each single experiment")
     add("--set", default="", metavar="'a.b=1 c.d=2'", help="overrides, for a try-out")
     add("--offline", action="store_true", help="publish later, with sync")
     add("--runs", type=Path, default=RUNS, help="folder of runs")

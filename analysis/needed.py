@@ -38,7 +38,7 @@ class Needed:
 
     runs: Path
     overrides: tuple[str, ...] = ()
-    seeds: int = 3
+    seeds: int = 1
 
     def path(self, name: str) -> Path:
         folder = EXPERIMENTS / "sweeps" if name in SWEEPS else EXPERIMENTS
