@@ -42,7 +42,6 @@ def attach(
 
 def _parent(runs: Runs, store: Store) -> str | None:
     """The sweep's run: as its folder says, or as the store does."""
-
     note = runs.place / "sweeps" / runs.sweep / "tracking.json"
     try:
         known = json.loads(note.read_text())
@@ -58,9 +57,8 @@ def _parent(runs: Runs, store: Store) -> str | None:
 
 
 def _page(runs: Runs, store: Store) -> str | None:
-
     if len(runs.rows) == 1:
-        return runs.rows[0].run_id
+        return runs.rows[0].run_id or None
     place = store.experiments().get(runs.experiment)
     return store.page(place, "report") if place else None
 
@@ -68,4 +66,6 @@ def _page(runs: Runs, store: Store) -> str | None:
 def _why(runs: Runs) -> str:
     if runs.sweep:
         return f"the sweep {runs.sweep} has no run of its own there"
+    if len(runs.rows) == 1:
+        return f"the run is not there; make sync RUN={runs.rows[0].name}"
     return "only a sweep has a run of its own to hold this"

@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis import arguments, latent, sheets, style
+from analysis.attach import attach
 from analysis.latent import Posterior
+from analysis.load import load_runs
 from analysis.sheets import Shown
 from cvae.exits import guarded
 from cvae.samples import RUNS, Run, load_run
@@ -141,6 +143,8 @@ def main(words: Sequence[str] | None = None) -> int:
             ellipses=options.ellipses,
         )
         print(f"{page}: the latent space of {run.folder.name}, with {len(files)} files")
+        chosen = load_runs(ids=[run.folder.name], runs=options.runs)
+        print(attach(chosen, [page, *files], "manifold", always=True))
 
     return guarded(act)
 
