@@ -258,6 +258,8 @@ def kept(runs: Path, run: str = "*") -> Kept:
         found["records"] = [untimed(record["metrics"]) for record in records]
         for path in sorted(folder.path.rglob("*")):
             name = str(path.relative_to(folder.path))
+            if name == "git.diff":  # of the code, not of the run
+                continue
             if name.startswith("checkpoint"):  # the order in its header is not fixed
                 tensors, state = checkpoint.load(path)
                 found[name] = state, _digest(safetensors.torch.save(tensors))
@@ -267,7 +269,7 @@ def kept(runs: Path, run: str = "*") -> Kept:
     return found
 
 
-CLOCKED = {"run.json", "tracking.json", "records.jsonl", "lock", "git.diff"}
+CLOCKED = {"run.json", "tracking.json", "records.jsonl", "lock"}
 
 
 def published(runs: Path, name: str) -> Kept:
