@@ -153,7 +153,7 @@ class Soak:
             if self.tally["at a random time"] >= enough:
                 code = self.start(runs)
             elif self.random.random() < 0.8:
-                limit = self.random.uniform(0, 0.4 * self.duration)
+                limit = self.random.uniform(0, 0.5 * self.duration)
                 code = self.start(runs, seconds=limit)
                 self.tally["at a random time"] += code == -signal.SIGKILL
             else:

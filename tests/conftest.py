@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import subprocess
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,13 @@ def write(root: Path, files: dict[str, bytes]) -> Path:
     for name, content in files.items():
         (root / name).write_bytes(content)
     return root
+
+
+@pytest.fixture(autouse=True)
+def ordinary_floats() -> Iterator[None]:
+    """A run in this process leaves denormals flushed; hypothesis minds."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture
