@@ -38,20 +38,17 @@ def write_atomic(path: Path, data: bytes, *, keep: Path | None = None) -> None:
     What it replaces becomes `keep`, but only once `data` is safely on the disk.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    second = path.with_name(f".{path.name}.{os.getpid()}.kept.part")
     with naming(path):
         try:
             with aside.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            if keep and path.exists():
-                os.link(path, second)
-                second.replace(keep)
+            if keep and path.exists():  # a crash here leaves `keep`, which is sound
+                path.replace(keep)
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
-            second.unlink(missing_ok=True)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

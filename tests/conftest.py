@@ -24,6 +24,16 @@ Bytes = NDArray[np.uint8]
 tried: Counter[str] = Counter()  # generated cases by kind; printed at the end
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # pytest-xdist's way home
+        session.config.workeroutput["tried"] = dict(tried)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    tried.update(getattr(node, "workeroutput", {}).get("tried", {}))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     for kind, count in sorted(tried.items()):
         terminalreporter.write_line(f"property-based tests: {count:5} {kind}")

@@ -107,8 +107,10 @@ def test_p_values_are_adjusted_by_benjamini_and_hochberg() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(
-    st.lists(st.floats(-100, 100).map(lambda x: round(x, 3)), min_size=3, max_size=8),
-    st.floats(-50, 50).map(lambda x: round(x, 2)),
+    st.lists(
+        st.integers(-100_000, 100_000).map(lambda n: n / 1000), min_size=3, max_size=8
+    ),
+    st.integers(-5000, 5000).map(lambda n: n / 100),
 )
 def test_an_interval_lies_in_the_sample_and_moves_with_it(
     values: list[float], shift: float
