@@ -6,19 +6,25 @@ import argparse
 import re
 from pathlib import Path
 
-from analysis.load import RunNotFound, load_runs
-from analysis.runs import RUNS, Runs
-from cvae.folder import sweeps
+from analysis.load import load_runs
+from analysis.runs import Runs
+from cvae.folder import RUNS, RunNotFound, sweeps
 
 FORMATS = ("png", "svg", "pdf")
 
 
-def parser(name: str, text: str | None) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+def bare(name: str, text: str | None) -> argparse.ArgumentParser:
+    """The parser of a command here, without options."""
+    return argparse.ArgumentParser(
         prog=f"python -m analysis.{name}",
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def parser(name: str, text: str | None) -> argparse.ArgumentParser:
+    """The parser of a command on chosen runs."""
+    made = bare(name, text)
     made.add_argument("--experiment", help="an MLflow experiment")
     made.add_argument("--sweep", help="a sweep's name")
     made.add_argument(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.runs import Runs
-from cvae.folder import has_store
+from cvae.folder import SweepFolder, has_store
 
 if TYPE_CHECKING:
     from cvae.store import Store
@@ -42,13 +41,9 @@ def attach(
 
 def _parent(runs: Runs, store: Store) -> str | None:
     """The sweep's run: as its folder says, or as the store does."""
-    note = runs.place / "sweeps" / runs.sweep / "tracking.json"
-    try:
-        known = json.loads(note.read_text())
-        if known["uri"] == store.uri:
-            return str(known["run_id"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    known = SweepFolder(runs.place / "sweeps" / runs.sweep).published
+    if known.get("uri") == store.uri and "run_id" in known:
+        return str(known["run_id"])
     places = list(store.experiments().values())
     query = f"tags.`cvae.sweep` = '{runs.sweep}' and tags.`cvae.kind` = 'sweep'"
     for parent in store.search(places, query):

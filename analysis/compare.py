@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis import arguments, attach, sides, tables
-from analysis.load import RunNotFound
 from analysis.runs import Run, Runs
 from analysis.sides import Comparison, Difference, Side
 from analysis.statistics import ENOUGH, Summary
 from cvae.exits import guarded
+from cvae.folder import RunNotFound
 
 
 @dataclass(frozen=True)

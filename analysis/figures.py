@@ -17,14 +17,15 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis import style
+from analysis import arguments, style
 from analysis.gallery import EXHIBITS, Drawn
 from analysis.needed import SWEEPS, Needed
-from analysis.numbers import TABLES, markdown
+from analysis.numbers import TABLES
 from cvae import grids, table
 from cvae.checkpoint import write_atomic
 from cvae.exits import guarded
-from cvae.samples import RUNS
+from cvae.folder import RUNS
+from cvae.specfile import split_overrides
 
 
 def figures(
@@ -98,8 +99,8 @@ def write_page(needed: Needed, drawn: Sequence[Drawn], out: Path) -> Path:
         plan = needed.plan(name)
         question = re.sub(r"\s+", " ", plan.header.partition("\nExpected")[0])
         command = f"`make sweep CONFIG={needed.path(name)}`"
-        rows = table.summary(plan, needed.runs)
-        parts += [f"## {name}", f"{question} {command}", markdown(rows)]
+        rows = table.summary(plan, table.rows(plan, needed.runs))
+        parts += [f"## {name}", f"{question} {command}", table.markdown(rows)]
     page = out / "results.md"
     write_atomic(page, ("\n\n".join(parts) + "\n").encode())
     return page
@@ -113,8 +114,8 @@ def main(words: Sequence[str] | None = None) -> int:
         names = re.findall(r"[^\s,]+", options.only) or everything
         if wrong := [name for name in names if name not in everything]:
             raise ValueError(f"{wrong[0]!r}: there is {', '.join(everything)}")
-        overrides = tuple(re.split(r"\s+(?=[\w.]+=)", options.set.strip()))
-        needed = Needed(options.runs, tuple(filter(None, overrides)), options.seeds)
+        overrides = tuple(split_overrides(options.set))
+        needed = Needed(options.runs, overrides, options.seeds)
         files = figures(
             needed,
             names,
@@ -129,11 +130,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.figures",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = arguments.bare("figures", __doc__)
     add = parser.add_argument
     add("--only", default="", help=f"of {', '.join([*TABLES, *EXHIBITS])}")
     add("--jobs", type=int, help="runs of a sweep at once; one a core if none")

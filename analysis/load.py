@@ -12,17 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from analysis.runs import RUNS, Run, Runs
+from analysis.runs import Run, Runs
 from analysis.sources import from_folders, from_store
-from cvae.folder import has_store, sweeps
+from cvae.folder import RUNS, RunNotFound, has_store, sweeps
 from cvae.spec import NAME
 
 if TYPE_CHECKING:
     from cvae.store import Store
-
-
-class RunNotFound(Exception):
-    """Nothing fits what was asked for; the message says what there is."""
 
 
 def load_runs(

@@ -20,7 +20,8 @@ from analysis.latent import Posterior
 from analysis.load import load_runs
 from analysis.sheets import Shown
 from cvae.exits import guarded
-from cvae.samples import RUNS, Run, load_run
+from cvae.folder import RUNS
+from cvae.samples import Run, load_run
 
 
 def manifold(
@@ -150,11 +151,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.manifold",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = arguments.bare("manifold", __doc__)
     add = parser.add_argument
     add("--run", help="name, id, folder or MLflow run id; newest if none")
     add("--runs", type=Path, default=RUNS, help="folder of runs")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cvae.folder import RunFolder, finished_run
+from cvae.folder import RunFolder, RunNotFound, finished_run
 from cvae.plan import SEEDS, Plan, read_plan
-from cvae.samples import Run, RunNotFound, load_run
+from cvae.samples import Run, load_run
 from cvae.spec import Spec
 from cvae.specfile import load_spec
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from analysis import latent
 from analysis.needed import SINGLE, SWEEPS, Needed
-from cvae import mnist
+from cvae import mnist, table
 from cvae.folder import RunFolder
 from cvae.plan import SEEDS
 from cvae.spec import Spec
@@ -31,8 +31,8 @@ def results(needed: Needed) -> str:
     every = [folder for folders in seeds.values() for folder in folders]
     gained = mean(seeds["plain_vae"]) - mean(seeds["seed_notebook"])
     return (
-        f"{markdown(rows)}\n\n{made_on(every, needed.seeds)} The label lowers the "
-        f"bound of the two-dimensional network by {gained:.1f} nats."
+        f"{table.markdown(rows)}\n\n{made_on(every, needed.seeds)} The label lowers "
+        f"the bound of the two-dimensional network by {gained:.1f} nats."
     )
 
 
@@ -57,7 +57,7 @@ def sweeps(needed: Needed) -> str:
     width = max(map(len, rows))
     rows = [[*row, *[""] * (width - len(row))] for row in rows]
     head = ["sweep", *[""] * (width - 1)]
-    return f"{markdown([head, *rows])}\n\n{made_on(every)}"
+    return f"{table.markdown([head, *rows])}\n\n{made_on(every)}"
 
 
 def latents(needed: Needed) -> str:
@@ -97,22 +97,13 @@ def pivot(keys: Sequence[str], cells: Mapping[tuple[str, ...], str]) -> list[lis
     return [[corner, *across], *rows]
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as a Markdown table, the first as its head."""
-    head, *lines = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([head, "|---" * len(rows[0]) + "|", *lines])
-
-
 def mean(folders: Sequence[RunFolder], key: str = SCORE) -> float:
     return statistics.mean(folder.metrics[key] for folder in folders)
 
 
 def spread(folders: Sequence[RunFolder], key: str) -> str:
     """mean ± sd of a metric; of a single run its value."""
-    values = [folder.metrics[key] for folder in folders]
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{mean(folders, key):.2f} ± {statistics.stdev(values):.2f}"
+    return table.spread([folder.metrics[key] for folder in folders])
 
 
 def network(spec: Spec) -> str:

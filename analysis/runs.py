@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvae.folder import RunFolder
+from cvae.folder import RUNS, RunFolder
 from cvae.spec import Spec, flatten
 
 if TYPE_CHECKING:
     from cvae.store import Store
 
 DEFAULTS = flatten(Spec(name="default"))
-RUNS = Path("runs")
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import statistics
-from analysis.load import RunNotFound
 from analysis.runs import Run, Runs
 from analysis.statistics import Summary
+from cvae.folder import RunNotFound
 
 # What may differ between runs that are one and the same experiment.
 NO_MATTER = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +73,7 @@ def from_folders(
         tagged = sweep is not None and info.get("sweep") == sweep
         if sweep and not tagged and folder.name not in members:
             continue
-        if store and (tagged or not sweep) and _published(folder, store.uri):
+        if store and (tagged or not sweep) and folder.published.get("uri") == store.uri:
             continue
         try:
             run = _folder_run(folder)
@@ -86,21 +85,9 @@ def from_folders(
     return found, unreadable
 
 
-def _published(folder: RunFolder, uri: str) -> bool:
-    return f'"{uri}"' in _text(folder.path / "tracking.json")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
-
-
 def _folder_run(folder: RunFolder) -> Run:
     info = folder.info
     fields = flatten(folder.spec())
-    seen = re.search(r'"run_id": "(\w+)"', _text(folder.path / "tracking.json"))
     if info["status"] == "FINISHED" and not (folder.path / "records.jsonl").exists():
         raise ValueError("records.jsonl is missing")
     return Run(
@@ -117,7 +104,7 @@ def _folder_run(folder: RunFolder) -> Run:
         command=info.get("command", ""),
         commit=info.get("git", {}).get("commit", ""),
         sweep=info.get("sweep", ""),
-        run_id=seen[1] if seen else None,
+        run_id=folder.published.get("run_id"),
         folder=folder,
     )
 

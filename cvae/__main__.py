@@ -15,7 +15,6 @@ import json  # noqa: E402
 import logging  # noqa: E402
 import math  # noqa: E402
 import os  # noqa: E402
-import re  # noqa: E402
 import shlex  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
@@ -103,9 +102,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from cvae.specfile import load_spec, read_document
+    from cvae.specfile import load_spec, read_document, split_overrides
 
-    spec = load_spec(options.config, _overrides(options.set))
+    spec = load_spec(options.config, split_overrides(options.set))
     header = read_document(options.config).header
     # only now: torch takes seconds to import
     from cvae import recording, runner
@@ -124,10 +123,6 @@ def _run(options: argparse.Namespace) -> None:
     _report(folder, options.offline)
 
 
-def _overrides(text: str) -> list[str]:
-    return [part for part in re.split(r"\s+(?=[\w.]+=)", text.strip()) if part]
-
-
 def _again(target: str, options: argparse.Namespace) -> str:
     """What to type to get the same again."""
     command = f"make {target} CONFIG={shlex.quote(options.config)}"
@@ -136,8 +131,9 @@ def _again(target: str, options: argparse.Namespace) -> str:
 
 def _sweep(options: argparse.Namespace) -> None:
     from cvae.plan import read_plan
+    from cvae.specfile import split_overrides
 
-    plan = read_plan(options.config, _overrides(options.set))
+    plan = read_plan(options.config, split_overrides(options.set))
     # only now: torch takes seconds to import
     from cvae import sweep, table
 
@@ -154,7 +150,7 @@ def _sweep(options: argparse.Namespace) -> None:
         command=_again("sweep", options),
     )
     print(f"\n{plan.name}: {len(plan.variants)} runs finished; mean ± sd over seeds\n")
-    _print_table(table.summary(plan, options.runs))
+    _print_table(table.summary(plan, table.rows(plan, options.runs)))
     print(f"\n  table: {folder.path / 'table.csv'}")
     print(f"  next:  make report SWEEP={plan.name}   make ui")
 
@@ -184,12 +180,7 @@ def _report(folder: RunFolder, offline: bool) -> None:
     print(f"  grids: {folder.figures / 'digits.png'}")
     print(f"         {folder.figures / 'reconstructions.png'}")
     print(f"  next:  make samples RUN={folder.name} DIGIT=5   make ui")
-    published = (
-        json.loads((folder.path / "tracking.json").read_text())
-        if (folder.path / "tracking.json").exists()
-        else {}
-    )
-    if published.get("status") != "FINISHED":
+    if folder.published.get("status") != "FINISHED":
         why = "--offline" if offline else "the tracking store was away"
         print(f"  not in MLflow yet ({why}): make sync RUN={folder.name}")
 
@@ -237,7 +228,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         importance_samples=options.importance_samples,
         label_samples=options.label_samples,
     )
-    if (run.folder.path / "tracking.json").exists():
+    if run.folder.published:
         from cvae.tracking import Tracker
 
         Tracker(options.runs).try_publish(run.folder)
@@ -247,8 +238,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _sync(options: argparse.Namespace) -> None:
-    from cvae.folder import Busy, folders, sweeps
-    from cvae.samples import RunNotFound, find_run
+    from cvae.folder import Busy, RunNotFound, folders, sweeps
+    from cvae.samples import find_run
     from cvae.store import TrackingError
     from cvae.tracking import Tracker
 

@@ -30,9 +30,14 @@ from cvae.spec import Spec, flatten, nested
 from cvae.specfile import parse, validate
 
 Record = dict[str, Any]
+RUNS = Path("runs")
 PATIENCE = 1.0  # seconds; others look at a lock for a moment, and owners sign it late
 BEAT = 5.0  # seconds between a holder's signs of life
 SILENCE = 30.0  # seconds after which a holder on another machine counts as dead
+
+
+class RunNotFound(Exception):
+    """No such run, or none finished; the message says what there is or what to type."""
 
 
 class Busy(Exception):
@@ -57,17 +62,27 @@ class Described:
     @property
     def info(self) -> dict[str, Any]:
         """The facts; empty if there are none yet."""
-        try:
-            info = json.loads(self.facts.read_text())
-        except (OSError, ValueError):
-            return {}
-        return info if isinstance(info, dict) else {}
+        return _read(self.facts)
+
+    @property
+    def published(self) -> dict[str, Any]:
+        """What the tracker noted of the store it published to; empty if it has not."""
+        return _read(self.path / "tracking.json")
 
     def update(self, **changes: Any) -> None:
         """Merge `changes` into the facts."""
         info = self.info | changes
         text = json.dumps(info, indent=2, sort_keys=True, allow_nan=False)
         write_atomic(self.facts, f"{text}\n".encode())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none, or not a whole one."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class RunFolder(Described):

@@ -104,8 +104,8 @@ def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
         raise SpecError(f"{where}: sweep: {count} variants; at most {MOST}")
     variants = tuple(_variants(document, axes))
     _refuse_twins(document, variants)
-    text = Path(path).read_text(encoding="utf-8-sig")
-    return Plan(variants[0].spec.name, document.header, text, keys, variants)
+    name, text = variants[0].spec.name, document.text
+    return Plan(name, document.header, text, keys, variants)
 
 
 def _lay_over(

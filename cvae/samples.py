@@ -13,15 +13,9 @@ import torch
 from torch import Tensor
 
 from cvae import engine, grids, mnist
-from cvae.folder import RunFolder, folders
+from cvae.folder import RUNS, RunFolder, RunNotFound, folders
 from cvae.model import CVAE
 from cvae.spec import Spec
-
-RUNS = Path("runs")
-
-
-class RunNotFound(Exception):
-    """No such run, or none finished; the message says what to type."""
 
 
 @dataclass(frozen=True)
@@ -138,10 +132,7 @@ def _means(folder: RunFolder, wanted: str) -> bool:
     if re.fullmatch(re.escape(wanted) + r"-[0-9a-f]{8}(-\d+)?", folder.name):
         return True
     if re.fullmatch(r"[0-9a-f]{32}", wanted):
-        try:
-            return f'"{wanted}"' in (folder.path / "tracking.json").read_text()
-        except OSError:
-            return False
+        return bool(folder.published.get("run_id") == wanted)
     try:
         return Path(wanted).resolve() == folder.path.resolve()
     except (OSError, ValueError):

@@ -40,6 +40,7 @@ class Document:
     tree: Any
     lines: dict[Path_, str] = field(default_factory=dict)  # path → "file:line"
     header: str = ""
+    text: str = ""
 
     def where(self, path: Path_) -> str:
         while path and path not in self.lines:
@@ -89,7 +90,7 @@ def parse(text: str, source: str) -> Document:
     Raises:
         SpecError: not YAML, or YAML that a spec may not use.
     """
-    document = Document(source, None, header=_header(text))
+    document = Document(source, None, header=_header(text), text=text)
     reader = _Reader(yaml.parse(text, Loader=yaml.SafeLoader), document)
     try:
         document.tree = reader.read()
@@ -105,6 +106,11 @@ def parse(text: str, source: str) -> Document:
         reason = getattr(error, "reason", None) or error
         raise SpecError(f"{source}:{line}: not valid YAML: {reason}") from error
     return document
+
+
+def split_overrides(text: str) -> list[str]:
+    """`a.b=1 c.d=[2, 3]` as its parts; a blank before the next key parts them."""
+    return [part for part in re.split(r"\s+(?=[\w.]+=)", text.strip()) if part]
 
 
 def apply_overrides(document: Document, overrides: Sequence[str]) -> None:

@@ -117,9 +117,7 @@ def publish(folder: SweepFolder, plan: Plan, tracker: Tracker | None) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_atomic(folder.path / "table.csv", text.getvalue().encode())
-    head, *lines = table.summary(plan, folder.path.parent.parent)
-    marked = [head, ["---"] * len(head), *lines]
-    folder.update(summary="\n".join(f"| {' | '.join(line)} |" for line in marked))
+    folder.update(summary=table.markdown(table.summary(plan, rows)))
     if tracker is not None:
         tracker.try_publish_sweep(folder)
 

@@ -39,27 +39,27 @@ def parameters(spec: Spec) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 
-def summary(plan: Plan, runs: Path) -> list[list[str]]:
-    """Head and lines of the table over seeds: mean ± sd of n finished runs."""
+def summary(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Head and lines of `rows` over seeds: mean ± sd of n finished runs."""
     keys = [key for key in plan.keys if key != SEEDS]
-    groups: dict[str, list[RunFolder]] = {}
-    shown: dict[str, list[str]] = {}
-    for variant in plan.variants:
-        values = [str(variant.swept.get(key, "")) for key in keys]
-        group = groups.setdefault("\0".join(values), [])
-        shown["\0".join(values)] = values
-        if found := finished_run(variant.spec, runs):
-            group.append(found)
-    head = [*keys, "n", *(f"test/{key}" for key in FIGURES)]
+    scores = [f"test/{key}" for key in FIGURES]
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for variant, row in zip(plan.variants, rows, strict=True):
+        point = tuple(str(variant.swept.get(key, "")) for key in keys)
+        group = groups.setdefault(point, [])
+        if row["status"] == "FINISHED":
+            group.append(row)
     lines = []
-    for name, group in groups.items():
-        metrics = [folder.metrics for folder in group]
-        figures = [
-            _mean([m[f"test/{key}"] for m in metrics if f"test/{key}" in m])
-            for key in FIGURES
-        ]
-        lines.append([*shown[name], str(len(group)), *figures])
-    return [head, *lines]
+    for point, group in groups.items():
+        found = [[row[key] for row in group if row[key] is not None] for key in scores]
+        lines.append([*point, str(len(group)), *map(spread, found)])
+    return [[*keys, "n", *scores], *lines]
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a Markdown table, the first as its head."""
+    head, *lines = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *lines])
 
 
 def dry(plan: Plan, runs: Path) -> list[list[str]]:
@@ -87,7 +87,8 @@ def run_of(spec: Spec, runs: Path) -> RunFolder:
     return finished_run(spec, runs) or folder_for(spec, runs)
 
 
-def _mean(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """mean ± sd; of a single value itself, of none a dash."""
     if not values:
         return "–"
     if len(values) == 1:

@@ -301,12 +301,8 @@ def _text(value: Any) -> str:
 
 def _cursor(folder: RunFolder | SweepFolder, uri: str) -> dict[str, Any]:
     """What `_remember` wrote for this store; losing it costs time, not truth."""
-    try:
-        seen = json.loads((folder.path / "tracking.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    whole = isinstance(seen, dict) and "run_id" in seen
-    return seen if whole and seen.get("uri") == uri else {}
+    seen = folder.published
+    return seen if "run_id" in seen and seen.get("uri") == uri else {}
 
 
 def _remember(folder: RunFolder | SweepFolder, seen: dict[str, Any]) -> None:

@@ -107,6 +107,12 @@ def test_analysis_reads_runs_and_never_trains_nor_talks_to_mlflow(file: Path) ->
     assert "mlflow" not in {name.partition(".")[0] for name in names}
 
 
+def interpreted(code: str) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter that runs `code`; warnings are errors."""
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
 def test_a_comparison_that_finds_nothing_loads_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom analysis import compare\n"
@@ -114,12 +120,7 @@ def test_a_comparison_that_finds_nothing_loads_nothing_heavy(tmp_path: Path) -> 
         "heavy = {'torch', 'mlflow', 'matplotlib', 'scipy.stats', 'torchvision'}\n"
         "print(*sorted(heavy & set(sys.modules)), end='')"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = interpreted(code)
     assert (done.returncode, done.stdout) == (0, "")
     assert "no runs in" in done.stderr
 
@@ -130,12 +131,7 @@ def test_a_spec_is_read_without_torch_or_mlflow() -> None:
         "heavy = {'torch', 'mlflow', 'numpy', 'torchvision', 'matplotlib'}\n"
         "print(*sorted(heavy & set(sys.modules)), end='')"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = interpreted(code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ import pytest
 
 from cvae.folder import folders
 from cvae.plan import read_plan
+from tests import test_sweep
 from tests.conftest import data_set, write
-from tests.test_commands import ROOT, cvae, environment
+from tests.test_commands import cvae
 from tests.test_sweep import (
     assert_each_variant_has_one_finished_run,
     epochs_done,
@@ -33,15 +33,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def begin(path: Path, runs: Path, **extra: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "cvae", "sweep", str(path), "--runs", str(runs)]
-    return subprocess.Popen(
-        [*command, "--offline", "--jobs", "2", "--engine", "ray"],
-        cwd=ROOT,
-        env=environment(**extra),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return test_sweep.begin(path, runs, "--engine", "ray", **extra)
 
 
 def both_under_way(runs: Path) -> bool:

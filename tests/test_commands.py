@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from cvae import __main__
-from cvae.folder import RunFolder
-from cvae.samples import RunNotFound, load_run
+from cvae.folder import RunFolder, RunNotFound
+from cvae.samples import load_run
 from cvae.specfile import SpecError, load_spec
 
 ROOT = Path(__file__).resolve().parent.parent

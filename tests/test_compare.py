@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from analysis import compare, sides, tables
-from analysis.load import RunNotFound, load_runs
-from cvae.folder import RunFolder
+from analysis.load import load_runs
+from cvae.folder import RunFolder, RunNotFound
 from tests.made import made_run, rewrite
 from tests.test_commands import ROOT, Done, environment, make
 

@@ -17,10 +17,10 @@ from PIL import Image
 from analysis import figures, gallery, needed, numbers, style
 from analysis.gallery import EXHIBITS
 from analysis.needed import SINGLE, SWEEPS, Needed
-from cvae import __main__, engine
-from cvae.folder import RunFolder, finished_run
-from cvae.samples import RunNotFound
+from cvae import __main__, engine, table
+from cvae.folder import RunFolder, RunNotFound, finished_run
 from cvae.spec import Spec, flatten, nested
+from cvae.specfile import split_overrides
 from tests.conftest import data_set, generator, write
 from tests.test_commands import ROOT, environment
 
@@ -150,7 +150,7 @@ def test_pivot_places_each_cell() -> None:
     in_step: dict[tuple[str, ...], str] = {("x", "p"): "1", ("y", "q"): "2"}
     row = [["one · two", "x · p", "y · q"], ["test/neg_elbo", "1", "2"]]
     assert numbers.pivot(["one", "two"], in_step) == row
-    assert numbers.markdown(row) == (
+    assert table.markdown(row) == (
         "| one · two | x · p | y · q |\n|---|---|---|\n| test/neg_elbo | 1 | 2 |"
     )
 
@@ -219,7 +219,7 @@ def test_what_is_missing_is_run_by_commands_that_parse(
     assert [o.jobs for o in options[1:]] == [2, None]
     assert {o.runs for o in options} == {tmp_path}
     plain = list(there.overrides)
-    settings = [__main__._overrides(o.set) for o in options]
+    settings = [split_overrides(o.set) for o in options]
     assert settings == [plain, [*plain, "seeds=3"], plain]
 
 

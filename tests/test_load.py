@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from analysis.load import RunNotFound, load_runs
+from analysis.load import load_runs
 from analysis.runs import Runs
 from cvae import store
-from cvae.folder import SweepFolder
+from cvae.folder import RunNotFound, SweepFolder
 from tests.made import made_run, rewrite
 
 

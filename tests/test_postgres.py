@@ -7,7 +7,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,14 +22,9 @@ from cvae.folder import folders
 from tests.conftest import data_set, write
 from tests.test_commands import cvae, environment
 from tests.test_sweep import spec_file
+from tests.test_ui import free_port
 
 pytestmark = pytest.mark.services
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def binaries() -> Path:

@@ -49,13 +49,13 @@ def sweep(path: Path, runs: Path, *more: str, **extra: str) -> Done:
     return cvae(*arguments, **extra)
 
 
-def begin(path: Path, runs: Path) -> subprocess.Popen[str]:
+def begin(path: Path, runs: Path, *more: str, **extra: str) -> subprocess.Popen[str]:
     """A sweep in a process group of its own, as a terminal starts it."""
     command = [sys.executable, "-m", "cvae", "sweep", str(path), "--jobs", "2"]
     return subprocess.Popen(
-        [*command, "--offline", "--runs", str(runs)],
+        [*command, "--offline", "--runs", str(runs), *more],
         cwd=ROOT,
-        env=environment(),
+        env=environment(**extra),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -143,7 +143,7 @@ def test_its_table_holds_what_the_runs_recorded(made: tuple[Path, Path, Done]) -
 def test_the_summary_is_mean_and_sd_over_seeds(made: tuple[Path, Path, Done]) -> None:
     path, runs, _ = made
     plan = read_plan(path)
-    head, first, _ = table.summary(plan, runs)
+    head, first, _ = table.summary(plan, table.rows(plan, runs))
     scores = [
         RunFolder(runs / f"many-{variant.spec.id}").metrics["test/neg_elbo"]
         for variant in plan.variants[:2]
