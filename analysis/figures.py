@@ -25,6 +25,7 @@ from cvae import grids, table
 from cvae.checkpoint import write_atomic
 from cvae.exits import guarded
 from cvae.folder import RUNS
+from cvae.note import markdown
 from cvae.specfile import split_overrides
 
 
@@ -100,7 +101,7 @@ def write_page(needed: Needed, drawn: Sequence[Drawn], out: Path) -> Path:
         question = re.sub(r"\s+", " ", plan.header.partition("\nExpected")[0])
         command = f"`make sweep CONFIG={needed.path(name)}`"
         rows = table.summary(plan, table.rows(plan, needed.runs))
-        parts += [f"## {name}", f"{question} {command}", table.markdown(rows)]
+        parts += [f"## {name}", f"{question} {command}", markdown(rows)]
     page = out / "results.md"
     write_atomic(page, ("\n\n".join(parts) + "\n").encode())
     return page

@@ -9,6 +9,7 @@ from analysis import latent
 from analysis.needed import SINGLE, SWEEPS, Needed
 from cvae import mnist, table
 from cvae.folder import RunFolder
+from cvae.note import markdown
 from cvae.plan import SEEDS
 from cvae.spec import Spec
 
@@ -31,7 +32,7 @@ def results(needed: Needed) -> str:
     every = [folder for folders in seeds.values() for folder in folders]
     gained = mean(seeds["plain_vae"]) - mean(seeds["seed_notebook"])
     return (
-        f"{table.markdown(rows)}\n\n{made_on(every, needed.seeds)} The label lowers "
+        f"{markdown(rows)}\n\n{made_on(every, needed.seeds)} The label lowers "
         f"the bound of the two-dimensional network by {gained:.1f} nats."
     )
 
@@ -57,7 +58,7 @@ def sweeps(needed: Needed) -> str:
     width = max(map(len, rows))
     rows = [[*row, *[""] * (width - len(row))] for row in rows]
     head = ["sweep", *[""] * (width - 1)]
-    return f"{table.markdown([head, *rows])}\n\n{made_on(every)}"
+    return f"{markdown([head, *rows])}\n\n{made_on(every)}"
 
 
 def latents(needed: Needed) -> str:

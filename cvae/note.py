@@ -1,11 +1,12 @@
-"""A run in words: the note that the UI shows with it."""
+"""A run or a sweep in words: the note that the UI shows with it."""
 
 from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 
-from cvae.folder import RunFolder
+from cvae.folder import RunFolder, SweepFolder
 
 
 def description(folder: RunFolder) -> str:
@@ -19,7 +20,7 @@ def description(folder: RunFolder) -> str:
         headline += " nats per image"
     lines = [f"**{headline}**", ""]
     if header := info.get("header"):
-        lines += [_plain(header).replace("\n", "  \n"), ""]
+        lines += [_question(header), ""]
     if info.get("reason"):
         lines += [f"Ended early: {_plain(info['reason'])}", ""]
     if final:
@@ -32,9 +33,28 @@ def description(folder: RunFolder) -> str:
     return "\n".join(lines)
 
 
+def sweep_description(folder: SweepFolder) -> str:
+    """A sweep's note: question, mean ± sd over seeds, how to run it again."""
+    info = folder.info
+    cells = [[_plain(cell) for cell in row] for row in info.get("summary", [])]
+    table = markdown(cells) if cells else ""
+    again = f"Again: {_code(info['command'])}"
+    return "\n\n".join([_question(info["header"]), table, again])
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a Markdown table, the first as its head."""
+    head, *lines = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *lines])
+
+
+def _question(header: str) -> str:
+    return _plain(header).replace("\n", "  \n")
+
+
 def _plain(text: str) -> str:
     """Text that Markdown shows as it stands: no HTML, link or picture in it."""
-    return re.sub(r"[\\`*_\[\]]", r"\\\g<0>", html.escape(text, quote=False))
+    return re.sub(r"[\\`*_\[\]|]", r"\\\g<0>", html.escape(text, quote=False))
 
 
 def _code(text: str) -> str:

@@ -7,7 +7,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,12 @@ def introduce(
     *,
     header: str,
     command: str,
+    part_of: Mapping[str, Any],
 ) -> None:
-    """Who runs what on what, into `run.json`; what a first start said is kept."""
+    """Who runs what on what, into `run.json`; what a first start said is kept.
+
+    `part_of` is what a sweep adds to it.
+    """
     facts: dict[str, Any] = {}
     if "facts" not in folder.info:
         git, diff = provenance.git_state()
@@ -87,7 +91,8 @@ def introduce(
             },
         }
     host = socket.gethostname()
-    folder.update(status="RUNNING", reason="", pid=os.getpid(), host=host, **facts)
+    facts |= {"status": "RUNNING", "reason": "", "pid": os.getpid(), "host": host}
+    folder.update(**facts, **part_of)
 
 
 def _data_name(spec: Spec, data: mnist.MNIST) -> str:

@@ -60,8 +60,15 @@ def run(
         if tracker is None and not offline:
             tracker = connect(runs, clock)
         now = state.assemble(spec, data, device)
-        recording.introduce(folder, spec, data, now, header=header, command=command)
-        folder.update(**part_of or {})
+        recording.introduce(
+            folder,
+            spec,
+            data,
+            now,
+            header=header,
+            command=command,
+            part_of=part_of or {},
+        )
         publish = _publisher(tracker, folder, clock)
         with _status(folder, publish):
             publish()

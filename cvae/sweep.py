@@ -117,7 +117,7 @@ def publish(folder: SweepFolder, plan: Plan, tracker: Tracker | None) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_atomic(folder.path / "table.csv", text.getvalue().encode())
-    folder.update(summary=table.markdown(table.summary(plan, rows)))
+    folder.update(summary=table.summary(plan, rows))
     if tracker is not None:
         tracker.try_publish_sweep(folder)
 

@@ -56,12 +56,6 @@ def summary(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     return [[*keys, "n", *scores], *lines]
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as a Markdown table, the first as its head."""
-    head, *lines = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([head, "|---" * len(rows[0]) + "|", *lines])
-
-
 def dry(plan: Plan, runs: Path) -> list[list[str]]:
     """Head and lines of what a call would do."""
     head = ["run", *plan.keys, "parameters", "status"]

@@ -34,7 +34,7 @@ from PIL import Image
 from cvae import charts
 from cvae.checkpoint import write_atomic
 from cvae.folder import Record, RunFolder, SweepFolder
-from cvae.note import description
+from cvae.note import description, sweep_description
 from cvae.spec import flatten
 from cvae.store import BATCH, Store, TrackingError, clear_errors, within
 
@@ -104,8 +104,7 @@ class Tracker(Store):
                     if _text(value) not in swept[key]:
                         swept[key].append(_text(value))
             tags = {f"sweep.{key}": ", ".join(found) for key, found in swept.items()}
-            note = [info["header"].replace("\n", "  \n"), "", info.get("summary", "")]
-            tags["mlflow.note.content"] = "\n".join(note)
+            tags["mlflow.note.content"] = sweep_description(folder)
             self.client.log_batch(
                 run_id, tags=[RunTag(key, value[:5000]) for key, value in tags.items()]
             )

@@ -17,7 +17,7 @@ from PIL import Image
 from analysis import figures, gallery, needed, numbers, style
 from analysis.gallery import EXHIBITS
 from analysis.needed import SINGLE, SWEEPS, Needed
-from cvae import __main__, engine, table
+from cvae import __main__, engine, note
 from cvae.folder import RunFolder, RunNotFound, finished_run
 from cvae.spec import Spec, flatten, nested
 from cvae.specfile import split_overrides
@@ -150,7 +150,7 @@ def test_pivot_places_each_cell() -> None:
     in_step: dict[tuple[str, ...], str] = {("x", "p"): "1", ("y", "q"): "2"}
     row = [["one · two", "x · p", "y · q"], ["test/neg_elbo", "1", "2"]]
     assert numbers.pivot(["one", "two"], in_step) == row
-    assert table.markdown(row) == (
+    assert note.markdown(row) == (
         "| one · two | x · p | y · q |\n|---|---|---|\n| test/neg_elbo | 1 | 2 |"
     )
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cvae.folder import RunFolder
-from cvae.note import description
+from cvae.folder import RunFolder, SweepFolder
+from cvae.note import description, sweep_description
 from tests.conftest import spec
 
 
@@ -33,3 +33,15 @@ def test_the_command_stays_one_piece_of_code(folder: RunFolder, command: str) ->
     inside = code.removeprefix(fence).removesuffix(fence)
     assert inside.strip(" ") == command
     assert fence not in inside
+
+
+def test_the_note_of_a_sweep_escapes_its_question_and_its_values(
+    tmp_path: Path,
+) -> None:
+    folder = SweepFolder(tmp_path)
+    table = [["data.root", "n"], ["<b>|x", "3"]]
+    folder.update(header="Question: <script>x()</script>", command="m", summary=table)
+    note = sweep_description(folder)
+    assert "Question: &lt;script&gt;x()&lt;/script&gt;" in note
+    assert "| data.root | n |\n|---|---|\n| &lt;b&gt;\\|x | 3 |" in note
+    assert "<" not in note
