@@ -6,6 +6,7 @@ state hides here: all a run needs to go on is in the model, the optimiser, the s
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -15,12 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
-from cvae import gradient, mnist
+from cvae import mnist
 from cvae.evaluate import ACTIVE_VARIANCE
+from cvae.gradient import ByAutograd, ByHand
 from cvae.model import CVAE
-from cvae.objective import Terms, beta_at, terms
+from cvae.objective import beta_at
 from cvae.spec import Spec
 
 Streams = dict[str, torch.Generator]
@@ -53,7 +54,7 @@ class Adam:
     """torch's fused Adam over all parameters as one flat tensor: one pass a step.
 
     Parameters and gradients of the model become views into it. torch's class of this
-    name calls the same function, but costs 2 s of imports and 0.2 ms a step around it.
+    name ends in the same call, but costs 2 s of imports and 0.2 ms a step around it.
     """
 
     def __init__(self, model: CVAE, spec: Spec) -> None:
@@ -73,26 +74,17 @@ class Adam:
         }
         beta1, beta2 = spec.training.adam_betas
         decay = WEIGHT_DECAY[spec.training.optimizer]
+        self.update = torch._fused_adamw_ if decay else torch._fused_adam_
+        self.lists = [[self.flat], [self.grad], [self.state["mean"]]]
+        self.lists += [[self.state["square"]], [], [self.state["step"]]]
         self.options: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "eps": 1e-8}
-        self.options |= {"weight_decay": decay, "decoupled_weight_decay": decay > 0}
+        self.options |= {"weight_decay": decay, "amsgrad": False, "maximize": False}
 
     def step(self, rate: Tensor) -> None:
         """Update all weights from their gradients; `rate` (), read on the GPU there."""
-        cuda = self.flat.is_cuda
-        adam(
-            params=[self.flat],
-            grads=[self.grad],
-            exp_avgs=[self.state["mean"]],
-            exp_avg_sqs=[self.state["square"]],
-            max_exp_avg_sqs=[],
-            state_steps=[self.state["step"]],
-            fused=True,
-            capturable=cuda,
-            lr=rate if cuda else float(rate),
-            amsgrad=False,
-            maximize=False,
-            **self.options,
-        )
+        self.state["step"].add_(1)
+        lr = rate if rate.is_cuda else float(rate)
+        self.update(*self.lists, lr=lr, **self.options)
 
 
 def train(
@@ -114,13 +106,20 @@ def train(
     """
     device, batch = data.images.device, spec.training.batch_size
     steps = math.ceil(len(data) / batch)
-    step = _build_step(model, optimizer, data, spec, streams)
+    samples = spec.objective.importance_samples
+    way = ByHand if ByHand.covers(model, samples=samples) else ByAutograd
+
+    @functools.cache
+    def step_for(n: int) -> Step:
+        return _build_step(way(model, n), model, optimizer, data, spec, streams, n)
+
     run_epoch = _eager if device.type == "cpu" else _Replay(batch, streams)
     for epoch in range(start, spec.training.epochs):
         began = time.perf_counter()
         order = torch.randperm(len(data), generator=streams["shuffle"], device=device)
-        controls = schedule(spec, steps, epoch).to(device)
-        history = run_epoch(step, order.split(batch), controls).cpu().double()
+        controls = schedule(spec, steps, epoch)
+        rows = run_epoch(step_for, order.split(batch), controls.to(device))
+        history = way.sums(rows.cpu().double(), controls[:, 1])
         _check_finite(model, history, first=epoch * steps + 1)
         metrics = _means(history.sum(0) / len(data))
         rate, beta = controls[-1].tolist()
@@ -176,73 +175,49 @@ def linear(step: int, *, total: int, peak: float) -> float:
 
 SCHEDULES = {"constant": constant, "one_cycle": one_cycle, "linear": linear}
 Step = Callable[[Tensor, Tensor], Tensor]
+StepFor = Callable[[int], Step]
 
 
 def _build_step(
+    gradient: ByHand | ByAutograd,
     model: CVAE,
     optimizer: Adam,
     data: mnist.Images,
     spec: Spec,
     streams: Streams,
+    n: int,
 ) -> Step:
-    """The step: image indices (B,) and [rate, β] (2,) → `_sums` over the batch."""
-    samples, corrupt = spec.objective.importance_samples, spec.data.corrupt
-    dynamic, clip = spec.data.binarize == "dynamic", spec.training.grad_clip
-    slopes = _slopes(model, optimizer, spec)
-    flat, parameters = optimizer.flat, list(model.parameters())
-    shape = (spec.training.batch_size, data.images.shape[1])
-    raw = torch.empty(shape, dtype=torch.uint8, device=flat.device)
-    grey = torch.empty(shape, device=flat.device)
+    """The step: indices of n images (n,) and [rate, β] (2,) → the gradient's row."""
+    corrupt, clip = spec.data.corrupt, spec.training.grad_clip
+    dynamic, parameters = spec.data.binarize == "dynamic", list(model.parameters())
+    device, pixels = data.images.device, data.images.shape[1]
+    raw = torch.empty((n, pixels), dtype=torch.uint8, device=device)
+    grey = torch.empty((n, pixels), device=device)
+    samples, latent = spec.objective.importance_samples, model.latent_dim
+    noise = torch.empty((samples, n, latent), device=device)
 
     def step(rows: Tensor, control: Tensor) -> Tensor:
         rate, beta = control.unbind()
-        n = len(rows)
-        torch.index_select(data.images, 0, rows, out=raw[:n])
-        target = mnist.pixels(raw[:n], out=grey[:n])
+        torch.index_select(data.images, 0, rows, out=raw)
+        target = mnist.pixels(raw, out=grey)
         y = data.labels.index_select(0, rows)
         if dynamic:
             target = torch.bernoulli(target, generator=streams["binarize"])
         x = target
         if corrupt:
             x = mnist.salt_and_pepper(x, corrupt, streams["corrupt"])
-        noise = torch.randn(
-            (samples, n, model.latent_dim),
-            generator=streams["noise"],
-            device=flat.device,
-        )
-        sums = slopes(x, y, noise, beta, target)
+        noise.normal_(generator=streams["noise"])
+        row = gradient(x, y, noise, beta, target)
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step(rate)
-        return sums
+        return row
 
     return step
 
 
-def _slopes(model: CVAE, optimizer: Adam, spec: Spec) -> Callable[..., Tensor]:
-    """Fills every `.grad` and gives the batch's sums: by hand where that is written."""
-    activation, prior = spec.model.activation, spec.model.prior
-    one = spec.objective.importance_samples == 1
-    if one and prior == "standard" and activation in gradient.ACTIVATIONS:
-        return gradient.ByHand(model, activation, spec.training.batch_size)
-
-    def by_autograd(*arguments: Tensor) -> Tensor:
-        optimizer.grad.zero_()
-        found = terms(model, *arguments)
-        found.loss.mean().backward()
-        return _sums(found)
-
-    return by_autograd
-
-
-def _sums(found: Terms) -> Tensor:
-    """Sums over the batch: recon, kl, loss, then mu and mu² by latent, (3 + 2Z,)."""
-    scalars = torch.stack([found.recon.sum(), found.kl.sum(), found.loss.sum()])
-    return torch.cat([scalars, found.mu.sum(0), found.mu.square().sum(0)]).detach()
-
-
 def _means(row: Tensor) -> dict[str, float]:
-    """`_sums` divided by the number of images, as metrics."""
+    """Sums of `ByAutograd` divided by the number of images, as metrics."""
     recon, kl, loss = row[:3].tolist()
     mean, square = row[3:].chunk(2)
     active = int((square - mean.square() > ACTIVE_VARIANCE).sum())
@@ -265,8 +240,9 @@ def _check_finite(model: CVAE, history: Tensor, *, first: int) -> None:
             raise Diverged(f"{name} is not finite at step {last}")
 
 
-def _eager(step: Step, batches: tuple[Tensor, ...], controls: Tensor) -> Tensor:
-    return torch.stack([step(*pair) for pair in zip(batches, controls, strict=True)])
+def _eager(step_for: StepFor, batches: tuple[Tensor, ...], controls: Tensor) -> Tensor:
+    pairs = zip(batches, controls, strict=True)
+    return torch.stack([step_for(len(rows))(rows, control) for rows, control in pairs])
 
 
 class _Replay:
@@ -281,12 +257,13 @@ class _Replay:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(
-        self, step: Step, batches: tuple[Tensor, ...], controls: Tensor
+        self, step_for: StepFor, batches: tuple[Tensor, ...], controls: Tensor
     ) -> Tensor:
         whole = [rows for rows in batches if len(rows) == self.batch]
         rest = batches[len(whole) :]
         done: list[Tensor] = []
         if whole and self.graph is None:
+            step = step_for(self.batch)
             with _side_stream():
                 done = [
                     step(*pair)
@@ -300,7 +277,7 @@ class _Replay:
             for _ in range(len(whole) - len(done)):
                 self.graph.replay()
             done += list(self.history[len(done) : len(whole)].clone())
-        done += [step(rows, controls[-1]) for rows in rest]
+        done += [step_for(len(rows))(rows, controls[-1]) for rows in rest]
         return torch.stack(done)
 
     def _capture(self, step: Step, rows: Tensor, controls: Tensor, row: Tensor) -> None:

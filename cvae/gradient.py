@@ -1,10 +1,13 @@
-"""The gradient of recon + β·kl written out by hand, for the common case.
+"""Two ways to the gradient of the objective, equal to rounding; a test holds them so.
 
-Autograd spends much of a small network's step on bookkeeping, on fresh memory for every
-intermediate and on extra passes over the pixels. Written out, the step is its matrix
-products and little else. `objective.terms` with autograd remains the definition, and
-the way for everything else (K > 1, a learned prior, other activations); a test holds
-the two together.
+`ByAutograd` is the definition, `objective.terms` and torch's autograd, and the way for
+everything. `ByHand` writes out the common case, recon + β·kl with a standard prior: its
+step is the matrix products and little else. In a network this small everything else
+counts: autograd's bookkeeping, fresh memory, another pass over the pixels, even the
+making of a view.
+
+Both take n images at a time, fill every `.grad` (which must be there) and return sums
+over the images; `sums` makes of a row of them what the engine records.
 """
 
 from __future__ import annotations
@@ -14,8 +17,31 @@ from torch import Tensor, nn
 
 from cvae import mnist
 from cvae.model import CVAE
+from cvae.objective import terms
 
 aten = torch.ops.aten
+
+
+class ByAutograd:
+    """A call returns the sums of recon, kl, loss, then of mu and mu², (3 + 2Z,)."""
+
+    def __init__(self, model: CVAE, n: int) -> None:
+        self.model = model
+
+    def __call__(
+        self, x: Tensor, y: Tensor, noise: Tensor, beta: Tensor, target: Tensor
+    ) -> Tensor:
+        """Arguments as `objective.terms`."""
+        self.model.zero_grad(set_to_none=False)
+        found = terms(self.model, x, y, noise, beta, target)
+        found.loss.mean().backward()
+        scalars = torch.stack([part.sum() for part in found[:3]])
+        return torch.cat([scalars, found.mu.sum(0), found.mu.square().sum(0)]).detach()
+
+    @staticmethod
+    def sums(rows: Tensor, beta: Tensor) -> Tensor:
+        """What calls returned, (S, 3 + 2Z) → the same."""
+        return rows
 
 
 def _relu_back(d: Tensor, h: Tensor) -> Tensor:
@@ -28,90 +54,125 @@ def _tanh_back(d: Tensor, h: Tensor) -> Tensor:
 
 # activation in place, and d times its slope in place, from its own output h
 ACTIVATIONS = {
-    "relu": (torch.relu_, _relu_back),
-    "tanh": (torch.tanh_, _tanh_back),
+    nn.ReLU: (torch.relu_, _relu_back),
+    nn.Tanh: (torch.tanh_, _tanh_back),
 }
 
 
 class MLP:
-    """Forward and backward of a chain of linear layers over buffers that are kept."""
+    """Forward and backward of linear layers, for n images; all memory is kept."""
 
-    def __init__(self, layers: nn.Sequential, activation: str, batch: int) -> None:
-        self.linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
-        self.activate, self.back = ACTIVATIONS[activation]
-        weight = self.linear[0].weight
-        self.h = [weight.new_empty(batch, part.out_features) for part in self.linear]
-        self.d = [torch.empty_like(h) for h in self.h]
+    def __init__(self, layers: nn.Sequential, n: int) -> None:
+        linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+        kind = type(layers[1]) if len(layers) > 1 else nn.ReLU
+        self.activate, self.back = ACTIVATIONS[kind]
+        self.weights = [layer.weight.detach() for layer in linear]
+        self.turned = [weight.t() for weight in self.weights]
+        self.biases = [layer.bias.detach() for layer in linear]
+        self.slopes = [(layer.weight.grad, layer.bias.grad) for layer in linear]
+        self.h = [weight.new_empty(n, len(weight)) for weight in self.weights]
+        self.d = [torch.empty_like(h) for h in self.h[:-1]]
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, in) → (B, out); x and the hidden layers are remembered."""
-        self.inputs = [x]
-        for layer, buffer in zip(self.linear, self.h, strict=True):
-            h = buffer[: len(x)]
-            torch.addmm(layer.bias, self.inputs[-1], layer.weight.t(), out=h)
-            if layer is not self.linear[-1]:
+        """x (n, in) → (n, out); x and the hidden layers are remembered."""
+        self.inputs = [x, *self.h[:-1]]
+        out = self.h[-1]
+        for x, weight, bias, h in zip(
+            self.inputs, self.turned, self.biases, self.h, strict=True
+        ):
+            torch.addmm(bias, x, weight, out=h)
+            if h is not out:
                 self.activate(h)
-            self.inputs.append(h)
-        return self.inputs.pop()
+        return out
 
     def backward(self, d: Tensor, dx: Tensor | None = None) -> None:
-        """From the output's slope d (B, out): weight slopes, and `dx` if asked for."""
-        for index in reversed(range(len(self.linear))):
-            layer, h = self.linear[index], self.inputs[index]
-            torch.mm(d.t(), h, out=layer.weight.grad)
-            torch.sum(d, 0, out=layer.bias.grad)
+        """From the output's slope d (n, out): weight slopes, and `dx` if asked for."""
+        for index in reversed(range(len(self.h))):
+            h, (dweight, dbias) = self.inputs[index], self.slopes[index]
+            torch.mm(d.t(), h, out=dweight)
+            torch.sum(d, 0, out=dbias)
             if index:
-                inner = self.d[index - 1][: len(d)]
-                d = self.back(torch.mm(d, layer.weight, out=inner), h)
+                d = torch.mm(d, self.weights[index], out=self.d[index - 1])
+                self.back(d, h)
             elif dx is not None:
-                torch.mm(d, layer.weight, out=dx)
+                torch.mm(d, self.weights[0], out=dx)
 
 
 class ByHand:
-    """A call gives the sums that the engine records and fills every `.grad`."""
+    """A call returns Σ logits·target, Σ max(logits, 0) and Σ log max(p, 1 − p), then
+    the sums of mu, logvar, mu² and var − 1 of each latent, (3 + 4Z,)."""
 
-    def __init__(self, model: CVAE, activation: str, batch: int) -> None:
-        self.latent, pixels = model.latent_dim, model.pixels
-        self.encoder = MLP(model.encoder, activation, batch)
-        self.decoder = MLP(model.decoder, activation, batch)
-        new = next(model.parameters()).new_empty
+    @staticmethod
+    def covers(model: CVAE, *, samples: int) -> bool:
+        """Whether this way is written for the model and K."""
+        kinds = {type(layer) for layer in (*model.encoder, *model.decoder)}
+        known = kinds <= {nn.Linear, *ACTIVATIONS}
+        return known and samples == 1 and model.prior_table is None
+
+    def __init__(self, model: CVAE, n: int) -> None:
+        self.n, self.classes = n, model.classes
+        latent, pixels = model.latent_dim, model.pixels
+        self.encoder, self.decoder = MLP(model.encoder, n), MLP(model.decoder, n)
+        new = next(model.parameters()).detach().new_empty
         self.one_hot = torch.eye(mnist.CLASSES, model.classes, out=new(0))
-        self.x = new(batch, pixels + model.classes)
-        self.z = new(batch, self.latent + model.classes)
-        self.dz, self.dq = torch.empty_like(self.z), new(batch, 2 * self.latent)
-        self.p, self.log = new(batch, pixels), new(batch, pixels)
+        self.x = new(n, pixels + model.classes)
+        # mu, logvar, mu², var − 1; the encoder writes the first two
+        self.stats = new(n, 4 * latent)
+        self.encoder.h[-1] = self.stats[:, : 2 * latent]
+        self.mu, self.logvar, self.mu2, self.var1 = self.stats.chunk(4, 1)
+        self.std, self.shift = new(n, latent), new(n, latent)
+        self.z = new(n, latent + model.classes)
+        self.z_latent, self.z_label = self.z[:, :latent], self.z[:, latent:]
+        self.p, self.log = new(n, pixels), new(n, pixels)
+        self.dz, self.dq = torch.empty_like(self.z), new(n, 2 * latent)
+        self.dz_latent = self.dz[:, :latent]
+        self.dmu, self.dlogvar = self.dq.chunk(2, 1)
+        self.row = new(3 + 4 * latent)
+        self.dot, self.relu, self.logs = self.row[:3]
+        self.stat_sums = self.row[3:]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(
         self, x: Tensor, y: Tensor, noise: Tensor, beta: Tensor, target: Tensor
     ) -> Tensor:
-        """Arguments as `objective.terms` with noise (1, B, Z) → sums of recon, kl and
-        loss, then of mu and mu² for each latent, (3 + 2Z,)."""
-        n = len(x)
-        label = self.one_hot.index_select(0, y)
-        if label.shape[1]:
-            x = torch.cat([x, label], 1, out=self.x[:n])
-        q = self.encoder.forward(x)
-        mu, logvar = q.chunk(2, 1)
-        std = torch.exp(0.5 * logvar)
-        shift = std * noise[0]
-        z = torch.cat([mu + shift, label], 1, out=self.z[:n])
-        logits = self.decoder.forward(z)
+        """Arguments as `objective.terms` with noise (1, n, Z)."""
+        mu, std, shift, dz = self.mu, self.std, self.shift, self.dz_latent
+        if self.classes:
+            label = self.one_hot.index_select(0, y)
+            x = torch.cat([x, label], 1, out=self.x)
+            self.z_label.copy_(label)
+        self.encoder.forward(x)
+        torch.mul(self.logvar, 0.5, out=std).exp_()
+        torch.mul(std, noise[0], out=shift)
+        torch.add(mu, shift, out=self.z_latent)
+        logits = self.decoder.forward(self.z)
 
         # softplus(l) = max(l, 0) − log max(p, 1 − p), as in objective.bernoulli_nll
-        p = torch.sigmoid(logits, out=self.p[:n])
-        recon = -torch.dot(logits.view(-1), target.view(-1)) + logits.relu_().sum()
-        recon -= torch.sub(p, 0.5, out=self.log[:n]).abs_().add_(0.5).log_().sum()
-        slope = p.sub_(target).mul_(1 / n)  # of recon's mean over the batch
-        self.decoder.backward(slope, dx=self.dz[:n])
+        p = torch.sigmoid(logits, out=self.p)
+        torch.dot(logits.view(-1), target.view(-1), out=self.dot)
+        torch.sum(logits.relu_(), (0, 1), out=self.relu)
+        log = torch.sub(p, 0.5, out=self.log).abs_().add_(0.5).log_()
+        torch.sum(log, (0, 1), out=self.logs)
+        slope = p.sub_(target).mul_(1 / self.n)  # of recon's mean over the batch
+        self.decoder.backward(slope, dx=self.dz)
 
         # kl = ½ Σ mu² + var − 1 − logvar; its slopes are mu and ½ (var − 1)
-        var, mu2, weight = std.square(), mu.square(), beta / n
-        dz, dmu, dlogvar = self.dz[:n, : self.latent], *self.dq[:n].chunk(2, 1)
-        torch.addcmul(dz, mu, weight, out=dmu)
-        torch.mul(dz, shift, out=dlogvar).addcmul_(var.sub(1), weight).mul_(0.5)
-        self.encoder.backward(self.dq[:n])
+        weight = beta / self.n
+        torch.addcmul(dz, mu, weight, out=self.dmu)
+        torch.mul(std, std, out=self.var1).sub_(1)
+        torch.mul(dz, shift, out=self.dlogvar).addcmul_(self.var1, weight).mul_(0.5)
+        self.encoder.backward(self.dq)
 
-        mu, mu2, var, logvar = torch.cat([mu, mu2, var, logvar], 1).sum(0).chunk(4)
-        kl = 0.5 * (mu2 + var - n - logvar).sum()
-        return torch.cat([torch.stack([recon, kl, recon + beta * kl]), mu, mu2])
+        torch.mul(mu, mu, out=self.mu2)
+        torch.sum(self.stats, 0, out=self.stat_sums)
+        return self.row.clone()
+
+    @staticmethod
+    def sums(rows: Tensor, beta: Tensor) -> Tensor:
+        """What calls returned, (S, 3 + 4Z), and their β (S,) → as of `ByAutograd`."""
+        dot, relu, log = rows[:, :3].unbind(1)
+        mu, logvar, mu2, var1 = rows[:, 3:].chunk(4, 1)
+        recon = relu - log - dot
+        kl = 0.5 * (mu2 + var1 - logvar).sum(1)
+        scalars = torch.stack([recon, kl, recon + beta * kl], 1)
+        return torch.cat([scalars, mu, mu2], 1)

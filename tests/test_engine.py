@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cvae import checkpoint, engine, evaluate, mnist
+from cvae import checkpoint, engine, evaluate, gradient, mnist
 from cvae.folder import RunFolder
 from cvae.objective import Terms, terms
 from cvae.spec import Spec
@@ -199,7 +199,7 @@ def test_every_image_is_used_once_an_epoch(
         seen.append([row.tobytes() for row in rows])
         return terms(*arguments)
 
-    monkeypatch.setattr(engine, "terms", spy)
+    monkeypatch.setattr(gradient, "terms", spy)
     train(quick(model__activation="silu"), tiny)
     assert [len(batch) for batch in seen] == 2 * [128, 128, 44]
     wanted = sorted(row.numpy().tobytes() for row in tiny.train.images)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cvae import engine
-from cvae.gradient import ByHand
+from cvae.gradient import ByAutograd, ByHand
 from cvae.model import CVAE
 from cvae.objective import terms
 from tests.conftest import generator, linear, spec
@@ -23,31 +23,55 @@ def batch(n: int, latent_dim: int, *, seed: int = 0) -> tuple[Tensor, ...]:
     return x, y, noise, x.round()  # what the encoder sees is not what is explained
 
 
-def twins(**options: Any) -> tuple[CVAE, CVAE, ByHand]:
-    """Two models of the same weights, and the by-hand gradient of the first."""
+def twins(**options: Any) -> tuple[CVAE, CVAE]:
+    """Two models of the same weights, with gradients to be filled."""
     default: dict[str, Any] = {"latent_dim": 3, "hidden": (7, 5), "activation": "relu"}
     options = default | options
     made = [
         CVAE(**options, pixels=PIXELS, generator=generator()).double() for _ in range(2)
     ]
-    engine.Adam(made[0], spec())
-    return made[0], made[1], ByHand(made[0], options["activation"], BATCH)
+    for model in made:
+        engine.Adam(model, spec())
+    return made[0], made[1]
 
 
-def check(
-    model: CVAE, reference: CVAE, by_hand: ByHand, n: int, *, beta: float, seed: int = 0
-) -> None:
-    x, y, noise, target = batch(n, model.latent_dim, seed=seed)
-    weight = torch.tensor(beta).double()
-    sums = by_hand(x, y, noise, weight, target)
-    found = terms(reference, x, y, noise, weight, target)
-    reference.zero_grad()
-    found.loss.mean().backward()
-    scalars = torch.stack([found.recon.sum(), found.kl.sum(), found.loss.sum()])
-    wanted = torch.cat([scalars, found.mu.sum(0), found.mu.square().sum(0)])
-    torch.testing.assert_close(sums, wanted.detach())
+def call(
+    way: type[ByHand] | type[ByAutograd], model: CVAE, beta: float, *arguments: Tensor
+) -> Tensor:
+    """The sums of one call, (3 + 2Z,)."""
+    x, y, noise, target = arguments
+    weight = torch.tensor(beta).to(x)
+    row = way(model, len(x))(x, y, noise, weight, target)
+    return way.sums(row[None], weight[None])[0]
+
+
+def check(model: CVAE, reference: CVAE, n: int, *, beta: float, seed: int = 0) -> None:
+    given = batch(n, model.latent_dim, seed=seed)
+    sums = call(ByHand, model, beta, *given)
+    torch.testing.assert_close(sums, call(ByAutograd, reference, beta, *given))
     for part, other in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(part.grad, other.grad)
+
+
+def test_autograds_sums_are_those_of_the_terms() -> None:
+    model, _ = twins()
+    x, y, noise, target = batch(BATCH, 3)
+    found = terms(model, x, y, noise, 0.7, target)
+    scalars = torch.stack([found.recon.sum(), found.kl.sum(), found.loss.sum()])
+    wanted = torch.cat([scalars, found.mu.sum(0), found.mu.square().sum(0)])
+    sums = call(ByAutograd, model, 0.7, x, y, noise, target)
+    torch.testing.assert_close(sums, wanted.detach())
+    slopes = torch.autograd.grad(found.loss.mean(), list(model.parameters()))
+    for part, slope in zip(model.parameters(), slopes, strict=True):
+        torch.testing.assert_close(part.grad, slope)
+
+
+def test_by_hand_says_what_it_is_written_for() -> None:
+    model, _ = twins(activation="tanh", hidden=())
+    assert ByHand.covers(model, samples=1)
+    assert not ByHand.covers(model, samples=2)
+    assert not ByHand.covers(twins(prior="learned")[0], samples=1)
+    assert not ByHand.covers(twins(activation="gelu")[0], samples=1)
 
 
 @pytest.mark.parametrize("hidden", [(), (7,), (7, 5), (5, 8, 5, 8)])
@@ -67,20 +91,26 @@ def test_by_hand_equals_autograd_at_any_beta(beta: float, latent_dim: int) -> No
 
 
 def test_nothing_is_left_over_from_the_call_before() -> None:
-    made = twins()
-    for seed, n in enumerate((BATCH, 3, 1, BATCH, 7)):
-        check(*made, n, beta=1.0, seed=seed)
+    model, reference = twins()
+    by_hand, weight = ByHand(model, BATCH), torch.tensor(1.0).double()
+    for seed in range(3):
+        x, y, noise, target = batch(BATCH, 3, seed=seed)
+        row = by_hand(x, y, noise, weight, target)
+        sums = call(ByAutograd, reference, 1.0, x, y, noise, target)
+        torch.testing.assert_close(ByHand.sums(row[None], weight[None])[0], sums)
+        for part, other in zip(model.parameters(), reference.parameters(), strict=True):
+            torch.testing.assert_close(part.grad, other.grad)
 
 
 @pytest.mark.parametrize("scale", [10.0, 100.0])
 def test_by_hand_equals_autograd_at_large_logits(scale: float) -> None:
-    model, reference, by_hand = twins(hidden=())
-    for part in (model, reference):
+    made = twins(hidden=())
+    for part in made:
         with torch.no_grad():
             linear(part.decoder, 0).bias.copy_(
                 torch.linspace(-scale, scale, PIXELS) * 0.8
             )
-    check(model, reference, by_hand, BATCH, beta=1.0)
+    check(*made, BATCH, beta=1.0)
 
 
 @pytest.mark.parametrize("logit", [-200.0, -90.0, 90.0, 200.0])
@@ -90,23 +120,20 @@ def test_a_pixel_that_is_certain_has_a_finite_cost(logit: float) -> None:
     linear(single.decoder, 0).weight.data.zero_()
     linear(single.decoder, 0).bias.data.fill_(logit)
     engine.Adam(single, spec())
-    by_hand = ByHand(single, "relu", BATCH)
     x, y, noise, _ = batch(BATCH, 3)
     for target, cost in ((0.0, max(logit, 0.0)), (1.0, max(-logit, 0.0))):
         explained = torch.full_like(x, target).float()
-        sums = by_hand(x.float(), y, noise.float(), torch.tensor(1.0), explained)
+        sums = call(ByHand, single, 1.0, x.float(), y, noise.float(), explained)
         assert float(sums[0]) == pytest.approx(cost * x.numel(), rel=1e-5, abs=1e-3)
 
 
 def test_single_precision_agrees_to_single_precision() -> None:
-    model, reference, by_hand = twins(latent_dim=2, hidden=(64, 32))
+    model, reference = twins(latent_dim=2, hidden=(64, 32))
     x, y, noise, target = batch(BATCH, 2)
-    exact = by_hand(x, y, noise, torch.tensor(1.0).double(), target)
+    exact = call(ByHand, model, 1.0, x, y, noise, target)
     single = reference.float()
     engine.Adam(single, spec())
-    found = ByHand(single, "relu", BATCH)(
-        x.float(), y, noise.float(), torch.tensor(1.0), target.float()
-    )
+    found = call(ByHand, single, 1.0, x.float(), y, noise.float(), target.float())
     torch.testing.assert_close(found, exact.float(), rtol=1e-5, atol=1e-4)
     for part, other in zip(single.parameters(), model.parameters(), strict=True):
         assert part.grad is not None
@@ -115,9 +142,9 @@ def test_single_precision_agrees_to_single_precision() -> None:
 
 
 def test_inputs_and_weights_are_left_alone() -> None:
-    model, reference, by_hand = twins()
+    model, reference = twins()
     x, y, noise, target = batch(BATCH, 3)
-    by_hand(x, y, noise, torch.tensor(1.0).double(), target)
+    call(ByHand, model, 1.0, x, y, noise, target)
     again = batch(BATCH, 3)
     assert all(map(torch.equal, (x, y, noise, target), again))
     assert all(map(torch.equal, model.parameters(), reference.parameters()))
