@@ -113,12 +113,14 @@ def train(
     def step_for(n: int) -> Step:
         return _build_step(way(model, n), model, optimizer, data, spec, streams, n)
 
-    run_epoch = _eager if device.type == "cpu" else _Replay(batch, streams)
+    cpu = device.type == "cpu"
+    run_epoch = _eager if cpu else _Replay(batch, streams)
     for epoch in range(start, spec.training.epochs):
         began = time.perf_counter()
         order = torch.randperm(len(data), generator=streams["shuffle"], device=device)
         controls = schedule(spec, steps, epoch)
-        rows = run_epoch(step_for, order.split(batch), controls.to(device))
+        with torch.inference_mode(cpu and way is ByHand):  # less work around each call
+            rows = run_epoch(step_for, order.split(batch), controls.to(device))
         history = way.sums(rows.cpu().double(), controls[:, 1])
         _check_finite(model, history, first=epoch * steps + 1)
         metrics = _means(history.sum(0) / len(data))

@@ -131,7 +131,7 @@ class ByHand:
         self.dot, self.relu, self.logs = self.row[:3]
         self.stat_sums = self.row[3:]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(
         self, x: Tensor, y: Tensor, noise: Tensor, beta: Tensor, target: Tensor
     ) -> Tensor:
