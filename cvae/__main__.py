@@ -11,6 +11,7 @@ import time
 _BEGAN = time.perf_counter()
 
 import argparse  # noqa: E402
+import gc  # noqa: E402
 import json  # noqa: E402
 import logging  # noqa: E402
 import math  # noqa: E402
@@ -27,6 +28,7 @@ from cvae.exits import guarded  # noqa: E402
 if TYPE_CHECKING:
     from cvae.folder import RunFolder
 
+gc.set_threshold(100_000)  # what torch and MLflow load is no garbage: a second less
 log = logging.getLogger("cvae")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PASSED_ON = ("MLFLOW_", "AWS_")  # variables that a worker needs to reach the store
 
 
-def run_jobs(jobs: Sequence[Job], workers: int, gpus: float = 0.0) -> Iterator[Event]:
+def run_jobs(
+    jobs: Sequence[Job], workers: int, gpus: float = 0.0
+) -> Generator[Event, None, None]:
     """Every job as a Ray task with its threads as CPUs and `gpus` of a GPU.
 
     `RAY_ADDRESS` joins a cluster; without it one is started here, with room for

@@ -13,51 +13,67 @@ from typing import NoReturn
 
 from cvae.interrupt import Terminated
 from cvae.job import Ended, Event, Job
+from cvae.runner import preload
 from cvae.worker import perform
 
 PATIENCE = 10.0  # seconds that an interrupted run has to write where it stopped
 spawn = multiprocessing.get_context("spawn")
 
 
-def run_jobs(jobs: Sequence[Job], workers: int) -> Iterator[Event]:
-    """Every job by one of `workers` processes; yields what they say, as they say it.
+class Pool:
+    """`count` processes of `threads` threads; they load torch while the sweep prepares.
 
-    A worker that dies is replaced, and only the run it was at has failed. Closing the
-    iterator, or an exception in the one who reads it, ends the workers: their runs are
-    marked KILLED and can be gone on with.
+    `tracked`: they will need MLflow, too. Leaving the context ends them: runs under way
+    are marked KILLED and can be gone on with.
     """
-    waiting = collections.deque(jobs)
-    alive, lifeline = spawn.Pipe(duplex=False)
-    pool: list[_Worker] = []
-    try:
-        while waiting or any(worker.job for worker in pool):
-            while waiting and len(pool) < workers:
-                pool.append(_Worker(alive, jobs[0].threads))
-            for worker in pool:
+
+    def __init__(self, count: int, threads: int, *, tracked: bool = True) -> None:
+        self.threads, self.tracked = threads, tracked
+        self.alive, self.lifeline = spawn.Pipe(duplex=False)
+        self.workers = [self._worker() for _ in range(count)]
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lifeline.close()  # which every worker takes as its end
+        _end(self.workers)
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Event]:
+        """Every job by one of the processes; yields what they say, as they say it.
+
+        A worker that dies is replaced, and only the run it was at has failed.
+        """
+        waiting = collections.deque(jobs)
+        while waiting or any(worker.job for worker in self.workers):
+            for worker in self.workers:
                 if waiting and worker.job is None:
                     worker.take(waiting.popleft())
-            for worker in _ready(pool):
+            for worker in _ready(self.workers):
                 try:
                     event = worker.connection.recv()
                 except (EOFError, OSError):  # it died
-                    pool.remove(worker)
+                    self.workers.remove(worker)
+                    if waiting:
+                        self.workers.append(self._worker())
                     yield from worker.obituary()
                     continue
                 if isinstance(event, Ended):
                     worker.job = None
                 yield event
-    finally:
-        lifeline.close()  # which every worker takes as its end
-        _end(pool)
+
+    def _worker(self) -> _Worker:
+        return _Worker(self.alive, self.threads, self.tracked)
 
 
 class _Worker:
     """A process, the pipe to it, and the job it is at."""
 
-    def __init__(self, alive: Connection, threads: int) -> None:
+    def __init__(self, alive: Connection, threads: int, tracked: bool) -> None:
         self.connection, theirs = spawn.Pipe()
         self.job: Job | None = None
-        self.process = spawn.Process(target=_serve, args=(theirs, alive), daemon=True)
+        given = (theirs, alive, tracked)
+        self.process = spawn.Process(target=_serve, args=given, daemon=True)
         # A worker is told to stop by its parent, so Ctrl-C must not reach it; and its
         # OpenMP reads the number of threads once, when torch is loaded.
         keep = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -100,16 +116,19 @@ def _end(pool: Sequence[_Worker]) -> None:
     """Wait for the workers: each has time to write where its run stopped."""
     try:
         for worker in pool:
-            worker.process.join(PATIENCE)
+            if worker.job:
+                worker.process.join(PATIENCE)
     finally:  # out of patience, or a second Ctrl-C
         for worker in pool:
             worker.process.kill()
 
 
-def _serve(connection: Connection, alive: Connection) -> None:
+def _serve(connection: Connection, alive: Connection, tracked: bool) -> None:
     """A worker's life: a job, its answer, the next, until the parent is gone."""
-    signal.signal(signal.SIGTERM, _terminate)
     threading.Thread(target=_watch, args=(alive,), daemon=True).start()
+    if tracked:
+        preload()  # a signal in the middle of an import just ends it: nothing is lost
+    signal.signal(signal.SIGTERM, _terminate)
 
     def say(event: Event) -> None:
         try:

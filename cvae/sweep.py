@@ -5,6 +5,7 @@ sweep = plan → checked data → store → [variants not finished, by some engi
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from cvae import cluster, local, mnist, progress, recording, runner, table
 from cvae.checkpoint import write_atomic
 from cvae.folder import SweepFolder, finished_run
-from cvae.job import Ended, Job
+from cvae.job import Ended, Event, Job
 from cvae.plan import Plan
 from cvae.recording import Clock
 
@@ -71,19 +72,22 @@ def sweep(
         DataError, TrackingError, SpecError, OSError: before anything is trained.
         SweepIncomplete: at the end, naming the runs that did not finish and why.
     """
-    check_data(plan)
     runs = runs.resolve()
     folder = SweepFolder(runs / "sweeps" / plan.name)
-    tracker = None if offline else runner.connect(runs, Clock())
-    _introduce(folder, plan, command)
-    publish(folder, plan, tracker)
-    runner.bury(runs, tracker)
     jobs = list(_jobs(plan, runs, use, offline=offline, command=command))
+    tracker = None
     try:
-        broken = _run(jobs, plan, use)
+        with _events(jobs, use) as events:
+            check_data(plan)
+            tracker = None if offline else runner.connect(runs, Clock())
+            _introduce(folder, plan, command)
+            publish(folder, plan, tracker)
+            runner.bury(runs, tracker)
+            broken = _run(events, jobs, plan) if jobs else []
     except KeyboardInterrupt:
-        folder.update(status="KILLED", ended=time.time())
-        publish(folder, plan, tracker)
+        if folder.info.get("status") == "RUNNING":
+            folder.update(status="KILLED", ended=time.time())
+            publish(folder, plan, tracker)
         raise
     runner.bury(runs, tracker)  # of workers that were killed
     status = "FAILED" if broken else "FINISHED"
@@ -170,14 +174,22 @@ def _jobs(
         )
 
 
-def _run(jobs: Sequence[Job], plan: Plan, use: Resources) -> list[Ended]:
-    """The jobs by the engine asked for; shows how they go, returns what went wrong."""
+@contextlib.contextmanager
+def _events(jobs: Sequence[Job], use: Resources) -> Iterator[Iterator[Event]]:
+    """What the engine asked for will say of the jobs, which start when it is read."""
     if not jobs:
-        return []
-    if use.engine == "ray":
-        events = cluster.run_jobs(jobs, use.workers, use.gpus)
+        yield iter(())
+    elif use.engine == "ray":
+        with contextlib.closing(cluster.run_jobs(jobs, use.workers, use.gpus)) as said:
+            yield said
     else:
-        events = local.run_jobs(jobs, use.workers)
+        workers = min(use.workers, len(jobs))
+        with local.Pool(workers, use.threads, tracked=not jobs[0].offline) as pool:
+            yield pool.run(jobs)
+
+
+def _run(events: Iterator[Event], jobs: Sequence[Job], plan: Plan) -> list[Ended]:
+    """Show how the jobs go; returns what went wrong."""
     ends = progress.many_runs(events, jobs, plan.name, len(plan.variants))
     return [ended for ended in ends if ended.status != "FINISHED"]
 

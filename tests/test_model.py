@@ -34,7 +34,8 @@ def test_parameter_counts_are_pinned(options: dict[str, Any], count: int) -> Non
 
 def test_the_encoder_takes_image_and_label_the_decoder_latent_and_label() -> None:
     layers = CVAE(latent_dim=2, hidden=(512, 256)).modules()
-    widths = [(m.in_features, m.out_features) for m in layers if type(m) is nn.Linear]
+    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    widths = [(layer.in_features, layer.out_features) for layer in linear]
     assert widths == [
         *((794, 512), (512, 256), (256, 4)),
         *((12, 256), (256, 512), (512, 784)),

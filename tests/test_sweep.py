@@ -255,6 +255,22 @@ def test_what_is_wrong_is_said_before_anything_starts(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+def test_interrupted_while_it_loads_it_ends_at_once(
+    tmp_path: Path, root: Path, seconds: float
+) -> None:
+    path = spec_file(tmp_path, root, epochs=10_000, betas="[1, 4]")
+    begun = begin(path, tmp_path / "runs")
+    until(lambda: len(workers(begun)) == 2)
+    time.sleep(seconds)
+    loading = workers(begun)
+    os.killpg(begun.pid, signal.SIGINT)
+    _, errors = begun.communicate(timeout=20)
+    assert begun.returncode == 130
+    assert "Traceback" not in errors
+    assert all(map(gone, loading))
+
+
 def test_killed_interrupted_and_crippled_it_ends_with_the_same_runs(
     tmp_path: Path, root: Path
 ) -> None:
