@@ -6,7 +6,7 @@
     floor   nothing but the matrix products of forward and backward
 
 Rounds are interleaved, so that a busy neighbour hits all three; the table gives
-medians and the spread between the rounds. `--quality` trains experiments/speedrun.yaml
+medians and quartiles of the ratios. `--quality` trains experiments/speedrun.yaml
 with five seeds and the usual loop for ten epochs, and compares time and test neg_elbo.
 
     make bench        (or: python -m benchmarks.speed --quality)
@@ -38,8 +38,8 @@ from cvae import engine, evaluate, mnist, provenance, runner, state
 from cvae.spec import Spec, nested
 from cvae.specfile import load_spec
 
-ROUNDS = 7
-STEPS = 100  # a round, per way
+ROUNDS = 21
+STEPS = 40  # a round, per way
 DEFAULT = Spec(name="default")
 PYTORCH_EXAMPLE = {
     "model.conditional": False,
@@ -282,11 +282,8 @@ def _replayed(step: Callable[[], None], device: torch.device) -> Callable[[], No
 
 
 def _spread(values: list[float]) -> dict[str, float]:
-    return {
-        "median": statistics.median(values),
-        "min": min(values),
-        "max": max(values),
-    }
+    low, middle, high = statistics.quantiles(values, n=4)
+    return {"low": low, "median": middle, "high": high}
 
 
 def _torchvision_root(folder: Path) -> Path:
@@ -299,7 +296,7 @@ def _torchvision_root(folder: Path) -> Path:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """The rates as Markdown: thousands of images a second; ratios with their range."""
+    """The rates as Markdown: thousands of images a second; ratios with quartiles."""
     lines = [
         "| network | batch | device | usual | ours | floor | ours/usual | ours/floor |",
         "|---|---|---|---|---|---|---|---|",
@@ -310,7 +307,7 @@ def table(results: list[dict[str, Any]]) -> str:
         cells += [f"{rate[way] / 1000:.1f}" for way in ("usual", "ours", "floor")]
         for key in ("ours/usual", "ours/floor"):
             r = found["ratios"][key]
-            cells.append(f"{r['median']:.2f} ({r['min']:.2f}–{r['max']:.2f})")
+            cells.append(f"{r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f})")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
