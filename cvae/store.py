@@ -239,10 +239,12 @@ def make_database(path: Path) -> None:
     aside = path.with_name(f".{path.name}.part")
     for file in path.parent.glob(f"{aside.name}*"):
         file.unlink()
-    store = SqlAlchemyStore(f"sqlite:///{aside}", (path.parent / "artifacts").as_uri())
-    store.engine.dispose()
     with closing(sqlite3.connect(aside)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
+    store = SqlAlchemyStore(f"sqlite:///{aside}", (path.parent / "artifacts").as_uri())
+    store.engine.dispose()
+    with closing(sqlite3.connect(aside)) as connection:  # the log into the file
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     aside.replace(path)
 
 
