@@ -1,4 +1,4 @@
-"""The figures of the README and of docs/figures.md, each with its caption.
+"""The figures of the README and of docs/results.md, each with its caption.
 
 The sizes of all PNGs together stay under 3 MB.
 """
