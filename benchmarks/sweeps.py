@@ -5,7 +5,7 @@
 
 Each is `python -m cvae sweep` into an empty folder, everything included: start-up,
 tracking, checkpoints, grids, evaluation. Rounds are interleaved; the table gives
-medians and the spread.
+medians and their range.
 
     python -m benchmarks.sweeps        (part of make bench)
 """

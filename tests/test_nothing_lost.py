@@ -1,4 +1,4 @@
-"""What a night can bring, done for real: each row of docs/nothing_lost.md is a test here.
+"""What a night can bring, done for real: the tests that docs/nothing_lost.md names.
 
 Kills, full disks, servers that stop: all in processes of their own.
 """
