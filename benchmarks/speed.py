@@ -35,6 +35,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
 from cvae import engine, evaluate, mnist, provenance, runner, state
+from cvae.model import CVAE
 from cvae.spec import Spec, nested
 from cvae.specfile import load_spec
 
@@ -122,12 +123,15 @@ class Usual:
         return total / len(self.test)
 
 
-def ours(spec: Spec, images: int, device: torch.device) -> Iterator[engine.Epoch]:
-    """The engine over the first `images` training images, an epoch at a time."""
+def ours(
+    spec: Spec, device: torch.device, images: int | None = None
+) -> tuple[CVAE, mnist.Images, Iterator[engine.Epoch]]:
+    """The engine over the first `images` training images: model, test data, epochs."""
     data = mnist.load_mnist(mnist.SHIPPED_ROOT, train_images=images)
     now = state.assemble(spec, data, device)
     train = data.train.to(device)
-    return engine.train(now.model, now.optimizer, train, spec, now.streams)
+    epochs = engine.train(now.model, now.optimizer, train, spec, now.streams)
+    return now.model, data.test.to(device), epochs
 
 
 def floor(spec: Spec, device: torch.device) -> Callable[[], None]:
@@ -163,7 +167,8 @@ def measure(case: str, device: torch.device, root: Path) -> dict[str, Any]:
     images = min(steps * spec.training.batch_size, 60_000)
     steps = images // spec.training.batch_size
     images = steps * spec.training.batch_size
-    usual, epochs = Usual(spec, root, device), ours(spec, images, device)
+    usual = Usual(spec, root, device)
+    *_, epochs = ours(spec, device, images)
     product = _replayed(floor(spec, device), device)
     rates: dict[str, list[float]] = {"usual": [], "ours": [], "floor": []}
     few = images // 4 if device.type == "cpu" else images // 10
@@ -212,12 +217,9 @@ def quality(device: torch.device, root: Path) -> dict[str, Any]:
 
 def _speedrun(device: torch.device, *, seed: int) -> dict[str, float]:
     fast = load_spec("experiments/speedrun.yaml", [f"training.seed={seed}"])
-    data = mnist.load_mnist(mnist.SHIPPED_ROOT)
-    now = state.assemble(fast, data, device)
-    train = data.train.to(device)
-    epochs = engine.train(now.model, now.optimizer, train, fast, now.streams)
+    model, test, epochs = ours(fast, device)
     seconds = _seconds(lambda: list(epochs), device)
-    score = evaluate.bound(now.model, data.test.to(device), state.stream(seed, "e"))
+    score = evaluate.bound(model, test, state.stream(seed, "e"))
     return {"seconds": seconds, "test_neg_elbo": score["neg_elbo"]}
 
 

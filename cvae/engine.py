@@ -106,8 +106,8 @@ def train(
     """
     device, batch = data.images.device, spec.training.batch_size
     steps = math.ceil(len(data) / batch)
-    samples = spec.objective.importance_samples
-    way = ByHand if ByHand.covers(model, samples=samples) else ByAutograd
+    covered = ByHand.covers(model, samples=spec.objective.importance_samples)
+    way = ByHand if covered else ByAutograd
 
     @functools.cache
     def step_for(n: int) -> Step:
@@ -119,7 +119,7 @@ def train(
         began = time.perf_counter()
         order = torch.randperm(len(data), generator=streams["shuffle"], device=device)
         controls = schedule(spec, steps, epoch)
-        with torch.inference_mode(cpu and way is ByHand):  # less work around each call
+        with torch.inference_mode(cpu and covered):  # less work around each call
             rows = run_epoch(step_for, order.split(batch), controls.to(device))
         history = way.sums(rows.cpu().double(), controls[:, 1])
         _check_finite(model, history, first=epoch * steps + 1)

@@ -27,12 +27,14 @@ class ByAutograd:
 
     def __init__(self, model: CVAE, n: int) -> None:
         self.model = model
+        grads = (part.grad for part in model.parameters())
+        self.slopes = [grad for grad in grads if grad is not None]
 
     def __call__(
         self, x: Tensor, y: Tensor, noise: Tensor, beta: Tensor, target: Tensor
     ) -> Tensor:
         """Arguments as `objective.terms`."""
-        self.model.zero_grad(set_to_none=False)
+        torch._foreach_zero_(self.slopes)
         found = terms(self.model, x, y, noise, beta, target)
         found.loss.mean().backward()
         scalars = torch.stack([part.sum() for part in found[:3]])

@@ -147,13 +147,6 @@ def _status(folder: RunFolder, publish: Publish) -> Iterator[None]:
     publish()
 
 
-def preload() -> None:
-    """Import what `connect` needs, which takes seconds."""
-    from cvae import store, tracking  # noqa: F401
-
-    store.preload()
-
-
 def connect(runs: Path, clock: Clock) -> Tracker:
     """The tracking store.
 
@@ -161,9 +154,10 @@ def connect(runs: Path, clock: Clock) -> Tracker:
         TrackingError: it cannot be used; the message offers to go on without.
     """
     with clock("imports"):
-        preload()
         from cvae.store import TrackingError
-        from cvae.tracking import Tracker
+        from cvae.tracking import Tracker, preload
+
+        preload()
     with clock("tracking"):
         try:
             return Tracker(runs)
