@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from cvae.interrupt import Terminated
 from cvae.job import Ended, Event, Job
+from cvae.runner import preload
 from cvae.worker import perform
 
 PATIENCE = 10.0  # seconds that an interrupted run has to write where it stopped
@@ -126,10 +127,7 @@ def _serve(connection: Connection, alive: Connection, tracked: bool) -> None:
     """A worker's life: a job, its answer, the next, until the parent is gone."""
     threading.Thread(target=_watch, args=(alive,), daemon=True).start()
     if tracked:
-        # a signal in the middle of an import just ends it: nothing is lost
-        from cvae.tracking import preload
-
-        preload()
+        preload()  # a signal in the middle of an import just ends it: nothing is lost
     signal.signal(signal.SIGTERM, _terminate)
 
     def say(event: Event) -> None:

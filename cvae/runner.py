@@ -147,6 +147,13 @@ def _status(folder: RunFolder, publish: Publish) -> Iterator[None]:
     publish()
 
 
+def preload() -> None:
+    """Import what `connect` needs, which takes seconds."""
+    from cvae import store, tracking  # noqa: F401
+
+    store.preload()
+
+
 def connect(runs: Path, clock: Clock) -> Tracker:
     """The tracking store.
 
@@ -154,10 +161,9 @@ def connect(runs: Path, clock: Clock) -> Tracker:
         TrackingError: it cannot be used; the message offers to go on without.
     """
     with clock("imports"):
-        from cvae.store import TrackingError
-        from cvae.tracking import Tracker, preload
-
         preload()
+        from cvae.store import TrackingError
+        from cvae.tracking import Tracker
     with clock("tracking"):
         try:
             return Tracker(runs)

@@ -224,6 +224,12 @@ def _stored(run: Any) -> Stored:
     )
 
 
+def preload() -> None:
+    """Import what MLflow itself imports at the first use of a database: a second."""
+    if not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
 def make_database(path: Path) -> None:
     """A new database, aside and then renamed: MLflow cannot go on with half of one."""
     if path.exists():

@@ -77,7 +77,7 @@ def sweep(
     jobs = list(_jobs(plan, runs, use, offline=offline, command=command))
     tracker = None
     try:
-        with _events(jobs, use, offline=offline) as events:
+        with _events(jobs, use) as events:
             check_data(plan)
             tracker = None if offline else runner.connect(runs, Clock())
             _introduce(folder, plan, command)
@@ -175,16 +175,16 @@ def _jobs(
 
 
 @contextlib.contextmanager
-def _events(
-    jobs: Sequence[Job], use: Resources, *, offline: bool
-) -> Iterator[Iterator[Event]]:
+def _events(jobs: Sequence[Job], use: Resources) -> Iterator[Iterator[Event]]:
     """What the engine asked for will say of the jobs, which start when it is read."""
-    if use.engine == "ray":
+    if not jobs:
+        yield iter(())
+    elif use.engine == "ray":
         with contextlib.closing(cluster.run_jobs(jobs, use.workers, use.gpus)) as said:
             yield said
     else:
         workers = min(use.workers, len(jobs))
-        with local.Pool(workers, use.threads, tracked=not offline) as pool:
+        with local.Pool(workers, use.threads, tracked=not jobs[0].offline) as pool:
             yield pool.run(jobs)
 
 

@@ -46,12 +46,6 @@ ARTIFACTS = ("spec.yaml", "records.jsonl", "run.json", "git.diff", "model.safete
 log = logging.getLogger("cvae")
 
 
-def preload() -> None:
-    """Import what MLflow itself imports at the first use of a database: a second."""
-    if not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
-        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
-
-
 class Tracker(Store):
     """A store that run folders are published to.
 
