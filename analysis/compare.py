@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis import arguments, attach, sides, tables
-from analysis.runs import Run, Runs
-from analysis.sides import Comparison, Difference, Side
-from analysis.statistics import ENOUGH, Summary
-from cvae.exits import guarded
-from cvae.folder import RunNotFound
+from analysis.comparing import settings, tables
+from analysis.comparing.settings import Comparison, Difference, Side
+from analysis.comparing.significance import ENOUGH, Summary
+from analysis.reading import arguments, attach
+from analysis.reading.runs import Run, Runs
+from cvae import metrics
+from cvae.errors import RunNotFound, guarded
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Result:
     @property
     def best(self) -> Run:
         """The best run of the best side."""
-        sign = -1 if sides.higher_is_better(self.found.metric) else 1
+        sign = -1 if metrics.metric(self.found.metric).higher_is_better else 1
         return min(
             (run for run in self.found.best.runs if _finite(run, self.found.metric)),
             key=lambda run: sign * run.metrics[self.found.metric],
@@ -70,10 +71,10 @@ def compare(
     sound = [run for run in scored if _finite(run, metric)]
     if not sound:
         raise RunNotFound(_nothing_to_compare(runs, finished, scored, metric))
-    kept, repeated, other = sides.alike(sound)
-    keys = [sides.field_named(name, kept) for name in by]
-    every = sides.sides(kept, keys)
-    found = sides.compare(every, metric, _side_named(against, every))
+    kept, repeated, other = settings.alike(sound)
+    keys = [settings.field_named(name, kept) for name in by]
+    every = settings.sides(kept, keys)
+    found = settings.compare(every, metric, _side_named(against, every))
     left_out = {
         "not finished": [run for run in runs.rows if run.status != "FINISHED"],
         f"without {metric}": [run for run in finished if metric not in run.metrics],
@@ -95,7 +96,7 @@ def compare(
 
 def draw(result: Result, out: Path, formats: Sequence[str] = ("png",)) -> list[Picture]:
     """Every figure of the comparison, written to `out`."""
-    from analysis import plots, style  # matplotlib takes a second to load
+    from analysis.drawing import plots, style  # matplotlib takes a second to load
 
     return [
         Picture(name, caption, tuple(style.save(figure, out / f"{name}.png", formats)))
@@ -168,20 +169,20 @@ def _sentences(found: Comparison) -> list[str]:
 
 
 def _amount(whole: Summary, metric: str) -> str:
-    mean = tables.number(whole.mean, metric)
+    mean, unit = metrics.number(whole.mean, metric), metrics.metric(metric).unit
     if whole.n == 1:
-        return f"{mean} {sides.unit(metric)} (one run)".replace("  ", " ")
-    sd = tables.number(whole.sd, metric)
-    return f"{mean} ± {sd} {sides.unit(metric)} (n = {whole.n})".replace("  ", " ")
+        return f"{mean} {unit} (one run)".replace("  ", " ")
+    sd = metrics.number(whole.sd, metric)
+    return f"{mean} ± {sd} {unit} (n = {whole.n})".replace("  ", " ")
 
 
 def _apart(each: Difference, side: Side, found: Comparison) -> str:
     metric, against = found.metric, found.against
     gap = each.found
-    worse = (gap.mean > 0) != sides.higher_is_better(metric)
-    how = tables.number(abs(gap.mean), metric)
+    worse = (gap.mean > 0) != metrics.metric(metric).higher_is_better
+    how = metrics.number(abs(gap.mean), metric)
     if not math.isnan(gap.sd):
-        how += f" ± {tables.number(gap.sd, metric)}"
+        how += f" ± {metrics.number(gap.sd, metric)}"
     whom = "the best" if against is found.best else against.label
     verdict = f"{how} {'worse' if worse else 'better'} than {whom}"
     if gap.mean == 0:
@@ -227,9 +228,9 @@ def _side_named(wanted: str, every: Sequence[Side]) -> Side | None:
     asked = {part.strip() for part in wanted.replace(" ", "").split(",")}
     for side in every:
         values = {
-            f"{name}={sides.text(value)}".replace(" ", "")
+            f"{name}={settings.text(value)}".replace(" ", "")
             for key, value in side.values.items()
-            for name in (key, sides.short(key))
+            for name in (key, settings.short(key))
         }
         if asked <= values:
             return side

@@ -17,16 +17,18 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis import arguments, style
-from analysis.gallery import EXHIBITS, Drawn
-from analysis.needed import SWEEPS, Needed
-from analysis.numbers import TABLES
-from cvae import grids, table
-from cvae.checkpoint import write_atomic
-from cvae.exits import guarded
-from cvae.folder import RUNS
-from cvae.note import markdown
-from cvae.specfile import split_overrides
+from analysis.comparing.readme_tables import TABLES
+from analysis.drawing import style
+from analysis.drawing.readme_figures import EXHIBITS, Drawn
+from analysis.reading import arguments
+from analysis.reading.needed import SWEEPS, Needed
+from cvae import grids
+from cvae.errors import guarded
+from cvae.files import write_atomic
+from cvae.run.folder import RUNS
+from cvae.spec.document import split_overrides
+from cvae.sweep import table
+from cvae.tracking.note import markdown
 
 
 def figures(

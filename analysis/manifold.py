@@ -14,13 +14,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis import arguments, latent, sheets, style
-from analysis.attach import attach
-from analysis.latent import Posterior
-from analysis.load import load_runs
-from analysis.sheets import Shown
-from cvae.exits import guarded
-from cvae.folder import RUNS
+from analysis.drawing import latent_plates, style
+from analysis.drawing.latent_plates import Shown
+from analysis.reading import arguments, latent
+from analysis.reading.attach import attach
+from analysis.reading.latent import Posterior
+from analysis.reading.load import load_runs
+from cvae.errors import guarded
+from cvae.run.folder import RUNS
 from cvae.samples import Run, load_run
 
 
@@ -68,9 +69,9 @@ def figures(
     """All that is drawn of a run, in the order of the page."""
     large = [digit] if digit is not None else list(range(run.model.classes or 1))
     return [
-        *sheets.planes(run, posterior, large),
-        *sheets.positions(run, posterior, ellipses=ellipses),
-        *sheets.paths(run, posterior, large),
+        *latent_plates.planes(run, posterior, large),
+        *latent_plates.positions(run, posterior, ellipses=ellipses),
+        *latent_plates.paths(run, posterior, large),
     ]
 
 

@@ -20,11 +20,13 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from analysis import arguments, attach, compare, tables
+from analysis import compare
 from analysis.compare import METHOD, Result
-from analysis.runs import Run, Runs
-from cvae.exits import guarded
-from cvae.folder import SweepFolder
+from analysis.comparing import tables
+from analysis.reading import arguments, attach
+from analysis.reading.runs import Run, Runs
+from cvae.errors import guarded
+from cvae.run.folder import SweepFolder
 
 HERE = Path(__file__).parent
 GRIDS = {

@@ -38,10 +38,11 @@ import torch.fx.experimental.symbolic_shapes  # noqa: F401  likewise, by torch i
 from mlflow import MlflowClient
 from PIL import Image
 
-from cvae import __main__, checkpoint, runner  # noqa: F401
-from cvae.folder import RunFolder
-from cvae.store import make_database
-from cvae.tracking import STEP_IMAGE
+from cvae import __main__
+from cvae.run import checkpoint, runner  # noqa: F401
+from cvae.run.folder import RunFolder
+from cvae.tracking.publish import STEP_IMAGE
+from cvae.tracking.store import make_database
 
 SPEC = """\
 name: soak

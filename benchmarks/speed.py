@@ -34,10 +34,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
-from cvae import engine, evaluate, mnist, provenance, runner, state
+from cvae import engine, evaluate, mnist
 from cvae.model import CVAE
-from cvae.spec import Spec, nested
-from cvae.specfile import load_spec
+from cvae.run import provenance, runner, state
+from cvae.spec.document import load_spec
+from cvae.spec.fields import Spec, nested
 
 ROUNDS = 21
 STEPS = 40  # a round, per way

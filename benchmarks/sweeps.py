@@ -22,7 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cvae import provenance, sweep
+from cvae.run import provenance
+from cvae.sweep import sweep
 
 VARIANTS, EPOCHS, ROUNDS = 8, 3, 3
 SPEC = """name: bench

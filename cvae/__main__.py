@@ -22,11 +22,18 @@ from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Any, NoReturn  # noqa: E402
 
-from cvae import interrupt  # noqa: E402
-from cvae.exits import guarded  # noqa: E402
+from cvae.errors import (  # noqa: E402
+    Busy,
+    RunNotFound,
+    TrackingError,
+    UsageError,
+    guarded,
+    raise_on_signals,
+)
+from cvae.metrics import headline, metric, number  # noqa: E402
 
 if TYPE_CHECKING:
-    from cvae.folder import RunFolder
+    from cvae.run.folder import RunFolder
 
 gc.set_threshold(100_000)  # what torch and MLflow load is no garbage: a second less
 log = logging.getLogger("cvae")
@@ -35,7 +42,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    interrupt.listen()
+    raise_on_signals()
     return guarded(
         lambda: options.act(options),
         interrupted="interrupted; the same command goes on from the last checkpoint",
@@ -104,14 +111,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from cvae.specfile import load_spec, read_document, split_overrides
+    from cvae.spec.document import load_spec, read_document, split_overrides
 
     spec = load_spec(options.config, split_overrides(options.set))
     header = read_document(options.config).header
     # only now: torch takes seconds to import
-    from cvae import recording, runner
+    from cvae.run import recorder, runner
 
-    clock = recording.Clock(began=_BEGAN)
+    clock = recorder.Clock(began=_BEGAN)
     clock.add("imports", time.perf_counter() - _BEGAN)
     command = _again("experiment", options)
     folder = runner.run(
@@ -132,12 +139,12 @@ def _again(target: str, options: argparse.Namespace) -> str:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from cvae.plan import read_plan
-    from cvae.specfile import split_overrides
+    from cvae.spec.document import split_overrides
+    from cvae.spec.variants import read_plan
 
     plan = read_plan(options.config, split_overrides(options.set))
     # only now: torch takes seconds to import
-    from cvae import sweep, table
+    from cvae.sweep import sweep, table
 
     if options.dry:
         _print_table(table.dry(plan, options.runs))
@@ -173,12 +180,10 @@ def _print_table(lines: list[list[str]]) -> None:
 def _report(folder: RunFolder, offline: bool) -> None:
     """What a finished run came to, on stdout."""
     metrics = folder.metrics
-    units = {"active_units": "of the latent dimensions", "label_accuracy": "of 1"}
     print(f"{folder.name}: finished, {metrics['time/total']:.0f} s in all")
     for key, value in metrics.items():
         if key.startswith("test/"):
-            unit = next((u for k, u in units.items() if k in key), "nats per image")
-            print(f"  {key:24} {value:10.2f} {unit}")
+            print(f"  {key:24} {number(value, key):>10} {metric(key).unit}")
     print(f"  grids: {folder.figures / 'digits.png'}")
     print(f"         {folder.figures / 'reconstructions.png'}")
     print(f"  next:  make samples RUN={folder.name} DIGIT=5   make ui")
@@ -208,22 +213,21 @@ def _samples(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from cvae import recording
+    from cvae.run import recorder
     from cvae.samples import load_run
-    from cvae.specfile import SpecError
 
     for name in ("importance_samples", "label_samples"):
         if not 0 <= getattr(options, name) <= 10**6:
             flag = f"--{name.replace('_', '-')}"
-            raise SpecError(
+            raise UsageError(
                 f"{flag}: must be 0 to 1000000; {getattr(options, name)} found"
             )
     run = load_run(options.run, runs=options.runs)
     if options.label_samples and not run.model.classes:
-        raise SpecError(
+        raise UsageError(
             f"{run.folder.name} is unconditional: it has no label posterior"
         )
-    found = recording.evaluate_run(
+    found = recorder.evaluate_run(
         run.folder,
         run.spec,
         run.model,
@@ -231,7 +235,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         label_samples=options.label_samples,
     )
     if run.folder.published:
-        from cvae.tracking import Tracker
+        from cvae.tracking.publish import Tracker
 
         Tracker(options.runs).try_publish(run.folder)
     print(f"{run.folder.name}, all test images")
@@ -240,10 +244,9 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _sync(options: argparse.Namespace) -> None:
-    from cvae.folder import Busy, RunNotFound, folders, sweeps
+    from cvae.run.folder import folders, sweeps
     from cvae.samples import find_run
-    from cvae.store import TrackingError
-    from cvae.tracking import Tracker
+    from cvae.tracking.publish import Tracker
 
     chosen = (
         [find_run(options.run, runs=options.runs)]
@@ -272,16 +275,13 @@ def _sync(options: argparse.Namespace) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from cvae.folder import folders
+    from cvae.run.folder import folders
 
     for folder in folders(options.runs):
-        records, figures = folder.records(), folder.metrics
-        score = next((figures[k] for k in SCORES if k in figures), float("nan"))
+        records = folder.records()
+        score = headline(folder.metrics)
         epochs = records[-1]["epoch"] if records else 0
         print(f"{folder.name:40} {folder.status:9} {epochs:5} epochs  {score:8.2f}")
-
-
-SCORES = ("test/neg_elbo", "val/neg_elbo", "train/neg_elbo")
 
 
 def _data(options: argparse.Namespace) -> None:
@@ -294,13 +294,13 @@ def _data(options: argparse.Namespace) -> None:
 
 
 def _schema(options: argparse.Namespace) -> None:
-    from cvae.spec import Spec
+    from cvae.spec.fields import Spec
 
     print(json.dumps(Spec.model_json_schema(), indent=2))
 
 
 def _ui(options: argparse.Namespace) -> NoReturn:
-    from cvae.tracking import Tracker
+    from cvae.tracking.publish import Tracker
 
     tracker = Tracker(options.runs)
     uri = tracker.uri

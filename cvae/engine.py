@@ -18,19 +18,16 @@ import torch
 from torch import Tensor
 
 from cvae import mnist
+from cvae.errors import Diverged
 from cvae.evaluate import ACTIVE_VARIANCE
 from cvae.gradient import ByAutograd, ByHand
 from cvae.model import CVAE
 from cvae.objective import beta_at
-from cvae.spec import Spec
+from cvae.spec.fields import Spec
 
 Streams = dict[str, torch.Generator]
 WEIGHT_DECAY = {"adam": 0.0, "adamw": 0.01}  # torch's defaults
 EAGER_STEPS = 3  # first steps on a GPU, before the graph is captured
-
-
-class Diverged(Exception):
-    """Loss, gradient or weights stopped being finite (exit code 4)."""
 
 
 @dataclass(frozen=True)

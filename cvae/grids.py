@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from cvae import checkpoint, mnist
+from cvae import files, mnist
 from cvae.model import CVAE
 from cvae.objective import sample
 
@@ -53,7 +53,7 @@ def save_png(picture: Picture, path: Path, *, scale: int = 2) -> None:
     file = io.BytesIO()
     with Image.fromarray(picture) as image:
         image.resize(large, Image.Resampling.NEAREST).save(file, format="PNG")
-    checkpoint.write_atomic(path, file.getvalue())
+    files.write_atomic(path, file.getvalue())
 
 
 def shown_images(data: mnist.Images) -> mnist.Images:

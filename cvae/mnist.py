@@ -19,6 +19,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from cvae.errors import DataError
+
 CLASSES = 10
 SHIPPED_ROOT = Path(__file__).resolve().parent.parent / "mnist_data" / "raw"
 # SHA-256 of the decompressed files, as their authors published them.
@@ -37,10 +39,6 @@ BOMB_LIMIT = 100  # no images do; checked from BOMB_BYTES on
 BOMB_BYTES = 256 * 1024**2
 SPLIT_SEED = 20140214  # fixed for every run: splits do not depend on training.seed
 BINARIZE_SEED = 20150901  # fixed likewise: one binarised test set for all runs
-
-
-class DataError(Exception):
-    """The data files are missing or not what they should be (exit code 3)."""
 
 
 @dataclass(frozen=True)

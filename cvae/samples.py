@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from cvae import engine, grids, mnist
-from cvae.folder import RUNS, RunFolder, RunNotFound, folders
+from cvae.errors import RunNotFound
 from cvae.model import CVAE
-from cvae.spec import Spec
+from cvae.run.folder import RUNS, RunFolder, folders
+from cvae.spec.fields import Spec
 
 
 @dataclass(frozen=True)

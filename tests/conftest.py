@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cvae import engine, mnist
-from cvae.folder import RunFolder
+from cvae.run.folder import RunFolder
 from cvae.samples import Run
-from cvae.spec import Spec, nested
+from cvae.spec.fields import Spec, nested
 
 Bytes = NDArray[np.uint8]
 tried: Counter[str] = Counter()  # generated cases by kind; printed at the end
@@ -122,8 +122,8 @@ def finished(
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four runs of a sweep and one beside it in an experiment, in folders and store."""
-    from cvae.folder import SweepFolder
-    from cvae.tracking import Tracker
+    from cvae.run.folder import SweepFolder
+    from cvae.tracking.publish import Tracker
     from tests.made import made_run
 
     runs = tmp_path_factory.mktemp("published")

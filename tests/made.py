@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cvae.folder import RunFolder
+from cvae.run.folder import RunFolder
 from tests.conftest import spec
 
 GIT = {"commit": "0123456789abcdef0123456789abcdef01234567", "branch": "main"}

@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from cvae import __main__
-from cvae.folder import RunFolder, RunNotFound
+from cvae.errors import RunNotFound, SpecError
+from cvae.run.folder import RunFolder
 from cvae.samples import load_run
-from cvae.specfile import SpecError, load_spec
+from cvae.spec.document import load_spec
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = "data.train_images=600 data.validation_images=100"

@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cvae import checkpoint, engine, evaluate, gradient, mnist
-from cvae.folder import RunFolder
+from cvae import engine, evaluate, gradient, mnist
+from cvae.errors import Diverged
 from cvae.objective import Terms, terms
-from cvae.spec import Spec
-from cvae.state import STREAMS, State, assemble, resume, save, stream
+from cvae.run import checkpoint
+from cvae.run.folder import RunFolder
+from cvae.run.state import STREAMS, State, assemble, resume, save, stream
+from cvae.spec.fields import Spec
 from tests.conftest import generator, linear, spec
 
 CPU = torch.device("cpu")
@@ -287,7 +289,7 @@ def test_divergence_names_the_first_step_whose_loss_is_not_finite(
     state = assemble(made, tiny, CPU)
     epochs = engine.train(state.model, state.optimizer, tiny.train, made, state.streams)
     assert len(list(islice(epochs, 2))) == 2
-    with pytest.raises(engine.Diverged, match=r"loss is not finite at step 8$"):
+    with pytest.raises(Diverged, match=r"loss is not finite at step 8$"):
         next(epochs)
 
 
@@ -298,13 +300,13 @@ def test_divergence_in_the_last_step_is_seen_in_the_weights(
         return math.inf if step == total - 1 else peak
 
     monkeypatch.setitem(engine.SCHEDULES, "constant", planted)
-    with pytest.raises(engine.Diverged, match=r"not finite at step 6$"):
+    with pytest.raises(Diverged, match=r"not finite at step 6$"):
         train(quick(training__schedule="constant"), tiny)
 
 
 def test_a_huge_learning_rate_diverges(tiny: mnist.MNIST) -> None:
     made = quick(training__learning_rate=10.0, training__epochs=20, objective__beta=1e6)
-    with pytest.raises(engine.Diverged, match=r"not finite at step \d+"):
+    with pytest.raises(Diverged, match=r"not finite at step \d+"):
         train(made, tiny)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cvae import runner
-from cvae.specfile import load_spec, read_document
+from cvae.run import runner
+from cvae.spec.document import load_spec, read_document
 from tests.conftest import data_set, write
 
 FILES = sorted(Path("experiments").glob("*.yaml"))

@@ -20,8 +20,8 @@ from torch import Tensor
 from torchvision.datasets import mnist as torchvision_mnist
 
 from cvae import mnist
+from cvae.errors import DataError
 from cvae.mnist import (
-    DataError,
     Images,
     load_mnist,
     load_mnist_images,

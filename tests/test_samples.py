@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import cvae
-from cvae import runner
-from cvae.folder import RunNotFound
+from cvae.errors import RunNotFound
+from cvae.run import runner
 from cvae.samples import generate_conditional_samples, load_run
 from tests.conftest import data_set, spec, write
-from tests.test_checkpoint import Bomb
+from tests.run.test_checkpoint import Bomb
 from tests.test_commands import Done, the_run
 
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from analysis import compare
-from analysis.load import load_runs
+from analysis.reading.load import load_runs
 
 result = compare.compare(load_runs(experiment=sys.argv[1]), metric="test/kl")
 page = Path("reports") / "own" / "page.md"

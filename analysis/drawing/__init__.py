@@ -1,0 +1,1 @@
+"""Figures with their captions, in one style."""

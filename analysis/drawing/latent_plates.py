@@ -1,0 +1,200 @@
+"""The figures of a latent space, each with the words that stand under it.
+
+z is in units of the prior throughout (see `latent`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from analysis.drawing import latent_pictures
+from analysis.drawing.style import Panel, mosaic
+from analysis.reading import latent
+from analysis.reading.latent import Posterior
+from cvae.samples import Run
+
+LARGE, SMALL = 20, 6  # tiles a side: of one digit's plane, of one beside nine others
+TRAVERSED = 10  # dimensions at most
+
+
+class Shown(NamedTuple):
+    """A figure, its file without suffix, and what stands under it.
+
+    Without a caption the page links to it and does not show it.
+    """
+
+    name: str
+    figure: Figure
+    caption: str
+
+
+def leading(posterior: Posterior) -> list[int]:
+    """The two dimensions with the most nats, in order; the only one of a strip."""
+    return sorted(int(dim) for dim in posterior.order[:2])
+
+
+def axis_names(run: Run, posterior: Posterior, dims: Sequence[int]) -> list[str]:
+    """z1, z2, …: with its kl where there are more than are shown."""
+    unit = ", in σ of p(z|y) from its mean" if run.model.prior_table is not None else ""
+    nats = posterior.kl.mean(0)
+    many = posterior.mu.shape[1] > 2
+    return [
+        f"z{dim + 1}" + (f" ({nats[dim]:.2f} nats)" if many else "") + unit
+        for dim in dims
+    ]
+
+
+def planes(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Shown]:
+    """All digits small on one sheet, then a large sheet each; strips if Z is 1."""
+    dims = leading(posterior)
+    axes = np.eye(run.model.latent_dim)[dims]
+    far = latent.quantiles(LARGE)[-1]
+    where = " to the right, ".join(axis_names(run, posterior, dims))
+    where += " upwards" if len(dims) == 2 else " to the right"
+    rest = "; all other dimensions at 0" if run.model.latent_dim > 2 else ""
+    caption = (
+        f"The decoder's mean on a grid of equal prior mass, −{far:.2f} to {far:.2f}: "
+        f"{where}{rest}."
+    )
+    if not run.model.classes:
+        picture = latent_pictures.plane(run, axes, LARGE, 0)
+        return [Shown("plane", mosaic([Panel(title(run), picture)], 1), caption)]
+    count = SMALL if len(dims) == 2 else LARGE
+    small = [
+        Panel(f"digit {digit}", latent_pictures.plane(run, axes, count, digit))
+        for digit in range(run.model.classes)
+    ]
+    if len(dims) == 1:
+        return [Shown("planes", mosaic(small, 1), caption)]
+    sheets = [Shown("planes", mosaic(small, 5), caption)]
+    for digit in chosen:
+        picture = latent_pictures.plane(run, axes, LARGE, digit)
+        panel = Panel(f"{title(run)}, digit {digit}", picture)
+        sheets.append(Shown(f"plane_{digit}", mosaic([panel], 1), ""))
+    return sheets
+
+
+def means(run: Run, posterior: Posterior, *, ellipses: bool = False) -> Shown:
+    """The posterior means by digit, and whether they mix."""
+    dims = leading(posterior)
+    points = latent_pictures.scatter(
+        posterior.mu[:, dims],
+        posterior.labels,
+        axis_names(run, posterior, dims),
+        f"{title(run)}: posterior means of {len(posterior.labels):,} test images",
+        sigma=posterior.sigma[:, dims] if ellipses else None,
+    )
+    around = (
+        f" Ellipses: the 1-σ contours of {latent_pictures.ELLIPSES} posteriors."
+        if ellipses and len(dims) == 2
+        else ""
+    )
+    return Shown("posterior", points, mixing(run, posterior) + around)
+
+
+def positions(run: Run, posterior: Posterior, *, ellipses: bool) -> list[Shown]:
+    """The posterior means by digit, the densities behind them, and their PCA."""
+    dims = leading(posterior)
+    names = axis_names(run, posterior, dims)
+    images = f"{len(posterior.labels):,} test images"
+    densities = latent_pictures.densities(
+        posterior, dims, names, f"{title(run)}: q(z|y) of {images}"
+    )
+    caption = (
+        "Each digit's aggregate posterior against the prior (dashed), and by how many "
+        "nats they differ, KL(q(z|y) ‖ p). A tenth of all images, drawn at random, "
+        f"differs by {at_random(posterior, dims):.2f} nats."
+    )
+    shown = [means(run, posterior, ellipses=ellipses)]
+    shown.append(Shown("densities", densities, caption))
+    if run.model.latent_dim > 2:
+        variances, axes = latent.principal(posterior)
+        share = 100 * variances / variances.sum()
+        pca = latent_pictures.scatter(
+            posterior.mu @ axes[:2].T,
+            posterior.labels,
+            [
+                f"principal axis {k + 1} ({share[k]:.1f} % of the variance)"
+                for k in (0, 1)
+            ],
+            f"{title(run)}: PCA, {images}",
+        )
+        caption = (
+            "The posterior means along the principal axes of the aggregate posterior, "
+            "whose variance would be 1 along every axis if it were the prior: here it "
+            f"is {variances[0]:.2f} and {variances[1]:.2f} along the two shown."
+        )
+        shown.append(Shown("pca", pca, caption))
+    return shown
+
+
+def paths(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Shown]:
+    """Traversals where Z > 2, interpolations, and style transfer."""
+    shown = []
+    dims = posterior.active[:TRAVERSED]
+    if run.model.latent_dim > 2 and dims:
+        far = latent.quantiles(latent_pictures.STEPS)[-1]
+        rows = ", ".join(f"z{dim + 1}" for dim in dims)
+        caption = (
+            f"A row an active dimension, most nats first ({rows}), from −{far:.2f} to "
+            f"{far:.2f} with all others at 0."
+        )
+        for digit in chosen:
+            picture = latent_pictures.traversals(run, dims, digit)
+            which = f"_{digit}" if run.model.classes else ""
+            panel = Panel(title(run) + which.replace("_", ", digit "), picture)
+            text = caption if digit == chosen[0] else ""
+            shown.append(Shown(f"traversals{which}", mosaic([panel], 1), text))
+    both = [
+        Panel(name, latent_pictures.interpolation(run, posterior, spherical=spherical))
+        for name, spherical in (("linear", False), ("spherical", True))
+    ]
+    caption = (
+        "First and last column: two test images"
+        + (" of one digit" if run.model.classes else "")
+        + ". Between them the path from one posterior mean to the other, decoded: on "
+        "the left a line, on the right an arc around 0."
+    )
+    shown.append(Shown("interpolation", mosaic(both, 2), caption))
+    if run.model.classes:
+        panel = Panel(title(run), latent_pictures.transfer(run, posterior))
+        caption = (
+            "First column: a test image of each digit. Then its z decoded as 0 to 9: "
+            "the handwriting stays, the digit changes."
+        )
+        shown.append(Shown("transfer", mosaic([panel], 1), caption))
+    return shown
+
+
+def title(run: Run) -> str:
+    size = run.model.latent_dim
+    return f"{run.spec.name}, {size} latent dimension{'s' * (size > 1)}"
+
+
+def mixing(run: Run, posterior: Posterior) -> str:
+    """Whether z tells the digit, in words and in figures."""
+    labels = posterior.labels
+    found = latent.neighbour_accuracy(posterior.mu, labels)
+    pixels = latent.neighbour_accuracy(posterior.pixels, labels)
+    should = (
+        "The model is given the label: z need not carry it, and the colours should mix."
+        if run.model.classes
+        else "The model is given no label: z has to carry it, and the colours part."
+    )
+    return (
+        f"{should} The {latent.NEIGHBOURS} nearest neighbours in z name the digit of "
+        f"{100 * found:.1f} % of the images. Always naming the commonest would be "
+        f"right for {100 * posterior.commonest:.1f} %, neighbours in the pixels are "
+        f"for {100 * pixels:.1f} %."
+    )
+
+
+def at_random(posterior: Posterior, dims: list[int]) -> float:
+    """The gap of a random tenth of the images: that of a digit without a meaning."""
+    count = len(posterior.labels)
+    tenth = np.random.default_rng(0).permutation(count)[: max(1, count // 10)]
+    return latent.gap(*latent.density(posterior, tenth, dims))

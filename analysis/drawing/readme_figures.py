@@ -1,0 +1,227 @@
+"""The figures of the README and of docs/results.md, each with its caption.
+
+The sizes of all PNGs together stay under 3 MB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+from numpy.typing import NDArray
+
+from analysis import compare
+from analysis.drawing import latent_plates, plots, style
+from analysis.drawing.style import Panel, mosaic
+from analysis.reading import latent
+from analysis.reading.latent import Posterior
+from analysis.reading.load import load_runs
+from analysis.reading.needed import Needed
+from cvae import grids, mnist
+from cvae.grids import Picture
+from cvae.run import recorder
+from cvae.run.folder import RunFolder
+from cvae.samples import Run, generate_conditional_samples
+
+SAMPLES = 16  # of a digit
+SIDE = 8  # samples a side of a plain model's sheet
+IMAGES = 2  # test images of each digit that are reconstructed
+
+
+class Drawn(NamedTuple):
+    """A figure or a bare picture, its file without suffix, the words under it."""
+
+    name: str
+    figure: Figure | Picture
+    caption: str
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """What is drawn together, and the specs and sweeps that it is drawn from."""
+
+    needs: tuple[str, ...]
+    draw: Callable[[Needed], list[Drawn]]
+
+
+def digits(needed: Needed) -> list[Drawn]:
+    run = needed.run("seed_notebook")
+    images = [
+        generate_conditional_samples(digit, SAMPLES, run, seed=0) for digit in range(10)
+    ]
+    caption = (
+        f"{SAMPLES} samples of each digit from `{run.folder.name}`: each row is a "
+        "label, each column one z."
+    )
+    side = int(SAMPLES**0.5)
+    singles = [
+        Drawn(f"digit_{digit}", grids.sheet([each], side, run.shape), "")
+        for digit, each in enumerate(images)
+    ]
+    return [Drawn("digits", grids.sheet(images, SAMPLES, run.shape), caption), *singles]
+
+
+def manifolds(needed: Needed) -> list[Drawn]:
+    drawn = []
+    for name, kind in (("seed_notebook", "conditional"), ("plain_vae", "plain")):
+        run = needed.run(name)
+        posterior = latent.encode(run)
+        plane = latent_plates.planes(run, posterior, [])[0]
+        points = latent_plates.means(run, posterior)
+        drawn += [
+            Drawn(f"manifold_{kind}", plane.figure, f"`{name}`. {plane.caption}"),
+            Drawn(f"posterior_{kind}", points.figure, f"`{name}`. {points.caption}"),
+        ]
+    return drawn
+
+
+def reconstructions(needed: Needed) -> list[Drawn]:
+    panels: list[Panel] = []
+    for run in needed.firsts("latent_size"):
+        if run.model.latent_dim > 20:
+            continue
+        posterior = latent.encode(run)
+        places = shown(posterior)
+        if not panels:
+            panels.append(Panel("test images", row(posterior.pixels[places], run)))
+        bound = run.folder.metrics["test/neg_elbo"]
+        size = f"{run.model.latent_dim} latent dimensions, {bound:.1f} nats per image"
+        panels.append(Panel(size, restored(run, posterior, places)))
+    caption = (
+        f"{IMAGES} test images of each digit and what the decoder makes of their "
+        "posterior means, with the test neg_elbo of the run (seed 0)."
+    )
+    return [Drawn("reconstructions", mosaic(panels, 1), caption)]
+
+
+def denoising(needed: Needed) -> list[Drawn]:
+    run = needed.run("denoising")
+    posterior = latent.encode(run)
+    places = shown(posterior)
+    options = recorder.split_options(run.spec)
+    clean = mnist.load_mnist(run.spec.data.root, **options).test.images[places]
+    share = f"{100 * run.spec.data.corrupt:g} % of the pixels destroyed"
+    panels = [
+        Panel("clean", row(clean.numpy() / 255, run)),
+        Panel(f"noisy: {share}", row(posterior.pixels[places], run)),
+        Panel("restored", restored(run, posterior, places)),
+    ]
+    caption = (
+        f"The first {IMAGES} test images of each digit; the model sees the noisy row."
+    )
+    return [Drawn("denoising", mosaic(panels, 1), caption)]
+
+
+def plain_samples(needed: Needed) -> list[Drawn]:
+    """Kingma & Welling 2014, Figure 5."""
+    panels = []
+    for run in needed.firsts("plain_latent"):
+        noise = torch.randn(
+            SIDE**2, run.model.latent_dim, generator=torch.Generator().manual_seed(0)
+        )
+        images = grids.digits(run.model, noise, torch.zeros(SIDE**2).long())
+        name = f"{run.model.latent_dim} latent dim."
+        panels.append(Panel(name, grids.sheet([images], SIDE, run.shape)))
+    caption = (
+        f"{SIDE**2} samples of plain VAEs of growing latent size (seed 0); cf. Kingma "
+        "& Welling 2014, Figure 5."
+    )
+    return [Drawn("plain_samples", mosaic(panels, 4), caption)]
+
+
+def aevb_figure2(needed: Needed) -> list[Drawn]:
+    """Kingma & Welling 2014, Figure 2: the bound, higher is better, as they draw it."""
+    sizes: dict[int, list[RunFolder]] = {}
+    for swept, folder in needed.children("aevb_figure2"):
+        sizes.setdefault(swept["model.latent_dim"], []).append(folder)
+    drawn = style.figure(3.0)
+    panels = drawn.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+    for axes, (size, folders) in zip(panels, sizes.items(), strict=True):
+        for part, colour in (("train", style.COLOURS[1]), ("val", style.COLOURS[0])):
+            seen, bounds = histories(folders, f"{part}/neg_elbo")
+            low, high = bounds.min(0), bounds.max(0)
+            axes.fill_between(seen, low, high, color=colour, alpha=0.25, lw=0)
+            label = {"train": "training", "val": "held out"}[part]
+            axes.plot(seen, bounds.mean(0), color=colour, lw=1.2, label=label)
+        test = -np.mean([folder.metrics["test/neg_elbo"] for folder in folders])
+        axes.plot(seen[-1], test, "k_", ms=9, mew=1.5, label="test, at the end")
+        axes.set(xscale="log", title=f"{size} dim.")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    panels[0].set_ylabel("bound −neg_elbo, nats per image")
+    drawn.supxlabel("training images seen", size=9)
+    n = min(map(len, sizes.values()))
+    drawn.suptitle(f"Plain VAE, n = {n} seeds", x=0.01, ha="left", size=10)
+    lines, labels = panels[0].get_legend_handles_labels()
+    drawn.legend(lines, labels, loc="outside upper right", ncols=3, fontsize=8)
+    caption = (
+        "The bound against training images seen, by latent size: mean over seeds in a "
+        "band from the lowest to the highest; cf. Kingma & Welling 2014, Figure 2. The "
+        "training bound is the mean over an epoch in which the weights change, the "
+        "held-out one is taken at its end."
+    )
+    return [Drawn("aevb_figure2", drawn, caption)]
+
+
+def beta(needed: Needed) -> list[Drawn]:
+    members = {
+        name: {folder.name for _, folder in needed.children(name)}
+        for name in ("beta", "latent_beta")
+    }
+    ids = sorted(set.union(*members.values()))
+    runs = load_runs(ids=ids, runs=needed.runs, source="folders")
+    drawn = []
+    for name, folders in members.items():
+        rows = tuple(run for run in runs.rows if run.name in folders)
+        found = compare.compare(replace(runs, rows=rows)).found
+        parts = {"plane": plots.plane(found)}
+        if name == "beta":
+            parts["metrics"] = plots.swept(found)
+        drawn += [Drawn(f"{name}_{k}", *each) for k, each in parts.items() if each]
+    return drawn
+
+
+EXHIBITS = {
+    "digits": Exhibit(("seed_notebook",), digits),
+    "manifolds": Exhibit(("seed_notebook", "plain_vae"), manifolds),
+    "reconstructions": Exhibit(("latent_size",), reconstructions),
+    "denoising": Exhibit(("denoising",), denoising),
+    "aevb_figure2": Exhibit(("aevb_figure2",), aevb_figure2),
+    "plain_samples": Exhibit(("plain_latent",), plain_samples),
+    "beta": Exhibit(("beta", "latent_beta"), beta),
+}
+
+
+def shown(posterior: Posterior) -> list[int]:
+    """The places of the first images of each digit."""
+    places = (posterior.of(digit)[:IMAGES] for digit in posterior.digits)
+    return [int(place) for few in places for place in few]
+
+
+def restored(run: Run, posterior: Posterior, places: Sequence[int]) -> Picture:
+    """The decoder's means at the posterior means of some test images, in a row."""
+    u = torch.from_numpy(posterior.mu[places]).float()
+    labels = torch.from_numpy(posterior.labels[places])
+    return row(grids.digits(run.model, u, labels).numpy(), run)
+
+
+def row(pixels: NDArray[np.floating], run: Run) -> Picture:
+    """(N, D) pixels in [0, 1] as one row of tiles."""
+    return grids.tile(torch.from_numpy(pixels)[None].float(), run.shape)
+
+
+def histories(
+    folders: Sequence[RunFolder], key: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Training images seen (E,) and minus the metric `key` (seeds, E) by epoch."""
+    rows = [
+        [r["metrics"][key] for r in folder.records() if key in r["metrics"]]
+        for folder in folders
+    ]
+    images = folders[0].info["data"]["images"]["training"]
+    epochs = 1 + np.arange(min(map(len, rows)))
+    return images * epochs.astype(float), -np.array([r[: len(epochs)] for r in rows])

@@ -1,0 +1,1 @@
+"""Runs as a table, from a store or from folders."""

@@ -1,0 +1,93 @@
+"""The options that every command here has: which runs, and where the files go."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from analysis.reading.load import load_runs
+from analysis.reading.runs import Runs
+from cvae.errors import RunNotFound
+from cvae.run.folder import RUNS, sweeps
+
+FORMATS = ("png", "svg", "pdf")
+
+
+def bare(name: str, text: str | None) -> argparse.ArgumentParser:
+    """The parser of a command here, without options."""
+    return argparse.ArgumentParser(
+        prog=f"python -m analysis.{name}",
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def parser(name: str, text: str | None) -> argparse.ArgumentParser:
+    """The parser of a command on chosen runs."""
+    made = bare(name, text)
+    made.add_argument("--experiment", help="an MLflow experiment")
+    made.add_argument("--sweep", help="a sweep's name")
+    made.add_argument(
+        "--last-sweep", action="store_true", help="the sweep that was run last"
+    )
+    made.add_argument(
+        "--run", help="names, ids or folders of runs, with blanks between"
+    )
+    made.add_argument("--filter", default="", help="MLflow's filter string")
+    made.add_argument("--by", default="", help="fields that set the sides apart")
+    made.add_argument("--against", default="", help="reference, such as 'beta=1'")
+    made.add_argument("--metric", default="test/neg_elbo", help="what to compare")
+    made.add_argument("--formats", default="png", help="png, svg, pdf")
+    made.add_argument("--out", type=Path, help="folder to write to")
+    made.add_argument("--runs", type=Path, default=RUNS, help="folder of runs")
+    made.add_argument(
+        "--source",
+        choices=("auto", "store", "folders"),
+        default="auto",
+        help="where to read the runs; auto: the tracking store if there is one",
+    )
+    return made
+
+
+def selected(options: argparse.Namespace) -> Runs:
+    """The runs that the options mean.
+
+    Raises:
+        RunNotFound: nothing fits, or nothing was asked for.
+    """
+    ids = (options.run or "").split()
+    if options.last_sweep:
+        by_end = sorted(sweeps(options.runs), key=lambda s: s.info.get("ended", 0))
+        options.sweep = by_end[-1].name if by_end else None
+    if not (options.experiment or options.sweep or ids or options.filter):
+        everything = load_runs(runs=options.runs, source=options.source)
+        known = ", ".join(sorted({run.experiment for run in everything.rows}))
+        raise RunNotFound(f"say which: EXPERIMENT=…, SWEEP=…, RUN=…; here is {known}")
+    return load_runs(
+        experiment=options.experiment,
+        sweep=options.sweep,
+        ids=ids,
+        filter=options.filter,
+        runs=options.runs,
+        source=options.source,
+    )
+
+
+def formats(options: argparse.Namespace) -> list[str]:
+    """The image formats asked for; PNG is always among them.
+
+    Raises:
+        ValueError: one that is not known.
+    """
+    asked = re.split(r"[\s,]+", options.formats.strip().lower())
+    for name in asked:
+        if name not in FORMATS:
+            raise ValueError(f"format {name[:40]!r}: must be {', '.join(FORMATS)}")
+    return list(dict.fromkeys(["png", *asked]))
+
+
+def folder(options: argparse.Namespace, runs: Runs, kind: str) -> Path:
+    """`--out`, or `reports/<name>/<kind>/`; a name is never more than one folder."""
+    safe = re.sub(r"[^\w-]+", "-", runs.name).strip("-")[:80] or "runs"
+    return options.out or Path("reports") / safe / kind

@@ -1,0 +1,67 @@
+"""What was made from runs, put where they are in the tracking store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis.reading.runs import Runs
+from cvae.errors import TrackingError
+from cvae.run.folder import SweepFolder, has_store
+
+if TYPE_CHECKING:
+    from cvae.tracking.store import Store
+
+
+def attach(
+    runs: Runs, files: Sequence[Path], folder: str, *, always: bool = False
+) -> str:
+    """Files as artifacts of a sweep's parent run, in `folder`; says where, or why not.
+
+    With `always` files of runs without a sweep go somewhere, too: to the run itself if
+    it is one, else to a run of the experiment that holds nothing but such pages.
+    """
+    if runs.store is None and not has_store(runs.place):
+        return "not in MLflow: there is no tracking store"
+    from cvae.tracking.store import Store
+
+    try:
+        store = runs.store or Store(runs.place)
+        home = _parent(runs, store) if runs.sweep else None
+        if home is None and always:
+            home = _page(runs, store)
+        if home is None:
+            return f"not in MLflow: {_why(runs)}"
+        for file in files:
+            store.attach(home, file, folder)
+    except TrackingError as error:
+        return f"not in MLflow: {error}"
+    return f"in MLflow: run {home}, artifacts {folder}/"
+
+
+def _parent(runs: Runs, store: Store) -> str | None:
+    """The sweep's run: as its folder says, or as the store does."""
+    known = SweepFolder(runs.place / "sweeps" / runs.sweep).published
+    if known.get("uri") == store.uri and "run_id" in known:
+        return str(known["run_id"])
+    places = list(store.experiments().values())
+    query = f"tags.`cvae.sweep` = '{runs.sweep}' and tags.`cvae.kind` = 'sweep'"
+    for parent in store.search(places, query):
+        return parent.run_id
+    return None
+
+
+def _page(runs: Runs, store: Store) -> str | None:
+    if len(runs.rows) == 1:
+        return runs.rows[0].run_id or None
+    place = store.experiments().get(runs.experiment)
+    return store.page(place, "report") if place else None
+
+
+def _why(runs: Runs) -> str:
+    if runs.sweep:
+        return f"the sweep {runs.sweep} has no run of its own there"
+    if len(runs.rows) == 1:
+        return f"the run is not there; make sync RUN={runs.rows[0].name}"
+    return "only a sweep has a run of its own to hold this"

@@ -1,0 +1,203 @@
+"""The latent space of a finished run as numbers: where the test images lie in it.
+
+Every position is in units of the prior, u = (z − mu_y) / σ_y with mu_y, σ_y those of
+p(z|y). For the standard prior that is z itself; for a learned one it lays the ten
+priors over each other, so that whatever still tells the digits apart is the encoder's
+doing. KL and densities are the same numbers in either unit, up to the unit's volume.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import norm
+from torch import Tensor
+
+from cvae import evaluate, mnist
+from cvae.objective import gaussian_kl_per_dim
+from cvae.run import recorder
+from cvae.run.state import stream
+from cvae.samples import Run
+
+Array = NDArray[np.float64]
+NEIGHBOURS = 10
+EDGE, SPACING = 5.0, 0.025  # of densities: ± at least so far, and between two points
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """q(z|x,y) of N test images in Z dimensions, in units of the prior.
+
+    mu, sigma and kl (nats) are (N, Z); pixels (N, D) is what the encoder saw, in
+    [0, 1]; labels (N,) in 0…9.
+    """
+
+    mu: Array
+    sigma: Array
+    kl: Array
+    pixels: Array
+    labels: NDArray[np.int64]
+
+    @property
+    def order(self) -> NDArray[np.int64]:
+        """All dimensions, the one with the most nats first."""
+        return np.argsort(-self.kl.mean(0), kind="stable")
+
+    @property
+    def active(self) -> list[int]:
+        """Those of `order` whose mean varies: Var(mu) > 0.01 (Burda et al. 2016)."""
+        variance = self.mu.var(0)
+        return [int(i) for i in self.order if variance[i] > evaluate.ACTIVE_VARIANCE]
+
+    @property
+    def digits(self) -> list[int]:
+        """The labels that occur."""
+        return sorted({int(label) for label in self.labels})
+
+    @property
+    def commonest(self) -> float:
+        """The share of the commonest digit: what is right without knowing anything."""
+        return float(np.bincount(self.labels).max() / len(self.labels))
+
+    def of(self, digit: int) -> NDArray[np.int64]:
+        """The places of a digit's images, in test order."""
+        return np.flatnonzero(self.labels == digit)
+
+
+@torch.no_grad()
+def encode(run: Run) -> Posterior:
+    """q(z|x,y) of all test images, through the input noise that the run trained with.
+
+    Raises:
+        DataError: the data set is not there. ValueError: the posterior is not finite.
+    """
+    data, spec, model = run.spec.data, run.spec, run.model
+    test = mnist.load_mnist(data.root, **recorder.split_options(spec)).test
+    noise = stream(spec.training.seed, "evaluate")
+    parts: list[tuple[Tensor, ...]] = []
+    for x, _, y in evaluate.chunks(model, test, noise, corrupt=data.corrupt):
+        (mean, logvar), prior = model.encode(x, y), model.prior(y)
+        nats = gaussian_kl_per_dim((mean, logvar), prior)
+        if prior is not None:
+            mean = (mean - prior[0]) * torch.exp(-0.5 * prior[1])
+            logvar = logvar - prior[1]
+        parts.append((mean, torch.exp(0.5 * logvar), nats, x))
+    mu, sigma, kl, seen = (
+        torch.cat(part).double().cpu().numpy() for part in zip(*parts, strict=True)
+    )
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise ValueError(f"{run.folder.name}: the encoder's output is not finite")
+    return Posterior(mu, sigma, kl, seen, test.labels.cpu().numpy())
+
+
+def quantiles(count: int) -> Array:
+    """Φ⁻¹ at the middles of `count` equal parts of the prior's mass, ascending.
+
+    Kingma & Welling 2014, Figure 4.
+    """
+    return np.asarray(norm.ppf((np.arange(count) + 0.5) / count), dtype=np.float64)
+
+
+def neighbour_accuracy(
+    points: Array, labels: NDArray[np.int64], *, neighbours: int = NEIGHBOURS
+) -> float:
+    """How often the nearest other points (N, Z), by majority, have a point's own label.
+
+    Euclidean distance, each point left out of its own vote; of tied labels the smaller.
+    """
+    spots, classes = torch.from_numpy(points).float(), torch.from_numpy(labels)
+    neighbours = min(neighbours, len(labels) - 1)
+    votes = torch.nn.functional.one_hot(classes)
+    right = 0
+    for start in range(0, len(spots), 1000):
+        rows = torch.arange(start, min(start + 1000, len(spots)))
+        apart = torch.cdist(spots[rows], spots)
+        apart[torch.arange(len(rows)), rows] = torch.inf
+        nearest = apart.topk(neighbours, largest=False).indices
+        chosen = votes[nearest].sum(1).argmax(1)
+        right += int((chosen == classes[rows]).sum())
+    return right / len(spots)
+
+
+def covariance(posterior: Posterior) -> Array:
+    """Of the aggregate posterior 1/N Σ q(z|x,y): Cov(mu) + mean of σ², (Z, Z)."""
+    between = np.atleast_2d(np.cov(posterior.mu, rowvar=False, bias=True))
+    return np.asarray(between + np.diag((posterior.sigma**2).mean(0)))
+
+
+def total_correlation(posterior: Posterior) -> float:
+    """−½ log det of the aggregate posterior's correlation matrix, nats.
+
+    That of the Gaussian with its covariance: 0 if no two dimensions go together.
+    """
+    cov = covariance(posterior)
+    scale = np.sqrt(np.diag(cov))
+    return float(-0.5 * np.linalg.slogdet(cov / np.outer(scale, scale))[1]) + 0.0
+
+
+def principal(posterior: Posterior) -> tuple[Array, Array]:
+    """PCA of the aggregate posterior: variances (Z,), largest first; axes (Z, Z), rows.
+
+    Each axis points to where its largest component is positive.
+    """
+    variances, columns = np.linalg.eigh(covariance(posterior))
+    axes = columns.T[::-1]
+    largest = np.abs(axes).argmax(1)
+    return variances[::-1], axes * np.sign(axes[np.arange(len(axes)), largest])[:, None]
+
+
+def lerp(start: Array, end: Array, steps: int) -> Array:
+    """The line from `start` to `end`, both (Z,), in equal steps: (steps, Z)."""
+    t = np.linspace(0, 1, steps)[:, None]
+    return np.asarray((1 - t) * start + t * end)
+
+
+def slerp(start: Array, end: Array, steps: int) -> Array:
+    """The arc from `start` to `end`, both (Z,), in equal angles: (steps, Z).
+
+    The length goes evenly from the one's to the other's. Where no arc is defined
+    (parallel, opposite or zero vectors) the line takes its place.
+    """
+    lengths = np.linalg.norm(start), np.linalg.norm(end)
+    cosine = start @ end / (lengths[0] * lengths[1]) if min(lengths) else 1.0
+    angle = np.arccos(np.clip(cosine, -1, 1))
+    if np.sin(angle) < 1e-6:
+        return lerp(start, end, steps)
+    t = np.linspace(0, 1, steps)[:, None]
+    here, there = np.sin((1 - t) * angle), np.sin(t * angle)
+    arc = here * start / lengths[0] + there * end / lengths[1]
+    return np.asarray(arc / np.sin(angle) * ((1 - t) * lengths[0] + t * lengths[1]))
+
+
+def density(
+    posterior: Posterior, rows: NDArray[np.int64], dims: list[int]
+) -> tuple[Array, Array]:
+    """The mixture 1/n Σ q(z|x,y) over `rows`, in one or two dimensions.
+
+    Exact at every point, since the Gaussians are diagonal. Returns the points (G,) of
+    an axis, and the density (G,), or (G, G) with the second dimension going down.
+    """
+    mu, sigma = posterior.mu[rows][:, dims], posterior.sigma[rows][:, dims]
+    edge = max(EDGE, float((np.abs(mu) + 4 * sigma).max()))
+    at = np.linspace(-edge, edge, 1 + 2 * int(edge / SPACING))
+    first, *second = (
+        norm.pdf(at[:, None], mu[:, k], sigma[:, k]) for k in range(len(dims))
+    )
+    mixture = second[0] @ first.T if second else first.sum(1)
+    return at, np.asarray(mixture / len(rows))
+
+
+def gap(at: Array, mixture: Array) -> float:
+    """KL(mixture ‖ standard normal) in nats, by quadrature over the points `at`.
+
+    0 if the images fill the prior. A mixture of few narrow posteriors is never smooth:
+    compare it with one of as many images drawn at random.
+    """
+    prior = norm.logpdf(at)
+    if mixture.ndim == 2:
+        prior = prior[:, None] + prior
+    ratio = np.log(np.maximum(mixture, 1e-300)) - prior
+    return float((mixture * ratio).sum() * (at[1] - at[0]) ** mixture.ndim)

@@ -1,0 +1,128 @@
+"""Runs as a table, from the tracking store or from their folders.
+
+runs = load_runs(sweep="beta")
+pandas.DataFrame(runs.table())      # one row a run
+runs.history(runs.rows[0], "val/neg_elbo")
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from analysis.reading.runs import Run, Runs
+from analysis.reading.sources import from_folders, from_store
+from cvae.errors import RunNotFound
+from cvae.run.folder import RUNS, has_store, sweeps
+from cvae.spec.fields import NAME
+
+if TYPE_CHECKING:
+    from cvae.tracking.store import Store
+
+
+def load_runs(
+    *,
+    experiment: str | None = None,
+    sweep: str | None = None,
+    ids: Sequence[str] = (),
+    filter: str = "",  # MLflow's word
+    runs: Path = RUNS,
+    source: Literal["auto", "store", "folders"] = "auto",
+) -> Runs:
+    """The runs of an experiment, of a sweep, by name or by MLflow's filter; or all.
+
+    Args:
+        ids: run names, ids, spec names, folders or MLflow run ids.
+        filter: MLflow's filter string, such as "metrics.`test/kl` > 5".
+        source: `auto` is the tracking store where there is one, else the folders.
+
+    Raises:
+        RunNotFound: nothing fits; names the nearest that would.
+        TrackingError: the store cannot be read.
+        ValueError: a bad filter, or a filter without a store.
+    """
+    if sweep and not NAME.fullmatch(sweep):
+        raise RunNotFound(f"no sweep {sweep[:80]!r}; {_sweeps(runs)}")
+    store: Store | None = None
+    found: list[Run] = []
+    unreadable: dict[str, str] = {}
+    if source == "store" or (source == "auto" and has_store(runs)):
+        store, found = from_store(runs, experiment, sweep, filter)
+    elif filter:
+        raise ValueError("a filter is answered by the tracking store; there is none")
+    if source == "folders" or (source == "auto" and not filter):
+        more, unreadable = from_folders(runs, experiment, sweep, store)
+        known = {run.uid for run in found}
+        found += [run for run in more if run.uid not in known]
+    chosen = _chosen(found, ids) if ids and found else found
+    if not chosen:
+        raise RunNotFound(_nothing(runs, experiment, sweep, filter, store))
+    name = sweep or experiment or (ids[0] if len(ids) == 1 else "runs")
+    rows = tuple(sorted(chosen, key=lambda run: (run.started, run.name)))
+    return Runs(name, rows, unreadable, sweep or "", experiment or "", runs, store)
+
+
+def _chosen(found: list[Run], ids: Sequence[str]) -> list[Run]:
+    chosen: dict[str, Run] = {}
+    for wanted in ids:
+        name = Path(wanted).name
+        fitting = [
+            run
+            for run in found
+            if wanted in (run.id, run.run_id, run.fields["name"]) or name == run.name
+        ]
+        if not fitting:
+            names = sorted({run.name for run in found})
+            raise RunNotFound(f"no run {wanted[:80]!r}; {_nearest(wanted, names)}")
+        chosen |= {run.uid or run.name: run for run in fitting}
+    return list(chosen.values())
+
+
+def _nothing(
+    runs: Path,
+    experiment: str | None,
+    sweep: str | None,
+    query: str,
+    store: Store | None,
+) -> str:
+    """Why nothing was found, and what would be."""
+    if experiment:
+        known = _experiments(runs, store)
+        if experiment not in known:
+            return f"no experiment {experiment[:80]!r}; {_nearest(experiment, known)}"
+    if query:
+        return f"no run fits the filter {query!r}"
+    if sweep:
+        return f"no runs of a sweep {sweep!r}; {_sweeps(runs)}"
+    if experiment:
+        return f"the experiment {experiment!r} has no runs"
+    return (
+        f"no runs in {runs}/; make one with\n"
+        "  make experiment CONFIG=experiments/quickstart.yaml"
+    )
+
+
+def _experiments(runs: Path, store: Store | None) -> list[str]:
+    """The experiments of the store and of the folders."""
+    found = {run.experiment for run in from_folders(runs, None, None, None)[0]}
+    if store is not None:
+        found |= set(store.experiments())
+    return sorted(found)
+
+
+def _nearest(wanted: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(wanted[:300], names, 3, 0.4)
+    return (
+        f"did you mean {' or '.join(near)}?" if near else f"there is {_listed(names)}"
+    )
+
+
+def _sweeps(runs: Path) -> str:
+    return f"sweeps in {runs}/: {_listed([sweep.name for sweep in sweeps(runs)])}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:8]) or "none"
+    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown

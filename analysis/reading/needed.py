@@ -1,0 +1,114 @@
+"""The runs that the README is made from: which there are, and making the others.
+
+A run that is finished is taken as it is, found by its spec's id; all others are trained
+by the commands that a user would type.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cvae.errors import RunNotFound
+from cvae.run.folder import RunFolder, finished_run
+from cvae.samples import Run, load_run
+from cvae.spec.document import load_spec
+from cvae.spec.fields import Spec
+from cvae.spec.variants import SEEDS, Plan, read_plan
+
+EXPERIMENTS = Path("experiments")
+SINGLE = (
+    *("quickstart", "seed_notebook", "plain_vae"),
+    *("pytorch_example", "latent_20", "denoising"),
+)
+SWEEPS = (
+    *("latent_size", "plain_latent", "width", "training_size"),
+    *("beta", "latent_beta", "aevb_figure2"),
+)
+
+
+@dataclass(frozen=True)
+class Needed:
+    """Specs and sweeps of `experiments/` by name, and their finished runs in `runs`.
+
+    `overrides` reach every one of them; `seeds` is how many of a single spec count.
+    """
+
+    runs: Path
+    overrides: tuple[str, ...] = ()
+    seeds: int = 1
+
+    def path(self, name: str) -> Path:
+        folder = EXPERIMENTS / "sweeps" if name in SWEEPS else EXPERIMENTS
+        return folder / f"{name}.yaml"
+
+    def spec(self, name: str) -> Spec:
+        """A single spec as its file has it."""
+        return load_spec(self.path(name), self.overrides)
+
+    def plan(self, name: str) -> Plan:
+        """A sweep, or a single spec with its seeds."""
+        return read_plan(self.path(name), self._settings(name))
+
+    def run(self, name: str) -> Run:
+        """The run of a single spec, as a model."""
+        return load_run(self._finished(self.spec(name)).path, runs=self.runs)
+
+    def children(self, name: str) -> list[tuple[dict[str, Any], RunFolder]]:
+        """The runs of `plan` with what was swept, in the file's order."""
+        variants = self.plan(name).variants
+        return [(dict(v.swept), self._finished(v.spec)) for v in variants]
+
+    def firsts(self, name: str) -> list[Run]:
+        """The runs of a sweep with the first of its seeds, as models."""
+        children = self.children(name)
+        seed = children[0][0].get(SEEDS)
+        return [
+            load_run(folder.path, runs=self.runs)
+            for swept, folder in children
+            if swept.get(SEEDS) == seed
+        ]
+
+    def make(self, name: str, *, once: bool, jobs: int | None, offline: bool) -> None:
+        """Train what is not finished of `plan`; with `once` of the single spec alone.
+
+        Raises:
+            SystemExit: with the exit code of the command that failed.
+        """
+        once = once and name in SINGLE
+        specs = (
+            [self.spec(name)] if once else [v.spec for v in self.plan(name).variants]
+        )
+        if all(finished_run(spec, self.runs) for spec in specs):
+            return
+        settings = self.overrides if once else self._settings(name)
+        words = ["run" if once else "sweep", str(self.path(name))]
+        words += ["--runs", str(self.runs), "--set", " ".join(settings)]
+        words += ["--jobs", str(jobs)] if jobs and not once else []
+        _command(*words, *(["--offline"] if offline else []))
+
+    def _settings(self, name: str) -> tuple[str, ...]:
+        seeds = (f"seeds={self.seeds}",) if name in SINGLE else ()
+        return (*self.overrides, *seeds)
+
+    def _finished(self, spec: Spec) -> RunFolder:
+        found = finished_run(spec, self.runs)
+        if found is None:
+            raise RunNotFound(f"no finished run {spec.name}-{spec.id} in {self.runs}/")
+        return found
+
+
+def _command(*words: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cvae", *words], stdout=sys.stderr
+    )
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # it has had the same signal, and says where it stopped
+        raise
+    if code:
+        raise SystemExit(code if code > 0 else 128 - code)

@@ -1,0 +1,127 @@
+"""Runs read from the tracking store, and from their folders."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.reading.runs import DEFAULTS, Run
+from cvae.run.folder import RunFolder, SweepFolder, folders
+from cvae.spec.fields import flatten
+
+if TYPE_CHECKING:
+    from cvae.tracking.store import Store, Stored
+
+SECTIONS = {key.partition(".")[0] for key in DEFAULTS if "." in key}
+OVERFLOW = 1.79e308  # MLflow stores infinity as the largest double
+
+
+def from_store(
+    runs: Path, experiment: str | None, sweep: str | None, query: str
+) -> tuple[Store, list[Run]]:
+    """The runs of the store that fit; neither parents of sweeps nor pages."""
+    from cvae.tracking.store import Store
+
+    store = Store(runs)
+    names = store.experiments()
+    places = [id for name, id in names.items() if experiment in (None, name)]
+    if sweep:
+        tagged = f"tags.`cvae.sweep` = '{sweep}'"
+        query = f"{tagged} and {query}" if query else tagged
+    here = {folder.info.get("uid"): folder for folder in folders(runs)}
+    return store, [
+        _stored_run(stored, here.get(stored.tags.get("cvae.uid", "")))
+        for stored in (store.search(places, query) if places else ())
+        if "cvae.kind" not in stored.tags and "name" in stored.params
+    ]
+
+
+def _stored_run(stored: Stored, folder: RunFolder | None) -> Run:
+    known = {key: value for key, value in stored.params.items() if _is_field(key)}
+    facts = {key: stored.params[key] for key in stored.params.keys() - known.keys()}
+    fields = DEFAULTS | {key: _value(key, text) for key, text in known.items()}
+    return Run(
+        name=folder.name if folder else stored.name,
+        id=stored.tags.get("cvae.id", ""),
+        uid=stored.tags.get("cvae.uid", ""),
+        status=stored.status,
+        experiment=str(fields["tracking.experiment"]),
+        started=stored.started,
+        fields=fields,
+        metrics={key: _finite_again(value) for key, value in stored.metrics.items()},
+        facts=facts,
+        digest=stored.digest,
+        command=stored.tags.get("mlflow.source.name", ""),
+        commit=stored.tags.get("mlflow.source.git.commit", ""),
+        sweep=stored.tags.get("cvae.sweep", ""),
+        run_id=stored.run_id,
+        folder=folder,
+    )
+
+
+def from_folders(
+    runs: Path, experiment: str | None, sweep: str | None, store: Store | None
+) -> tuple[list[Run], dict[str, str]]:
+    """The folders that fit and are not in the store; the unreadable with the reason."""
+    listed = SweepFolder(runs / "sweeps" / sweep).info.get("runs", []) if sweep else []
+    members = {entry["folder"] for entry in listed}
+    found, unreadable = [], {}
+    for folder in folders(runs):
+        info = folder.info
+        tagged = sweep is not None and info.get("sweep") == sweep
+        if sweep and not tagged and folder.name not in members:
+            continue
+        if store and (tagged or not sweep) and folder.published.get("uri") == store.uri:
+            continue
+        try:
+            run = _folder_run(folder)
+        except Exception as error:  # whatever it is, it is wrong with this folder only
+            unreadable[folder.name] = " ".join(str(error).split())[:200]
+            continue
+        if experiment in (None, run.experiment):
+            found.append(run)
+    return found, unreadable
+
+
+def _folder_run(folder: RunFolder) -> Run:
+    info = folder.info
+    fields = flatten(folder.spec())
+    if info["status"] == "FINISHED" and not (folder.path / "records.jsonl").exists():
+        raise ValueError("records.jsonl is missing")
+    return Run(
+        name=folder.name,
+        id=info["id"],
+        uid=info["uid"],
+        status=folder.status,
+        experiment=fields["tracking.experiment"],
+        started=info.get("started", 0.0),
+        fields=fields,
+        metrics=folder.metrics,
+        facts=info.get("facts", {}),
+        digest=info.get("data", {}).get("digest", ""),
+        command=info.get("command", ""),
+        commit=info.get("git", {}).get("commit", ""),
+        sweep=info.get("sweep", ""),
+        run_id=folder.published.get("run_id"),
+        folder=folder,
+    )
+
+
+def _is_field(key: str) -> bool:
+    return key in DEFAULTS or ("." in key and key.partition(".")[0] in SECTIONS)
+
+
+def _value(key: str, text: str) -> Any:
+    """A param's text as the field's value; text fields are never read as JSON."""
+    if isinstance(DEFAULTS.get(key), str):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _finite_again(value: float) -> float:
+    return math.copysign(math.inf, value) if abs(value) > OVERFLOW else value

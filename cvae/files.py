@@ -1,0 +1,42 @@
+"""Atomic writes: a file is either the old one or the new one, at every moment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Make an error of the disk name `path`; those of a write name no file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def write_atomic(path: Path, data: bytes, *, keep: Path | None = None) -> None:
+    """Replace `path` by `data` in one step that survives a crash at any point.
+
+    What it replaces becomes `keep`, but only once `data` is safely on the disk.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with naming(path):
+        try:
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if keep and path.exists():  # a crash here leaves `keep`, which is sound
+                path.replace(keep)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)  # the rename itself, on the disk
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,82 @@
+"""Every metric once: its meaning, unit, decimals, and which direction is better.
+
+A key is `<split>/<name>`: train and val each epoch, test once at the end, time in
+seconds. `_isK` at the end of a name counts importance samples.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+NATS = "nats per image"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a metric is; `words` say what it measures."""
+
+    name: str
+    words: str
+    unit: str = NATS
+    decimals: int = 2
+    higher_is_better: bool = False
+
+
+# In the order in which they are shown.
+METRICS = (
+    Metric("neg_elbo", "the bound on −log p(x given y): recon + kl, never weighted"),
+    Metric("recon", "the reconstruction term, E_q[−log p(x given y, z)]"),
+    Metric("kl", "KL(q(z given x, y) ‖ p(z given y))"),
+    Metric("active_units", "latent dimensions that the model uses", "units", 1),
+    Metric("loss", "what was minimised: recon + β·kl, or a K-sample bound"),
+    Metric("nll", "the importance-sampled estimate of −log p(x given y)"),
+    Metric("marginal_nll", "−log p(x), summed over the ten labels"),
+    Metric(
+        "label_accuracy",
+        "the share of images whose label argmax p(y given x) names",
+        "of 1",
+        4,
+        higher_is_better=True,
+    ),
+)
+BY_NAME = {metric.name: metric for metric in METRICS}
+
+HEADLINE = "neg_elbo"
+BOUND = tuple(metric.name for metric in METRICS[:4])  # every table starts with these
+
+
+def metric(key: str) -> Metric:
+    """The metric that a key names; one that is not listed has no unit."""
+    split, _, name = key.rpartition("/")
+    if split == "time":
+        return Metric(name, f"seconds spent on {name}", "s", 1)
+    name = re.sub(r"_is\d+$", "", name)
+    return BY_NAME.get(name) or Metric(name, name, "")
+
+
+def number(value: float, key: str, *, sign: bool = False) -> str:
+    """A value with the decimals that its metric deserves; nan and inf are said."""
+    if math.isnan(value):
+        return "nan"
+    shown = f"{value:{'+' if sign else ''}.{metric(key).decimals}f}"
+    return shown.replace("-", "−")
+
+
+def mean_sd(values: Sequence[float], key: str) -> str:
+    """mean ± sd (of the sample, n − 1); of a single value itself, of none a dash."""
+    if not len(values):
+        return "–"
+    mean = number(statistics.fmean(values), key)
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {number(statistics.stdev(values), key)}"
+
+
+def headline(figures: dict[str, float]) -> float:
+    """The run's bound: of the test images, else the latest known; nan if none is."""
+    keys = [f"{split}/{HEADLINE}" for split in ("test", "val", "train")]
+    return next((figures[key] for key in keys if key in figures), math.nan)

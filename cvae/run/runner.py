@@ -1,0 +1,196 @@
+"""One run: pick the device, claim the folder, assemble, resume, train, publish.
+
+run = data → claimed folder → model, optimiser → [train, record, checkpoint]* → finish
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cvae import engine, mnist
+from cvae.errors import Busy, TrackingError, UsageError, in_words
+from cvae.run import progress, recorder, state
+from cvae.run.folder import RunFolder, finished_run, folder_for, folders
+from cvae.run.progress import Progress
+from cvae.run.recorder import Clock
+from cvae.spec.fields import Spec
+
+if TYPE_CHECKING:
+    from cvae.tracking.publish import Tracker
+
+log = logging.getLogger("cvae")
+Publish = Callable[..., None]
+LAST_WORDS = 3.0  # seconds that an interrupted run may take to tell the store
+
+
+def run(
+    spec: Spec,
+    *,
+    runs: Path,
+    offline: bool = False,
+    header: str = "",
+    command: str = "",
+    clock: Clock | None = None,
+    tracker: Tracker | None = None,
+    part_of: Mapping[str, Any] | None = None,
+    show: Progress = progress.one_run,
+) -> RunFolder:
+    """Train, evaluate and publish one spec; go on where an unfinished run stopped.
+
+    Args:
+        tracker: a store already connected; none is looked for then.
+        part_of: what a sweep adds to `run.json`; a finished run is not repeated then.
+        show: passes the epochs on and shows them on its way.
+
+    Raises:
+        DataError, Diverged, TrackingError, UsageError, Busy: with one clear message.
+    """
+    clock = clock or Clock()
+    device = pick_device(spec.training.device)
+    with clock("data"):
+        data = mnist.load_mnist(spec.data.root, **recorder.split_options(spec))
+    with claim(spec, runs, again=part_of is None) as folder:
+        if tracker is None and not offline:
+            tracker = connect(runs, clock)
+        now = state.assemble(spec, data, device)
+        recorder.introduce(
+            folder,
+            spec,
+            data,
+            now,
+            header=header,
+            command=command,
+            part_of=part_of or {},
+        )
+        publish = _publisher(tracker, folder, clock)
+        with _status(folder, publish):
+            publish()
+            if part_of is None:
+                bury(runs, tracker)
+            done = state.resume(folder, now)
+            train = data.train.to(device)
+            epochs = engine.train(
+                now.model, now.optimizer, train, spec, now.streams, start=done
+            )
+            for epoch in show(epochs, folder.name, done, spec.training.epochs):
+                clock.add("training", epoch.seconds)
+                recorder.record(folder, now, spec, data, epoch, clock)
+                publish()
+            recorder.finish(folder, now, spec, data, clock, publish)
+    return folder
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto` is the GPU where there is one; on the CPU, denormals are flushed to zero.
+
+    The gradients of pixels that never hold ink shrink until Adam's averages of them are
+    denormal numbers, and arithmetic on those is up to a hundred times slower.
+
+    Raises:
+        UsageError: CUDA asked for where there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "training.device: cuda asked for, but torch sees no CUDA device here; use "
+            "auto or cpu"
+        )
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_flush_denormal(True)
+    return torch.device(wanted)
+
+
+@contextlib.contextmanager
+def claim(spec: Spec, runs: Path, *, again: bool = True) -> Iterator[RunFolder]:
+    """The run's folder, held for this process; a new one beside a finished one.
+
+    Raises:
+        Busy: another process is at it.
+        OSError: `runs` cannot be written.
+        UsageError: it is finished, and `again` is false.
+    """
+    runs.mkdir(parents=True, exist_ok=True)
+    folder = (None if again else finished_run(spec, runs)) or folder_for(spec, runs)
+    folder.path.mkdir(exist_ok=True)
+    abandoned = folder.abandoned
+    with folder.lock():
+        if folder.info.get("status") == "FINISHED" and not abandoned:  # just now
+            raise UsageError(f"{folder.path}: was finished by another process just now")
+        if not folder.info:
+            folder.create(spec)
+        yield folder
+
+
+@contextlib.contextmanager
+def _status(folder: RunFolder, publish: Publish) -> Iterator[None]:
+    """However the run ends, its folder says so, and the store if it is there."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        with contextlib.suppress(OSError):  # which must not hide why the run ended
+            reason = f"interrupted by {in_words(stop)}"
+            folder.update(status="KILLED", reason=reason, ended=time.time())
+            publish(LAST_WORDS)
+        raise
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            reason = str(error) or type(error).__name__
+            folder.update(status="FAILED", reason=reason, ended=time.time())
+            publish()
+        raise
+    publish()
+
+
+def preload() -> None:
+    """Import what `connect` needs, which takes seconds."""
+    from cvae.tracking import publish, store  # noqa: F401
+
+    store.preload()
+
+
+def connect(runs: Path, clock: Clock) -> Tracker:
+    """The tracking store.
+
+    Raises:
+        TrackingError: it cannot be used; the message offers to go on without.
+    """
+    with clock("imports"):
+        preload()
+        from cvae.tracking.publish import Tracker
+    with clock("tracking"):
+        try:
+            return Tracker(runs)
+        except TrackingError as error:
+            raise TrackingError(
+                f"{error}\nmake it reachable, or train without it (--offline, with "
+                "make OFFLINE=1) and publish later with make sync"
+            ) from error
+
+
+def bury(runs: Path, tracker: Tracker | None) -> None:
+    """Runs whose process died become KILLED; the store hears of ends that it missed."""
+    reachable = tracker is not None
+    for folder in folders(runs):
+        if folder.info.get("status") == "RUNNING" and not folder.held():
+            with contextlib.suppress(Busy), folder.lock():
+                reason = "its process died"
+                folder.update(status="KILLED", reason=reason, ended=time.time())
+        if tracker and reachable and tracker.missed(folder):
+            reachable = tracker.try_publish(folder)
+
+
+def _publisher(tracker: Tracker | None, folder: RunFolder, clock: Clock) -> Publish:
+    def publish(seconds: float = math.inf) -> None:
+        if tracker is not None:
+            with clock("tracking"):
+                tracker.try_publish(folder, seconds=seconds)
+
+    return publish

@@ -1,0 +1,97 @@
+"""All that training changes: weights, optimiser and streams; made, saved, restored."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cvae import engine, mnist
+from cvae.errors import CheckpointError, UsageError
+from cvae.model import CVAE
+from cvae.run import checkpoint
+from cvae.run.folder import RunFolder
+from cvae.spec.fields import Spec
+
+STREAMS = ("init", "shuffle", "noise", "binarize", "corrupt")
+log = logging.getLogger("cvae")
+
+
+@dataclass
+class State:
+    """All that training changes: what a checkpoint holds."""
+
+    model: CVAE
+    optimizer: engine.Adam
+    streams: engine.Streams
+
+    @property
+    def device(self) -> torch.device:
+        return self.optimizer.flat.device
+
+
+def stream(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """The generator of one named stream; no two names or seeds share one."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    value = int.from_bytes(digest[:8], "big") >> 1
+    return torch.Generator(device).manual_seed(value)
+
+
+def assemble(spec: Spec, data: mnist.MNIST, device: torch.device) -> State:
+    """Model, optimiser and streams at step 0; the same weights on every device."""
+    seed, pixels = spec.training.seed, data.train.images.shape[1]
+    model = engine.build_model(spec, pixels=pixels, generator=stream(seed, "init"))
+    if spec.training.output_bias == "mean_image":
+        model.start_from(data.train.images.float().mean(0) / 255)
+    model.to(device)
+    streams = {name: stream(seed, name, device) for name in STREAMS}
+    return State(model, engine.Adam(model, spec), streams)
+
+
+def save(folder: RunFolder, state: State, *, epoch: int) -> None:
+    """Checkpoint weights, optimiser and streams after `epoch` epochs."""
+    tensors = {f"model.{k}": v for k, v in state.model.state_dict().items()}
+    tensors |= {f"adam.{k}": v for k, v in state.optimizer.state.items()}
+    tensors |= {f"stream.{k}": g.get_state() for k, g in state.streams.items()}
+    facts = {"epoch": epoch, "device": state.device.type}
+    checkpoint.save(folder.checkpoint, tensors, facts)
+
+
+def resume(folder: RunFolder, state: State) -> int:
+    """Put the newest sound checkpoint into `state`; returns the epochs it has done."""
+    newest, previous = folder.checkpoint, checkpoint.previous_of(folder.checkpoint)
+    for path in (newest, previous):
+        if not path.exists():
+            continue
+        try:
+            tensors, facts = checkpoint.load(path)
+        except CheckpointError as error:
+            kept = checkpoint.set_aside(path)
+            instead = "the one before it" if path == newest else "the start"
+            log.warning("%s (now %s); going on from %s", error, kept.name, instead)
+            continue
+        here = state.device.type
+        if facts["device"] != here:
+            raise UsageError(
+                f"{folder.path}: was begun on {facts['device']} and cannot go on on "
+                f"{here}; go on there, or remove the folder to start again"
+            )
+        _restore(state, tensors)
+        log.info("going on with %s after epoch %d", folder.path, facts["epoch"])
+        return int(facts["epoch"])
+    return 0
+
+
+def _restore(state: State, tensors: dict[str, Tensor]) -> None:
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "adam": {}, "stream": {}}
+    for name, tensor in tensors.items():
+        part, _, key = name.partition(".")
+        parts[part][key] = tensor
+    state.model.load_state_dict(parts["model"])  # in place: Adam's views stay views
+    for name, tensor in state.optimizer.state.items():
+        tensor.copy_(parts["adam"][name])
+    for name, generator in state.streams.items():
+        generator.set_state(parts["stream"][name])

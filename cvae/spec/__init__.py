@@ -1,0 +1,1 @@
+"""What to train: fields, YAML with lines, mistakes, variants."""

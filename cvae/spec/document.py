@@ -1,0 +1,364 @@
+"""YAML text to a `Spec`, every mistake named with its line.
+
+YAML 1.2's core schema (`1e-3` is a number, `no` is a string), no anchors, no tags, no
+duplicate keys. Values that come from the shell (`SET="model.latent_dim=8"`) pass the
+same checks.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from cvae.errors import SpecError
+from cvae.spec.fields import Spec
+
+LARGEST = 256 * 1024  # bytes; a spec is a page, and PyYAML reads 100 kB a second
+DEEPEST = 8  # levels of nesting; a spec has three
+INTEGER = re.compile(r"[-+]?[0-9]{1,30}|0o[0-7]{1,30}|0x[0-9a-fA-F]{1,30}")
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+Path_ = tuple[str | int, ...]
+
+
+@dataclass
+class Document:
+    """The tree of a YAML text, where each path stands, and the opening comment."""
+
+    source: str
+    tree: Any
+    lines: dict[Path_, str] = field(default_factory=dict)  # path → "file:line"
+    header: str = ""
+    text: str = ""
+
+    def where(self, path: Path_) -> str:
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, f"{self.source}:1")
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
+    """The spec of a YAML file with `key=value` overrides laid over it.
+
+    Raises:
+        SpecError: every mistake of file and overrides, a line each.
+    """
+    document = read_document(path)
+    if isinstance(document.tree, dict) and "sweep" in document.tree:
+        raise SpecError(
+            f"{document.where(('sweep',))}: sweep: this file describes many runs, not "
+            f"one: make sweep CONFIG={document.source}"
+        )
+    apply_overrides(document, overrides)
+    return validate(document)
+
+
+def read_document(path: str | Path) -> Document:
+    """Read and parse; says what is wrong with the file itself."""
+    source = str(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(LARGEST + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        near = _nearest_file(source)
+        raise SpecError(f"{source!r}: cannot be read: {reason}{near}") from error
+    if len(data) > LARGEST:
+        raise SpecError(f"{source}: larger than {LARGEST // 1024} KiB; not a spec")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise SpecError(f"{source}:{line}: not UTF-8 text") from error
+    return parse(text, source)
+
+
+def parse(text: str, source: str) -> Document:
+    """YAML text as a `Document`.
+
+    Raises:
+        SpecError: not YAML, or YAML that a spec may not use.
+    """
+    document = Document(source, None, header=_header(text), text=text)
+    reader = _Reader(yaml.parse(text, Loader=yaml.SafeLoader), document)
+    try:
+        document.tree = reader.read()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        problem = error.problem or error.context
+        raise SpecError(f"{source}:{line}: not valid YAML: {problem}") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        # the latter two: numbers and escapes that PyYAML takes on trust
+        position = getattr(error, "position", None)
+        line = text[:position].count("\n") + 1 if position else reader.line
+        reason = getattr(error, "reason", None) or error
+        raise SpecError(f"{source}:{line}: not valid YAML: {reason}") from error
+    return document
+
+
+def split_overrides(text: str) -> list[str]:
+    """`a.b=1 c.d=[2, 3]` as its parts; a blank before the next key parts them."""
+    return [part for part in re.split(r"\s+(?=[\w.]+=)", text.strip()) if part]
+
+
+def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
+    """Lay `section.field=value` over the tree; the value is read as YAML."""
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        source = f"SET {override!r}"
+        if not equals or not re.fullmatch(r"\w+(\.\w+)?", key):
+            raise SpecError(
+                f"{source}: expected section.field=value, such as model.latent_dim=8"
+            )
+        if not isinstance(document.tree, dict):
+            document.tree = {}
+        path = tuple(key.split("."))
+        node = document.tree
+        for part in path[:-1]:
+            if not isinstance(node.get(part), dict):
+                node[part] = {}
+            node = node[part]
+        node[path[-1]] = parse(text, source).tree
+        document.lines[path] = source
+
+
+def validate(document: Document) -> Spec:
+    """The document as a `Spec`.
+
+    Raises:
+        SpecError: every unknown, missing, mistyped or out-of-range key with its line.
+    """
+    if not isinstance(document.tree, dict):
+        raise SpecError(
+            f"{document.where(())}: a spec is a mapping such as 'name: my-run'; "
+            f"found {_describe(document.tree)}"
+        )
+    # an empty section ("model:") means its defaults
+    tree = {
+        key: {} if value is None and key in SECTIONS else value
+        for key, value in document.tree.items()
+    }
+    try:
+        return Spec.model_validate(tree)
+    except ValidationError as error:
+        faults = [_explain(document, fault) for fault in error.errors()]
+        raise SpecError("\n".join(dict.fromkeys(faults))) from error
+
+
+class _Reader:
+    """Builds plain values from parser events; checks depth and form on the way."""
+
+    def __init__(self, events: Iterator[yaml.Event], document: Document) -> None:
+        self.events, self.document = events, document
+        self.started, self.line = False, 1
+
+    def read(self) -> Any:
+        tree: Any = None
+        for event in self.events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if self.started:
+                    raise self.refusal(event, "a second document; a spec is one")
+                self.started = True
+                tree = self.value(next(self.events), ())
+        return tree
+
+    def value(self, event: yaml.Event, path: Path_) -> Any:
+        self.document.lines.setdefault(path, self.place(event))
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise self.refusal(
+                event, "anchors and aliases are not allowed; write it out"
+            )
+        if tag := getattr(event, "tag", None):
+            raise self.refusal(
+                event, f"the tag {tag!r} is not allowed; write a plain value"
+            )
+        if len(path) > DEEPEST:
+            raise self.refusal(event, f"nested more than {DEEPEST} levels deep")
+        if isinstance(event, yaml.MappingStartEvent):
+            return self.mapping(path)
+        if isinstance(event, yaml.SequenceStartEvent):
+            items: list[Any] = []
+            while not isinstance(inner := next(self.events), yaml.SequenceEndEvent):
+                items.append(self.value(inner, (*path, len(items))))
+            return items
+        assert isinstance(event, yaml.ScalarEvent)
+        text = self.text(event)
+        return scalar(text) if event.style is None else text
+
+    def mapping(self, path: Path_) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent):
+                raise self.refusal(event, "a key must be a plain word")
+            key = self.text(event)
+            inside = (*path, key)
+            if key in found:
+                before = self.document.lines[inside].rpartition(":")[2]
+                raise self.refusal(
+                    event, f"{key}: stands twice, first on line {before}"
+                )
+            self.document.lines[inside] = self.place(event)
+            found[key] = self.value(next(self.events), inside)
+        return found
+
+    def text(self, event: yaml.ScalarEvent) -> str:
+        text = str(event.value)
+        if not text.isascii() and any(
+            "\ud800" <= letter <= "\udfff" for letter in text
+        ):
+            raise self.refusal(event, "half of a surrogate pair is no character")
+        return text
+
+    def place(self, event: yaml.Event) -> str:
+        self.line = event.start_mark.line + 1 if event.start_mark else 1
+        return f"{self.document.source}:{self.line}"
+
+    def refusal(self, event: yaml.Event, problem: str) -> SpecError:
+        return SpecError(f"{self.place(event)}: {problem}")
+
+
+def scalar(text: str) -> Any:
+    """A plain scalar by YAML 1.2's core schema."""
+    if text in ("", "~", "null", "Null", "NULL"):
+        return None
+    if text in ("true", "True", "TRUE"):
+        return True
+    if text in ("false", "False", "FALSE"):
+        return False
+    if INTEGER.fullmatch(text):
+        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+    if FLOAT.fullmatch(text):
+        return float(text)
+    if SPECIAL.fullmatch(text):
+        return float(text.replace(".", "", 1))
+    return text
+
+
+def _header(text: str) -> str:
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("#").strip())
+    return "\n".join(lines).strip()
+
+
+SECTIONS = {
+    name: info.annotation
+    for name, info in Spec.model_fields.items()
+    if hasattr(info.annotation, "model_fields")
+}
+
+
+def field_names() -> dict[str, list[str]]:
+    """The fields of each section, for messages that name what is allowed."""
+    return {section: _fields((section,)) for section in SECTIONS}
+
+
+def _explain(document: Document, fault: Any) -> str:
+    """One pydantic error as `file:line: key: what is wrong; allowed; did you mean`."""
+    path: Path_ = tuple(fault["loc"])
+    where, key = document.where(path), ".".join(map(str, path))
+    if fault["type"] == "extra_forbidden":
+        siblings = _fields(path[:-1])
+        near = _elsewhere(str(path[0])) if len(path) == 1 else []
+        near = near or difflib.get_close_matches(str(path[-1]), siblings, 1, 0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{where}: {key}: unknown key; allowed: {', '.join(siblings)}{hint}"
+    if fault["type"] == "missing" and path == ("name",):
+        return f"{where}: name: missing; add a line such as 'name: my-run'"
+    if fault["type"] == "missing":  # an item of a list of fixed length
+        return f"{where}: {key}: missing; must be {_allowed(path)}"
+    if fault["type"] == "value_error":
+        problem = str(fault["ctx"]["error"])
+        prefix = f"{key}: " if key else ""
+        return f"{where}: {prefix}{problem}; found {_describe(fault['input'])}"
+    allowed = _allowed(path)
+    message = fault["msg"][0].lower() + fault["msg"][1:]
+    problem = f"must be {allowed}" if allowed else message
+    found = _describe(fault["input"])
+    if isinstance(fault["input"], str) and fault["type"] == "literal_error":
+        choices = re.findall(r"'(\w+)'", fault["ctx"]["expected"])
+        near = difflib.get_close_matches(fault["input"], choices, 1, 0.5)
+        found += f"; did you mean {near[0]}?" if near else ""
+    return f"{where}: {key}: {problem}; found {found}"
+
+
+def _fields(path: Path_) -> list[str]:
+    model: Any = Spec
+    for part in path:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def _elsewhere(name: str) -> list[str]:
+    """A key written at the top that belongs in a section."""
+    homes = {f: f"{s}.{f}" for s, fields in field_names().items() for f in fields}
+    near = difflib.get_close_matches(name, homes, 1, 0.8)
+    return [homes[near[0]]] if near else []
+
+
+def _allowed(path: Path_) -> str:
+    """A field's type and bounds in words, from the JSON schema."""
+    schema = Spec.model_json_schema()
+    node: Any = schema
+    for part in path:
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+        if isinstance(part, int):
+            items = node.get("prefixItems") or [node.get("items", {})]
+            node = items[min(part, len(items) - 1)]
+        else:
+            node = node.get("properties", {}).get(part, {})
+    return _words(node)
+
+
+def _words(node: dict[str, Any]) -> str:
+    if "anyOf" in node:
+        return " or ".join(_words(choice) for choice in node["anyOf"])
+    if "enum" in node:
+        return f"one of {', '.join(map(str, node['enum']))}"
+    if "$ref" in node:
+        return "a block of key: value lines"
+    kind = node.get("type", "")
+    if kind == "array":
+        if "prefixItems" in node:
+            return f"a list of {len(node['prefixItems'])} numbers"
+        return f"a list of at most {node.get('maxItems')} values"
+    if kind in ("integer", "number"):
+        return f"{'an integer' if kind == 'integer' else 'a number'}{_bounds(node)}"
+    return {"null": "null", "boolean": "true or false", "string": "text"}.get(kind, "")
+
+
+def _bounds(node: dict[str, Any]) -> str:
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤"}
+    signs["exclusiveMaximum"] = "<"
+    parts = [f"{sign} {node[key]:g}" for key, sign in signs.items() if key in node]
+    return f" {' and '.join(parts)}" if parts else ""
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a block of keys"
+    if value is None:
+        return "nothing"
+    text = repr(value) if isinstance(value, (str, list, tuple)) else str(value).lower()
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _nearest_file(source: str) -> str:
+    try:
+        specs = [str(path) for path in Path("experiments").rglob("*.yaml")]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(source[:300], specs, 1, 0.6)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,1 @@
+"""Many runs: handed to local processes or to Ray."""

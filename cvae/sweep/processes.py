@@ -1,0 +1,154 @@
+"""Runs of a sweep on this machine: worker processes that take one after another."""
+
+from __future__ import annotations
+
+import collections
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import NoReturn
+
+from cvae.errors import Terminated
+from cvae.run.runner import preload
+from cvae.sweep.job import Ended, Event, Job
+from cvae.sweep.worker import perform
+
+PATIENCE = 10.0  # seconds that an interrupted run has to write where it stopped
+spawn = multiprocessing.get_context("spawn")
+
+
+class Pool:
+    """`count` processes of `threads` threads; they load torch while the sweep prepares.
+
+    `tracked`: they will need MLflow, too. Leaving the context ends them: runs under way
+    are marked KILLED and can be gone on with.
+    """
+
+    def __init__(self, count: int, threads: int, *, tracked: bool = True) -> None:
+        self.threads, self.tracked = threads, tracked
+        self.alive, self.lifeline = spawn.Pipe(duplex=False)
+        self.workers = [self._worker() for _ in range(count)]
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lifeline.close()  # which every worker takes as its end
+        _end(self.workers)
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Event]:
+        """Every job by one of the processes; yields what they say, as they say it.
+
+        A worker that dies is replaced, and only the run it was at has failed.
+        """
+        waiting = collections.deque(jobs)
+        while waiting or any(worker.job for worker in self.workers):
+            for worker in self.workers:
+                if waiting and worker.job is None:
+                    worker.take(waiting.popleft())
+            for worker in _ready(self.workers):
+                try:
+                    event = worker.connection.recv()
+                except (EOFError, OSError):  # it died
+                    self.workers.remove(worker)
+                    if waiting:
+                        self.workers.append(self._worker())
+                    yield from worker.obituary()
+                    continue
+                if isinstance(event, Ended):
+                    worker.job = None
+                yield event
+
+    def _worker(self) -> _Worker:
+        return _Worker(self.alive, self.threads, self.tracked)
+
+
+class _Worker:
+    """A process, the pipe to it, and the job it is at."""
+
+    def __init__(self, alive: Connection, threads: int, tracked: bool) -> None:
+        self.connection, theirs = spawn.Pipe()
+        self.job: Job | None = None
+        given = (theirs, alive, tracked)
+        self.process = spawn.Process(target=_serve, args=given, daemon=True)
+        # A worker is told to stop by its parent, so Ctrl-C must not reach it; and its
+        # OpenMP reads the number of threads once, when torch is loaded.
+        keep = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        before = os.environ.get("OMP_NUM_THREADS")
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        try:
+            self.process.start()
+        finally:
+            if before is None:
+                del os.environ["OMP_NUM_THREADS"]
+            else:
+                os.environ["OMP_NUM_THREADS"] = before
+            signal.signal(signal.SIGINT, keep)
+        theirs.close()
+
+    def take(self, job: Job) -> None:
+        self.job = job
+        try:
+            self.connection.send(job)
+        except OSError:  # it died while idle; its end of the pipe says so to `recv`
+            return
+
+    def obituary(self) -> Iterator[Ended]:
+        """The end of the run that a dead worker was at."""
+        self.process.join()
+        code = self.process.exitcode or 0
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        if self.job:
+            reason = f"its worker process died ({how}); run the sweep again to go on"
+            yield Ended(self.job.number, "KILLED", reason, 0.0)
+
+
+def _ready(pool: Sequence[_Worker]) -> list[_Worker]:
+    """The workers that have something to say, or have died; waits for the first."""
+    heard = wait([worker.connection for worker in pool])
+    return [worker for worker in pool if worker.connection in heard]
+
+
+def _end(pool: Sequence[_Worker]) -> None:
+    """Wait for the workers: each has time to write where its run stopped."""
+    try:
+        for worker in pool:
+            if worker.job:
+                worker.process.join(PATIENCE)
+    finally:  # out of patience, or a second Ctrl-C
+        for worker in pool:
+            worker.process.kill()
+
+
+def _serve(connection: Connection, alive: Connection, tracked: bool) -> None:
+    """A worker's life: a job, its answer, the next, until the parent is gone."""
+    threading.Thread(target=_watch, args=(alive,), daemon=True).start()
+    if tracked:
+        preload()  # a signal in the middle of an import just ends it: nothing is lost
+    signal.signal(signal.SIGTERM, _terminate)
+
+    def say(event: Event) -> None:
+        try:
+            connection.send(event)
+        except OSError as error:  # the parent is gone: that is no fault of the run
+            raise Terminated from error
+
+    try:
+        while True:
+            say(perform(connection.recv(), say))
+    except (EOFError, OSError, KeyboardInterrupt):
+        return
+
+
+def _watch(alive: Connection) -> None:
+    """The pipe that only the parent holds tells its end, also when it was killed."""
+    alive.poll(None)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+    raise Terminated

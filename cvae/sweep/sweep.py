@@ -1,0 +1,203 @@
+"""Many runs as one: what is finished is skipped, what is broken goes on.
+
+sweep = plan → checked data → store → [variants not finished, by some engine]* → table
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import os
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cvae import mnist
+from cvae.errors import SweepIncomplete
+from cvae.files import write_atomic
+from cvae.run import recorder, runner
+from cvae.run.folder import SweepFolder, finished_run
+from cvae.run.recorder import Clock
+from cvae.spec.variants import Plan
+from cvae.sweep import processes, progress, ray_cluster, table
+from cvae.sweep.job import Ended, Event, Job
+
+if TYPE_CHECKING:
+    from cvae.tracking.publish import Tracker
+
+MOST_WORKERS = 8  # unless asked for more: each holds about a gigabyte
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a sweep may use: an engine, its workers, threads and GPU share a run."""
+
+    engine: str = "local"
+    workers: int = 1
+    threads: int = 1
+    gpus: float = 0.0
+
+
+def resources(
+    engine: str = "local",
+    workers: int | None = None,
+    threads: int | None = None,
+    gpus: float = 0.0,
+) -> Resources:
+    """One worker a core with one thread each, unless asked otherwise."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    cores = cores or os.cpu_count() or 1
+    workers = workers or min(cores, MOST_WORKERS)
+    elsewhere = engine == "ray" and "RAY_ADDRESS" in os.environ
+    threads = threads or (1 if elsewhere else max(1, cores // workers))
+    return Resources(engine, workers, threads, gpus)
+
+
+def sweep(
+    plan: Plan,
+    *,
+    runs: Path,
+    use: Resources,
+    offline: bool = False,
+    command: str = "",
+) -> SweepFolder:
+    """Run every variant that is not finished; calling it again does the rest.
+
+    Raises:
+        DataError, TrackingError, SpecError, OSError: before anything is trained.
+        SweepIncomplete: at the end, naming the runs that did not finish and why.
+    """
+    runs = runs.resolve()
+    folder = SweepFolder(runs / "sweeps" / plan.name)
+    jobs = list(_jobs(plan, runs, use, offline=offline, command=command))
+    tracker = None
+    try:
+        with _events(jobs, use) as events:
+            check_data(plan)
+            tracker = None if offline else runner.connect(runs, Clock())
+            _introduce(folder, plan, command)
+            publish(folder, plan, tracker)
+            runner.bury(runs, tracker)
+            broken = _run(events, jobs, plan) if jobs else []
+    except KeyboardInterrupt:
+        if folder.info.get("status") == "RUNNING":
+            folder.update(status="KILLED", ended=time.time())
+            publish(folder, plan, tracker)
+        raise
+    runner.bury(runs, tracker)  # of workers that were killed
+    status = "FAILED" if broken else "FINISHED"
+    folder.update(status=status, ended=time.time())
+    publish(folder, plan, tracker)
+    if broken:
+        raise SweepIncomplete(_report(plan, broken))
+    return folder
+
+
+def check_data(plan: Plan) -> None:
+    """Load each split that the variants ask for once.
+
+    Raises:
+        DataError: the data is wrong, or too small for a variant.
+    """
+    loaded = set()
+    for variant in plan.variants:
+        options = recorder.split_options(variant.spec)
+        key = (variant.spec.data.root, *options.values())
+        if key not in loaded:
+            loaded.add(key)
+            mnist.load_mnist(variant.spec.data.root, **options)
+
+
+def publish(folder: SweepFolder, plan: Plan, tracker: Tracker | None) -> None:
+    """Write the sweep's table and bring its parent run up to date."""
+    rows = table.rows(plan, folder.path.parent.parent)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(folder.path / "table.csv", text.getvalue().encode())
+    folder.update(summary=table.summary(plan, rows))
+    if tracker is not None:
+        tracker.try_publish_sweep(folder)
+
+
+def _introduce(folder: SweepFolder, plan: Plan, command: str) -> None:
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder.path / "sweep.yaml", plan.text.encode())
+    runs = folder.path.parent.parent
+    known = folder.info
+    folder.update(
+        uid=known.get("uid", uuid.uuid4().hex),
+        started=known.get("started", time.time()),
+        name=plan.name,
+        header=plan.header,
+        experiment=plan.experiment,
+        command=command,
+        keys=list(plan.keys),
+        runs=[
+            {
+                "folder": table.run_of(variant.spec, runs).name,
+                "id": variant.spec.id,
+                "swept": dict(variant.swept),
+            }
+            for variant in plan.variants
+        ],
+        status="RUNNING",
+    )
+
+
+def _jobs(
+    plan: Plan, runs: Path, use: Resources, *, offline: bool, command: str
+) -> Iterator[Job]:
+    for number, variant in enumerate(plan.variants):
+        if finished_run(variant.spec, runs):
+            continue
+        yield Job(
+            number=number,
+            label=variant.label,
+            spec=variant.spec,
+            part_of={
+                "sweep": plan.name,
+                "swept": dict(variant.swept),
+                "label": variant.label,
+            },
+            runs=runs,
+            offline=offline,
+            header=plan.header,
+            command=command,
+            threads=use.threads,
+        )
+
+
+@contextlib.contextmanager
+def _events(jobs: Sequence[Job], use: Resources) -> Iterator[Iterator[Event]]:
+    """What the engine asked for will say of the jobs, which start when it is read."""
+    if not jobs:
+        yield iter(())
+    elif use.engine == "ray":
+        with contextlib.closing(
+            ray_cluster.run_jobs(jobs, use.workers, use.gpus)
+        ) as said:
+            yield said
+    else:
+        workers = min(use.workers, len(jobs))
+        with processes.Pool(workers, use.threads, tracked=not jobs[0].offline) as pool:
+            yield pool.run(jobs)
+
+
+def _run(events: Iterator[Event], jobs: Sequence[Job], plan: Plan) -> list[Ended]:
+    """Show how the jobs go; returns what went wrong."""
+    ends = progress.many_runs(events, jobs, plan.name, len(plan.variants))
+    return [ended for ended in ends if ended.status != "FINISHED"]
+
+
+def _report(plan: Plan, broken: Sequence[Ended]) -> str:
+    lines = [f"{len(broken)} of {len(plan.variants)} runs did not finish:"]
+    for ended in broken:
+        label = plan.variants[ended.number].label
+        lines.append(f"  {label}: {ended.status.lower()}: {ended.reason}")
+    return "\n".join([*lines, "the same command goes on with them"])

@@ -1,0 +1,80 @@
+"""What a sweep is and what came of it, as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cvae import engine
+from cvae.metrics import BOUND, mean_sd
+from cvae.run.folder import RunFolder, finished_run, folder_for
+from cvae.spec.fields import Spec
+from cvae.spec.variants import SEEDS, Plan, Variant
+
+
+def rows(plan: Plan, runs: Path) -> list[dict[str, Any]]:
+    """A row a variant: run, status, parameters, swept fields, final figures."""
+    found = []
+    for variant in plan.variants:
+        folder = run_of(variant.spec, runs)
+        metrics = folder.metrics
+        row: dict[str, Any] = {"run": folder.name, "status": folder.status}
+        row |= {"parameters": parameters(variant.spec)}
+        row |= {key: variant.swept.get(key) for key in plan.keys}
+        row |= {f"test/{key}": metrics.get(f"test/{key}") for key in BOUND}
+        row["seconds"] = metrics.get("time/total")
+        found.append(row)
+    return found
+
+
+def parameters(spec: Spec) -> int:
+    """Trainable numbers of the spec's network on images of 28 × 28."""
+    with torch.device("meta"):
+        model = engine.build_model(spec, pixels=784)
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def summary(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Head and lines of `rows` over seeds: mean ± sd of n finished runs."""
+    keys = [key for key in plan.keys if key != SEEDS]
+    scores = [f"test/{key}" for key in BOUND]
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for variant, row in zip(plan.variants, rows, strict=True):
+        point = tuple(str(variant.swept.get(key, "")) for key in keys)
+        group = groups.setdefault(point, [])
+        if row["status"] == "FINISHED":
+            group.append(row)
+    lines = []
+    for point, group in groups.items():
+        found = [[row[key] for row in group if row[key] is not None] for key in scores]
+        cells = [mean_sd(each, key) for each, key in zip(found, scores, strict=True)]
+        lines.append([*point, str(len(group)), *cells])
+    return [[*keys, "n", *scores], *lines]
+
+
+def dry(plan: Plan, runs: Path) -> list[list[str]]:
+    """Head and lines of what a call would do."""
+    head = ["run", *plan.keys, "parameters", "status"]
+    lines = []
+    for variant in plan.variants:
+        folder = run_of(variant.spec, runs)
+        status = folder.status.lower()
+        if status not in ("new", "finished"):
+            records = folder.records()
+            status += f", {records[-1]['epoch'] if records else 0} epochs done"
+        values = [_cell(variant, key) for key in plan.keys]
+        count = f"{parameters(variant.spec):,}"
+        lines.append([folder.name, *values, count, status])
+    return [head, *lines]
+
+
+def _cell(variant: Variant, key: str) -> str:
+    return str(variant.swept[key]) if key in variant.swept else "–"
+
+
+def run_of(spec: Spec, runs: Path) -> RunFolder:
+    """The finished run of a variant, or the one that would be begun or gone on with."""
+    return finished_run(spec, runs) or folder_for(spec, runs)

@@ -1,0 +1,102 @@
+"""One run of a sweep in this process: every outcome is an answer, none an exception."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from cvae import engine
+from cvae.errors import Busy, Expected, TrackingError
+from cvae.run import runner
+from cvae.run.folder import finished_run
+from cvae.run.recorder import Clock
+from cvae.sweep.job import Ended, Event, Job, Progressed, Said
+
+if TYPE_CHECKING:
+    from cvae.tracking.publish import Tracker
+
+log = logging.getLogger("cvae")
+KNOWN = (Expected, OSError)  # their message is enough, no traceback
+
+
+def perform(job: Job, say: Callable[[Event], None]) -> Ended:
+    """Run one variant; whatever is wrong with it is the answer, not an exception.
+
+    Raises:
+        KeyboardInterrupt: only that; the run is marked KILLED and can be gone on with.
+    """
+    began = time.perf_counter()
+
+    def ended(status: str, reason: str = "") -> Ended:
+        return Ended(job.number, status, reason, time.perf_counter() - began)
+
+    def show(
+        epochs: Iterator[engine.Epoch], name: str, done: int, total: int
+    ) -> Iterator[engine.Epoch]:
+        say(Progressed(job.number, done))
+        for epoch in epochs:
+            yield epoch
+            say(Progressed(job.number, epoch.epoch))
+
+    torch.set_num_threads(job.threads)
+    with _log_to(job.number, say):
+        try:
+            tracker = None if job.offline else _tracker(job.runs)
+            runner.run(
+                job.spec,
+                runs=job.runs,
+                offline=tracker is None,
+                header=job.header,
+                command=job.command,
+                tracker=tracker,
+                part_of=job.part_of,
+                show=show,
+            )
+        except Busy as error:
+            return ended("BUSY", str(error))
+        except KNOWN as error:
+            if finished_run(job.spec, job.runs):  # by another process, meanwhile
+                return ended("FINISHED")
+            return ended("FAILED", str(error))
+        except Exception as error:
+            say(Said(job.number, traceback.format_exc()))
+            return ended("FAILED", f"{type(error).__name__}: {error}")
+    return ended("FINISHED")
+
+
+@cache
+def _tracker(runs: Path) -> Tracker | None:
+    """The store, connected once a process; a store that went away stops no training."""
+
+    try:
+        return runner.connect(runs, Clock())
+    except TrackingError as error:
+        log.warning("%s", error)
+        return None
+
+
+@contextlib.contextmanager
+def _log_to(number: int, say: Callable[[Event], None]) -> Iterator[None]:
+    """What the run logs is said, so that it does not tear the parent's display."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(Said(number, record.getMessage()))
+
+    handler, propagates = Handler(), log.propagate
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = propagates

@@ -1,0 +1,63 @@
+"""A run or a sweep in words: the note that the UI shows with it."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+
+from cvae.run.folder import RunFolder, SweepFolder
+
+
+def description(folder: RunFolder) -> str:
+    """The run's note in the UI: question, headline figures, how to run it again."""
+    info = folder.info
+    final = folder.metrics
+    headline = folder.status.lower()
+    if "test/neg_elbo" in final:
+        figures = [final[f"test/{key}"] for key in ("neg_elbo", "recon", "kl")]
+        headline = "test neg_elbo {:.2f} = recon {:.2f} + kl {:.2f}".format(*figures)
+        headline += " nats per image"
+    lines = [f"**{headline}**", ""]
+    if header := info.get("header"):
+        lines += [_question(header), ""]
+    if info.get("reason"):
+        lines += [f"Ended early: {_plain(info['reason'])}", ""]
+    if final:
+        lines += ["| figure | value |", "|---|---|"]
+        for key, value in final.items():
+            if key.startswith("test/"):
+                lines.append(f"| {key} | {value:.6g} |")
+        lines += ["", "recon, kl, neg_elbo, loss and nll are in nats per image."]
+    lines += ["", f"Again: {_code(info.get('command', ''))}"]
+    return "\n".join(lines)
+
+
+def sweep_description(folder: SweepFolder) -> str:
+    """A sweep's note: question, mean ± sd over seeds, how to run it again."""
+    info = folder.info
+    cells = [[_plain(cell) for cell in row] for row in info.get("summary", [])]
+    table = markdown(cells) if cells else ""
+    again = f"Again: {_code(info['command'])}"
+    return "\n\n".join([_question(info["header"]), table, again])
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a Markdown table, the first as its head."""
+    head, *lines = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *lines])
+
+
+def _question(header: str) -> str:
+    return _plain(header).replace("\n", "  \n")
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it stands: no HTML, link or picture in it."""
+    return re.sub(r"[\\`*_\[\]|]", r"\\\g<0>", html.escape(text, quote=False))
+
+
+def _code(text: str) -> str:
+    """A line of code, fenced by more backticks than are in it."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if len(fence) > 1 else f"`{text}`"

@@ -1,0 +1,309 @@
+"""Run folders published to MLflow.
+
+Publishing is one idempotent function of the folder: it logs what the store lacks, so
+the live run, a resumed run and a later `sync` are the same call. A metric point carries
+the time of its record, which makes a repeated point the same point.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    Metric,
+    Param,
+    RunTag,
+)
+from PIL import Image
+
+from cvae.errors import TrackingError
+from cvae.files import write_atomic
+from cvae.run.folder import Record, RunFolder, SweepFolder
+from cvae.spec.fields import flatten
+from cvae.tracking import charts
+from cvae.tracking.note import description, sweep_description
+from cvae.tracking.store import BATCH, Store, clear_errors, within
+
+PAUSE = 60.0  # seconds between attempts to reach a store that went away
+STEP_IMAGE = re.compile(r"(?P<key>[a-z_]+)-(?P<step>\d+)\.png")
+SWEEP_ARTIFACTS = ("sweep.yaml", "table.csv")
+ARTIFACTS = ("spec.yaml", "records.jsonl", "run.json", "git.diff", "model.safetensors")
+
+log = logging.getLogger("cvae")
+
+
+class Tracker(Store):
+    """A store that run folders are published to.
+
+    Raises:
+        TrackingError: from the constructor, when the store cannot be used.
+    """
+
+    def __init__(self, runs: Path) -> None:
+        super().__init__(runs)
+        self.failed_at = -PAUSE
+
+    def publish(self, folder: RunFolder) -> None:
+        """Log whatever of the run the store does not have yet.
+
+        Raises:
+            TrackingError: the store cannot be reached or refuses; call again later.
+        """
+        with clear_errors(self.uri):
+            seen = self._begin(folder)
+            self._metrics(folder, seen)
+            self._images(folder, seen)
+            status = folder.status
+            if status not in ("NEW", "RUNNING"):
+                self._artifacts(folder, seen)
+            self._describe(folder, seen, status)
+
+    def publish_sweep(self, folder: SweepFolder) -> str:
+        """Make the run that a sweep's runs are nested under, or bring it up to date.
+
+        Returns:
+            Its run id.
+
+        Raises:
+            TrackingError: as `publish`.
+        """
+        info = folder.info
+        with clear_errors(self.uri):
+            experiment = self.experiment(info["experiment"])
+            run_id = _cursor(folder, self.uri).get("run_id")
+            if not run_id or not self.has(run_id):
+                tags = {
+                    "mlflow.user": _user(),
+                    "mlflow.source.name": info["command"],
+                    "mlflow.source.type": "LOCAL",
+                    "cvae.kind": "sweep",
+                    "cvae.sweep": folder.name,
+                    "cvae.uid": info["uid"],
+                }
+                began = int(1000 * info["started"])
+                run_id = self._find_or_create(experiment, folder.name, tags, began)
+                seen = {"uri": self.uri, "run_id": run_id, "experiment_id": experiment}
+                _remember(folder, seen)
+            swept: dict[str, list[str]] = {key: [] for key in info["keys"]}
+            for run in info["runs"]:
+                for key, value in run["swept"].items():
+                    if _text(value) not in swept[key]:
+                        swept[key].append(_text(value))
+            tags = {f"sweep.{key}": ", ".join(found) for key, found in swept.items()}
+            tags["mlflow.note.content"] = sweep_description(folder)
+            self.client.log_batch(
+                run_id, tags=[RunTag(key, value[:5000]) for key, value in tags.items()]
+            )
+            for name in SWEEP_ARTIFACTS:
+                if (path := folder.path / name).exists():
+                    self.client.log_artifact(run_id, str(path))
+            if info["status"] == "RUNNING":
+                self.client.update_run(run_id, status="RUNNING")
+            else:
+                ended = int(1000 * info["ended"])
+                self.client.set_terminated(run_id, info["status"], ended)
+        return str(run_id)
+
+    def try_publish_sweep(self, folder: SweepFolder) -> bool:
+        """`publish_sweep`; a store that is away is said."""
+        try:
+            self.publish_sweep(folder)
+        except TrackingError as error:
+            log.warning("%s; publish the sweep later: make sync", error)
+            return False
+        return True
+
+    def try_publish(self, folder: RunFolder, *, seconds: float = math.inf) -> bool:
+        """`publish`, but a store that is away is said, and asked again in a minute."""
+        running = folder.info.get("status") == "RUNNING"
+        if running and time.monotonic() - self.failed_at < PAUSE:
+            return False
+        try:
+            with clear_errors(self.uri):
+                within(seconds, lambda: self.publish(folder))
+        except TrackingError as error:
+            self.failed_at = time.monotonic()
+            goes_on = "training goes on, " if running else ""
+            log.warning("%s; %sall is kept in %s", error, goes_on, folder.path)
+            return False
+        self.failed_at = -PAUSE
+        return True
+
+    def missed(self, folder: RunFolder) -> bool:
+        """Whether a run ended and the store, which has it, was not told."""
+        seen = _cursor(folder, self.uri)
+        return bool(seen) and seen.get("status") != folder.status and not folder.held()
+
+    def _begin(self, folder: RunFolder) -> dict[str, Any]:
+        """The run in the store, found by its uid or made; what was published so far."""
+        seen = _cursor(folder, self.uri)
+        whole = seen.keys() >= {"records", "images"}
+        if whole and self.has(seen["run_id"]):
+            return seen
+        spec, info = folder.spec(), folder.info
+        experiment = self.experiment(spec.tracking.experiment)
+        run_id = self._find_or_create(
+            experiment,
+            info.get("label") or folder.name,
+            self._tags(folder),
+            int(1000 * info["started"]),
+        )
+        params = [Param(key, _text(value)) for key, value in flatten(spec).items()]
+        params += [Param(key, _text(value)) for key, value in info["facts"].items()]
+        self.client.log_batch(run_id, params=params)
+        self.client.log_inputs(run_id, _datasets(info))
+        self.client.log_artifact(run_id, str(folder.path / "spec.yaml"))
+        seen = {"uri": self.uri, "run_id": run_id, "experiment_id": experiment}
+        seen |= {"records": 0, "images": []}
+        _remember(folder, seen)
+        return seen
+
+    def _find_or_create(
+        self, experiment: str, name: str, tags: dict[str, str], began: int
+    ) -> str:
+        query = f"tags.`cvae.uid` = '{tags['cvae.uid']}'"
+        found = self.client.search_runs([experiment], query)
+        run = (
+            found[0] if found else self.client.create_run(experiment, began, tags, name)
+        )
+        return str(run.info.run_id)
+
+    def _tags(self, folder: RunFolder) -> dict[str, str]:
+        """What the run is found, sorted and nested by."""
+        info = folder.info
+        tags = {
+            "mlflow.user": _user(),
+            "mlflow.source.name": info.get("command", "cvae"),
+            "mlflow.source.type": "LOCAL",
+            "cvae.uid": info["uid"],
+            "cvae.id": info["id"],
+            "cvae.host": info.get("host", ""),
+        }
+        for key, value in info.get("git", {}).items():
+            tags[f"mlflow.source.git.{key}"] = value
+        if name := info.get("sweep"):
+            parent = SweepFolder(folder.path.parent / "sweeps" / name)
+            run_id = _cursor(parent, self.uri).get("run_id")
+            if not run_id and parent.info:
+                run_id = self.publish_sweep(parent)
+            tags["cvae.sweep"] = name
+            tags |= {f"sweep.{key}": _text(v) for key, v in info["swept"].items()}
+            if run_id:
+                tags["mlflow.parentRunId"] = run_id
+        return tags
+
+    def _metrics(self, folder: RunFolder, seen: dict[str, Any]) -> None:
+        records = folder.records()
+        points = [
+            point for record in records[seen["records"] :] for point in _points(record)
+        ]
+        for start in range(0, len(points), BATCH):
+            self.client.log_batch(seen["run_id"], metrics=points[start : start + BATCH])
+        if points:
+            seen["records"] = len(records)
+            _remember(folder, seen)
+
+    def _images(self, folder: RunFolder, seen: dict[str, Any]) -> None:
+        """As `log_image` does, but under names that are the same at every call."""
+        times = {record["epoch"]: record["time"] for record in folder.records()[::-1]}
+        for path in sorted(folder.figures.glob("*.png")):
+            match = STEP_IMAGE.fullmatch(path.name)
+            if not match or path.name in seen["images"]:
+                continue
+            key, step = match["key"], int(match["step"])
+            if step not in times:  # drawn, then killed before the record
+                continue
+            if not seen["images"]:
+                self.client.set_tag(seen["run_id"], "mlflow.loggedImages", True)
+            one = uuid.uuid5(uuid.UUID(folder.info["uid"]), path.name)
+            name = f"{key}+step+{step}+timestamp+{times[step]}+{one}"
+            with tempfile.TemporaryDirectory() as place:
+                shutil.copyfile(path, Path(place, f"{name}.png"))
+                with Image.open(path) as picture:
+                    picture.thumbnail((256, 256))
+                    picture.convert("RGB").save(Path(place, f"{name}+compressed.webp"))
+                self.client.log_artifacts(seen["run_id"], place, "images")
+            seen["images"].append(path.name)
+            _remember(folder, seen)
+
+    def _artifacts(self, folder: RunFolder, seen: dict[str, Any]) -> None:
+        for name in ARTIFACTS:
+            if (path := folder.path / name).exists():
+                self.client.log_artifact(seen["run_id"], str(path))
+        for path in sorted(folder.figures.glob("*.png")):
+            if not STEP_IMAGE.fullmatch(path.name):
+                self.client.log_artifact(seen["run_id"], str(path), "figures")
+
+    def _describe(self, folder: RunFolder, seen: dict[str, Any], status: str) -> None:
+        info = folder.info
+        known = [status, seen["records"]] if status != "RUNNING" else [status]
+        if seen.get("described") == known:
+            return
+        tags = {"mlflow.note.content": description(folder)}
+        if info.get("reason"):
+            tags["cvae.reason"] = info["reason"][:5000]
+        self.client.log_batch(
+            seen["run_id"], tags=[RunTag(key, value) for key, value in tags.items()]
+        )
+        if status in ("NEW", "RUNNING"):
+            self.client.update_run(seen["run_id"], status="RUNNING")
+        else:
+            ended = int(1000 * info.get("ended", time.time()))
+            self.client.set_terminated(seen["run_id"], status, ended)
+            spec = folder.spec()  # at a step that most runs have pictures of
+            view = charts.view(min(spec.tracking.images_every, spec.training.epochs))
+            self.client.set_experiment_tag(seen["experiment_id"], charts.TAG, view)
+        seen |= {"status": status, "described": known}
+        _remember(folder, seen)
+
+
+def _points(record: Record) -> Iterator[Metric]:
+    for key, value in record["metrics"].items():
+        yield Metric(key, value, record["time"], record["epoch"])
+
+
+def _datasets(info: dict[str, Any]) -> list[DatasetInput]:
+    inputs = []
+    for context, count in info["data"]["images"].items():
+        dataset = Dataset(
+            name=f"{info['data']['name']}-{context}",
+            digest=info["data"]["digest"],
+            source_type="local",
+            source=json.dumps({"uri": info["data"]["root"]}),
+            profile=json.dumps({"num_rows": count, "sha256": info["data"]["sha256"]}),
+        )
+        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
+    return inputs
+
+
+def _user() -> str:
+    return getpass.getuser() if hasattr(os, "getuid") else ""
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _cursor(folder: RunFolder | SweepFolder, uri: str) -> dict[str, Any]:
+    """What `_remember` wrote for this store; losing it costs time, not truth."""
+    seen = folder.published
+    return seen if "run_id" in seen and seen.get("uri") == uri else {}
+
+
+def _remember(folder: RunFolder | SweepFolder, seen: dict[str, Any]) -> None:
+    write_atomic(folder.path / "tracking.json", json.dumps(seen).encode())

@@ -1,0 +1,274 @@
+"""Comparisons against figures worked out by hand, and the command as it is typed."""
+
+from __future__ import annotations
+
+import csv
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from analysis import compare
+from analysis.comparing import settings, tables
+from analysis.reading.load import load_runs
+from cvae.errors import RunNotFound
+from cvae.run.folder import RunFolder
+from tests.made import made_run, rewrite
+from tests.test_commands import ROOT, Done, environment, make
+
+BOUNDS = {  # by β and seed
+    0.5: [100.0, 101.0, 102.0, 103.0, 104.0],
+    1.0: [99.0, 100.5, 101.0, 102.5, 102.0],
+    4.0: [120.0, 121.0, 122.0, 123.0, 124.0],
+}
+
+
+def sweep(runs: Path, seeds: int, **fields: Any) -> dict[tuple[float, int], str]:
+    return {
+        (beta, seed): made_run(
+            runs,
+            bound,
+            **{"objective__beta": beta, "training__seed": seed} | fields,
+        ).name
+        for beta, bounds in BOUNDS.items()
+        for seed, bound in enumerate(bounds[:seeds])
+    }
+
+
+def test_sides_are_the_settings_in_order_and_seeds_are_not_settings(
+    tmp_path: Path,
+) -> None:
+    sweep(tmp_path, 2)
+    found = compare.compare(load_runs(runs=tmp_path)).found
+    labels = [side.label for side in found.sides]
+    assert labels == ["beta = 0.5", "beta = 1", "beta = 4"]
+    assert [side.seeds for side in found.sides] == [2, 2, 2]
+
+
+def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
+    sweep(tmp_path, 5)
+    result = compare.compare(load_runs(runs=tmp_path))
+    found = result.found
+    assert found.best.label == found.against.label == "beta = 1"
+    assert [s.mean for s in found.summaries] == [102.0, 101.0, 122.0]
+    near, none, far = found.differences
+    assert none is None
+    assert near is not None
+    assert far is not None
+    # 1, 0.5, 1, 0.5, 2 and 21, 20.5, 21, 20.5, 22
+    assert near.pairs == far.pairs == 5
+    assert near.found.mean == pytest.approx(1.0)
+    assert near.found.sd == pytest.approx(math.sqrt(1.5 / 4))
+    assert far.found.mean == pytest.approx(21.0)
+    assert far.p == pytest.approx(2 / 252)
+    assert far.adjusted == pytest.approx(4 / 252)
+    assert near.adjusted == pytest.approx(near.p)
+    assert 0.1 < near.p < 0.5  # the unpaired test does not see it
+    assert near.found.low > 0  # the pairs do
+    assert "beta = 4" in result.sentences[2]
+    assert "21.00 ± 0.61 worse than the best (5 pairs by seed" in result.sentences[2]
+    assert "adjusted p = 0.016" in result.sentences[2]
+
+
+def test_under_five_seeds_there_is_no_p_value(tmp_path: Path) -> None:
+    sweep(tmp_path, 4)
+    result = compare.compare(load_runs(runs=tmp_path))
+    for each in result.found.differences:
+        assert each is None or math.isnan(each.p)
+    page = compare.markdown(result, [])
+    assert page.count("too few seeds") >= 4
+    assert "adjusted p =" not in page
+
+
+def test_the_reference_can_be_chosen(tmp_path: Path) -> None:
+    sweep(tmp_path, 2)
+    runs = load_runs(runs=tmp_path)
+    for wanted in ("beta=4", "objective.beta = 4"):
+        found = compare.compare(runs, against=wanted).found
+        assert found.against.label == "beta = 4"
+        assert found.differences[2] is None
+    with pytest.raises(RunNotFound, match=r"there is beta = 0.5; beta = 1"):
+        compare.compare(runs, against="beta=3")
+
+
+def test_by_a_field_runs_are_paired_by_all_others(tmp_path: Path) -> None:
+    sweep(tmp_path, 2)
+    for (beta, seed), _ in sweep(tmp_path, 2, model__latent_dim=8, name="b").items():
+        assert beta
+        assert seed in (0, 1)
+    for folder in tmp_path.glob("b-*"):  # eight dimensions: exactly 3 nats better
+        run = RunFolder(folder)
+        rewrite(run, "test/neg_elbo", str(run.metrics["test/neg_elbo"] - 3))
+    result = compare.compare(load_runs(runs=tmp_path), by=["latent_dim"])
+    two, eight = result.found.sides
+    assert (two.label, eight.label) == ("latent_dim = 2", "latent_dim = 8")
+    assert two.pooled == ("objective.beta",)
+    difference = result.found.differences[0]
+    assert difference is not None
+    assert difference.pairs == 6
+    assert (difference.found.mean, difference.found.sd) == (3.0, 0.0)
+    assert any("pools runs that differ in objective.beta" in n for n in result.notes)
+
+
+def test_a_field_that_is_unknown_or_the_same_everywhere_is_said(tmp_path: Path) -> None:
+    sweep(tmp_path, 1)
+    runs = load_runs(runs=tmp_path)
+    with pytest.raises(RunNotFound, match="did you mean latent_dim"):
+        compare.compare(runs, by=["latent_dims"])
+    with pytest.raises(RunNotFound, match=r"latent_dim is 2 in all .* objective.beta"):
+        compare.compare(runs, by=["model.latent_dim"])
+
+
+def test_the_same_spec_run_twice_is_one_observation(tmp_path: Path) -> None:
+    sweep(tmp_path, 1)
+    again = made_run(tmp_path, 90.0, objective__beta=1.0)
+    assert again.name.endswith("-2")
+    result = compare.compare(load_runs(runs=tmp_path))
+    assert [whole.n for whole in result.found.summaries] == [1, 1, 1]
+    assert result.best.name == again.name
+    assert any("repeated" in note for note in result.notes)
+
+
+def test_other_pixels_and_other_data_are_left_out_by_name(tmp_path: Path) -> None:
+    sweep(tmp_path, 2)
+    binary = made_run(tmp_path, 60.0, data__binarize="dynamic")
+    other = made_run(
+        tmp_path, 50.0, name="o", info={"data": {"digest": "f" * 32}}, data__root="o"
+    )
+    result = compare.compare(load_runs(runs=tmp_path))
+    assert result.found.best.label == "beta = 1"
+    (note,) = [note for note in result.notes if "other" in note]
+    assert binary.name in note
+    assert other.name in note
+    assert "2:" in note
+
+
+def test_numbers_that_are_none_are_named_and_not_averaged(tmp_path: Path) -> None:
+    names = sweep(tmp_path, 3)
+    broken = RunFolder(tmp_path / names[(1.0, 2)])
+    rewrite(broken, "test/neg_elbo", "NaN")
+    result = compare.compare(load_runs(runs=tmp_path))
+    assert result.found.summaries[1].mean == pytest.approx((99.0 + 100.5) / 2)
+    assert any(f"{broken.name} (nan)" in note for note in result.notes)
+    assert "| nan |" in compare.markdown(result, [])
+
+
+def test_accuracy_is_better_when_higher(tmp_path: Path) -> None:
+    for seed, accuracy in enumerate((0.9, 0.95)):
+        folder = made_run(tmp_path, 100.0, objective__beta=1.0 + seed)
+        rewrite(folder, "test/label_accuracy_is10", str(accuracy))
+    found = compare.compare(load_runs(runs=tmp_path), metric="test/label_accuracy_is10")
+    assert found.found.best.label == "beta = 2"
+    assert "0.0500 worse" in found.sentences[1]
+
+
+def test_text_from_runs_is_text_on_the_page() -> None:
+    hostile = "<script>x</script> | [a](javascript:b) *c* `d` ![e](f)"
+    page = tables.markdown([{"run": hostile}])
+    assert "<script" not in page
+    assert page.splitlines()[2].count("|") == 2 + 1  # the one inside is escaped
+    assert r"\[a\]" in page
+
+
+def analysis(command: str, *arguments: str) -> Done:
+    return subprocess.run(
+        [sys.executable, "-m", f"analysis.{command}", *arguments],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of all kinds: a sweep, one unfinished, one broken, one not finite."""
+    runs = tmp_path_factory.mktemp("mixed")
+    sweep(runs, 3, tracking__experiment="whole")
+    made_run(runs, 99.0, status="FAILED", name="failed", tracking__experiment="failed")
+    made_run(runs, 1.0, status="FAILED", name="half", tracking__experiment="whole")
+    lost = made_run(runs, 1.0, name="lost", tracking__experiment="whole")
+    (lost.path / "records.jsonl").unlink()
+    diverged = made_run(runs, 1.0, name="diverged", tracking__experiment="whole")
+    rewrite(diverged, "test/neg_elbo", "Infinity")
+    return runs
+
+
+def test_the_command_writes_page_tables_and_figures(
+    mixed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "a folder"
+    done = analysis(
+        *("compare", "--experiment", "whole", "--runs", str(mixed)),
+        *("--formats", "svg", "--out", str(out)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "beta = 1: 100.17 ± 1.04 nats per image (n = 3), the best." in done.stdout
+    assert "left out, not finished: 1: half-" in done.stdout
+    assert "1 unreadable: lost-" in done.stdout
+    assert "(inf)" in done.stdout
+    assert str(out) in done.stdout
+    for name in ("curves", "plane", "swept", "active"):
+        with Image.open(out / f"{name}.png") as picture:
+            assert picture.width == 864
+        assert "<text" in (out / f"{name}.svg").read_text()
+        assert f"({name}.png)" in (out / "compare.md").read_text()
+    with (out / "runs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 11
+    with (out / "statistics.csv").open(newline="") as file:
+        found = {row["objective.beta"]: row for row in csv.DictReader(file)}
+    assert float(found["4.0"]["difference_mean"]) == pytest.approx(62.5 / 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--experiment", "hole"], "did you mean whole"),
+        (["--experiment", "failed"], "none of 1 runs is finished: failed-"),
+        (["--sweep", "../x"], "no sweep"),
+        (["--experiment", "whole", "--metric", "test/x"], "there is test/active_units"),
+        (["--run", "diverged"], "no run's test/neg_elbo is finite"),
+        (["--experiment", "whole", "--formats", "gif"], "must be png, svg, pdf"),
+        ([], "say which"),
+    ],
+)
+def test_a_mistake_gets_clear_words_and_exit_code_2(
+    arguments: list[str], words: str, mixed: Path, tmp_path: Path
+) -> None:
+    out = ["--runs", str(mixed), "--out", str(tmp_path / "out")]
+    done = analysis("compare", *arguments, *out)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_make_passes_on_what_is_asked_without_reading_it(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    done = make("compare", f"EXPERIMENT=$(touch {trap})", f"OUT={tmp_path}")
+    assert done.returncode == 2
+    assert "no experiment '$(touch" in done.stderr
+    assert not trap.exists()
+
+
+def test_one_run_alone_is_a_comparison_too(tmp_path: Path) -> None:
+    made_run(tmp_path, 100.0)
+    result = compare.compare(load_runs(runs=tmp_path))
+    assert result.sentences == ("all runs: 100.00 nats per image (one run).",)
+    files = compare.write(result, tmp_path / "out")
+    assert {"curves.png", "plane.png", "active.png"} <= {file.name for file in files}
+    again = {file: file.read_bytes() for file in files}
+    assert again == {f: f.read_bytes() for f in compare.write(result, tmp_path / "out")}
+
+
+def test_values_are_ordered_as_numbers() -> None:
+    values = [10, 2, [512], [64, 64], "relu", None, 0.5]
+    ordered = sorted(values, key=settings.rank)
+    assert ordered == [0.5, 2, 10, [64, 64], [512], None, "relu"]

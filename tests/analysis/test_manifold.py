@@ -1,0 +1,198 @@
+"""`make manifold` on runs of every shape, and what it says where it cannot."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis import manifold
+from analysis.drawing import style
+from analysis.reading import latent
+from cvae.run import runner
+from tests.conftest import data_set, made_run, spec, write
+from tests.test_commands import environment, make
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs: a conditional and a plain one, one epoch each."""
+    root = tmp_path_factory.mktemp("manifold")
+    write(root / "data", data_set(100, 100))
+    for conditional in (True, False):
+        wanted = spec(
+            name="conditional" if conditional else "plain",
+            data__root=str(root / "data"),
+            data__validation_images=0,
+            model__conditional=conditional,
+            model__hidden=[16],
+            training__epochs=1,
+        )
+        runner.run(wanted, runs=root / "runs", offline=True)
+    return root / "runs"
+
+
+def drawn(root: Path, *, scale: float = 1.0, **dotted: Any) -> tuple[set[str], str]:
+    """The names of the figures of an untrained run, and its page."""
+    run = made_run(root, scale=scale, model__hidden=[16], **dotted)
+    posterior = latent.encode(run)
+    digit = 3 if run.model.classes else None
+    shown = manifold.figures(run, posterior, digit=digit, ellipses=True)
+    page = manifold.write_page(run, posterior, shown, root)
+    return {each.name for each in shown}, page.read_text()
+
+
+ALWAYS = {"posterior", "densities", "interpolation"}
+
+
+def test_two_dimensions_give_planes_positions_and_paths(tmp_path: Path) -> None:
+    names, page = drawn(tmp_path)
+    assert names == ALWAYS | {"planes", "plane_3", "transfer"}
+    assert "z1 to the right, z2 upwards." in page
+    assert "the 1-σ contours of the first" in page
+
+
+def test_more_dimensions_add_traversals_and_principal_axes(tmp_path: Path) -> None:
+    names, page = drawn(tmp_path, model__latent_dim=5, scale=3.0)
+    more = {"planes", "plane_3", "transfer", "pca", "traversals_3"}
+    assert names == ALWAYS | more
+    assert "all other dimensions at 0" in page
+
+
+def test_one_dimension_is_drawn_as_strips(tmp_path: Path) -> None:
+    names, page = drawn(tmp_path, model__latent_dim=1)
+    assert names == ALWAYS | {"planes", "transfer"}
+    assert "z1 to the right." in page
+
+
+def test_a_plain_model_has_one_plane_and_no_label(tmp_path: Path) -> None:
+    names, page = drawn(
+        tmp_path, model__conditional=False, model__latent_dim=3, scale=3.0
+    )
+    assert names == ALWAYS | {"plane", "pca", "traversals"}
+    assert "Plain VAE" in page
+    assert "given no label" in page
+
+
+def test_a_posterior_that_fell_onto_the_prior_is_drawn(tmp_path: Path) -> None:
+    names, page = drawn(tmp_path, model__latent_dim=3, scale=0.0)
+    assert "traversals_3" not in names  # no dimension is active
+    assert "0 of them active" in page
+
+
+def test_a_learned_prior_says_what_the_axes_mean(tmp_path: Path) -> None:
+    _, page = drawn(tmp_path, model__prior="learned")
+    assert "σ of p(z|y) from its mean" in page
+
+
+def test_what_is_written_is_whole_and_twice_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(style, "SHARP", 600)  # small pictures are drawn faster
+    run = made_run(tmp_path, model__hidden=[16], model__conditional=False)
+    one, two = (manifold.manifold(run, tmp_path / name) for name in ("one", "two"))
+    for first, second in zip(one, two, strict=True):
+        assert first.read_bytes() == second.read_bytes(), first.name
+    page = one[0].read_text()
+    linked = set(re.findall(r"\((\w+\.png)\)", page))
+    assert linked == {path.name for path in one if path.suffix == ".png"}
+
+
+def test_the_page_gives_the_numbers(tmp_path: Path) -> None:
+    run = made_run(tmp_path, model__hidden=[16])
+    posterior = latent.encode(run)
+    _, page = drawn(tmp_path)
+    found = 100 * latent.neighbour_accuracy(posterior.mu, posterior.labels)
+    assert f"in z name the digit of {found:.1f} %" in page
+    assert "the commonest would be right for 10.0 %" in page
+    assert "colours should mix" in page
+    kl = posterior.kl.mean(0)
+    assert f"| z{kl.argmax() + 1} | {kl.max():.4f} |" in page
+
+
+def test_the_tables_hold_every_posterior_and_dimension(tmp_path: Path) -> None:
+    run = made_run(tmp_path, model__hidden=[16], model__latent_dim=3)
+    posterior = latent.encode(run)
+    files = manifold.write_tables(posterior, tmp_path)
+    rows, dimensions = (
+        list(csv.DictReader(path.read_text().splitlines())) for path in files
+    )
+    assert [int(row["label"]) for row in rows] == posterior.labels.tolist()
+    for k in range(3):
+        mu = [float(row[f"mu_{k + 1}"]) for row in rows]
+        assert mu == pytest.approx(posterior.mu[:, k], rel=1e-4)
+    kl = [float(row["kl"]) for row in dimensions]
+    assert kl == pytest.approx(np.sort(posterior.kl.mean(0))[::-1], abs=1e-4)
+
+
+def test_the_command_prints_the_page_it_wrote(trained: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-W", "error", "-m", "analysis.manifold"),
+            *("--runs", str(trained), "--run", "plain", "--formats", "svg"),
+        ],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    page = tmp_path / done.stdout.partition(":")[0]
+    assert page.name == "manifold.md"
+    assert page.with_name("plane.svg").exists()
+    assert page.with_name("plane.png").exists()
+
+
+def test_make_manifold_hands_on_what_the_user_says_as_it_is(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    hostile = f"$(shell touch {trap})`touch {trap}`"
+    done = make("-n", "manifold", f"RUN={hostile}", "DIGIT=3", "FORMATS=svg")
+    assert done.returncode == 0, done.stderr
+    for name in ("run", "digit", "formats"):
+        assert f'--{name} "${name.upper()}"' in done.stdout
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--run", "nothing"], 2, "no run 'nothing'"),
+        (["--run", "plain", "--digit", "3"], 2, "is unconditional"),
+        (["--run", "conditional", "--formats", "gif"], 2, "png, svg, pdf"),
+    ],
+)
+def test_a_mistake_gets_one_clear_message_and_its_exit_code(
+    arguments: list[str],
+    code: int,
+    words: str,
+    trained: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    out = ["--runs", str(trained), "--out", str(tmp_path / "out")]
+    assert manifold.main([*arguments, *out]) == code
+    assert words in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_weights_and_data_are_said(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(trained, runs)
+    arguments = ["--runs", str(runs), "--run", "conditional"]
+    folder = next(runs.glob("conditional-*"))
+    written = folder / "spec.yaml"
+    written.write_text(written.read_text().replace("/data", "/gone"))
+    assert manifold.main(arguments) == 3
+    assert "no such folder" in caplog.text
+    (folder / "model.safetensors").unlink()
+    assert manifold.main(arguments) == 2
+    assert "model.safetensors: cannot be read" in caplog.text

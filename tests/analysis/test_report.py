@@ -1,0 +1,217 @@
+"""The report: one page that needs nothing else and believes nothing it is given."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from analysis import compare, report
+from analysis.reading import attach
+from analysis.reading.load import load_runs
+from cvae.run.folder import SweepFolder
+from cvae.tracking.store import Store
+from tests.analysis.test_compare import analysis, sweep
+from tests.made import GIT, made_run
+from tests.test_commands import ROOT, environment
+
+HOSTILE = '<script>window.pwned=1</script>"><img src=x onerror=alert(1)>'
+
+
+class Page(HTMLParser):
+    """A page's elements with their attributes, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def tags(self) -> set[str]:
+        return {tag for tag, _ in self.elements}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a report on three settings by two seeds."""
+    runs = tmp_path_factory.mktemp("runs")
+    sweep(runs, 2)
+    result = compare.compare(load_runs(runs=runs))
+    report.write(result, runs / "report", "make report SWEEP=x")
+    return runs / "report"
+
+
+def test_the_page_holds_everything_and_asks_for_nothing(written: Path) -> None:
+    html = (written / "report.html").read_text()
+    page = Page(html)
+    sources = [found["src"] for tag, found in page.elements if tag == "img"]
+    assert len(sources) == 6
+    for source in sources:
+        assert source is not None
+        kind, _, data = source.partition(";base64,")
+        assert kind in ("data:image/png", "data:image/svg+xml")
+        base64.b64decode(data, validate=True)
+    assert not page.tags() & {"script", "link", "iframe", "object", "form", "a"}
+    assert not re.search(r"url\(|@import|https?://", re.sub('src="[^"]+"', "", html))
+    assert "default-src 'none'" in html
+
+
+def test_the_page_says_what_was_asked_found_and_run(written: Path) -> None:
+    page = Page((written / "report.html").read_text())
+    markdown = (written / "report.md").read_text()
+    for text in (page.text, markdown):
+        assert "Question: what does it do?" in text
+        assert "beta = 1: 99.75 ± 1.06 nats per image (n = 2), the best." in text
+        assert "too few seeds" in text
+        assert GIT["commit"] in text
+        assert "torch 2.14.1" in text
+        assert "Test CPU" in text
+        assert "72 s in all" in text
+        assert "make experiment CONFIG=experiments/quickstart.yaml" in text
+        assert "make report SWEEP=x" in text
+    assert {"h1", "h2", "table", "figure", "figcaption"} <= page.tags()
+
+
+def test_the_twin_shows_pictures_that_are_beside_it(written: Path) -> None:
+    shown = re.findall(r"!\[\w+\]\((.+?)\)", (written / "report.md").read_text())
+    assert len(shown) == 6
+    for name in shown:
+        assert (written / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_runs_give_the_same_bytes(written: Path, tmp_path: Path) -> None:
+    result = compare.compare(load_runs(runs=written.parent))
+    files = report.write(result, tmp_path, "make report SWEEP=x")
+    assert len(files) == len(list(written.iterdir()))
+    for file in files:
+        assert file.read_bytes() == (written / file.name).read_bytes()
+
+
+def test_nothing_that_a_run_says_becomes_part_of_the_page(tmp_path: Path) -> None:
+    folder = made_run(tmp_path, 100.0, data__root=HOSTILE, tracking__experiment=HOSTILE)
+    made_run(tmp_path, 101.0, data__root="other", tracking__experiment="other")
+    folder.update(
+        header=f"Question: {HOSTILE}\n{HOSTILE}",
+        command=f"make {HOSTILE} ``` {HOSTILE}",
+        git={"commit": HOSTILE},
+        facts={"device": HOSTILE, "processor": HOSTILE, "version.torch": HOSTILE},
+        data={"digest": HOSTILE},
+        reason=HOSTILE,
+    )
+    folder.path.rename(tmp_path / HOSTILE.replace("/", "+"))
+    result = compare.compare(load_runs(ids=["test"], runs=tmp_path))
+    report.write(result, tmp_path / "report", HOSTILE)
+    html = (tmp_path / "report" / "report.html").read_text()
+    page = Page(html)
+    assert "script" not in page.tags()
+    assert not [found for _, found in page.elements if "onerror" in found]
+    assert page.text.count("window.pwned") >= 8  # it is there, as text
+    markdown = (tmp_path / "report" / "report.md").read_text()
+    outside = re.sub(r"(?s)^(`{3,})sh\n.*?\n\1$", "", markdown, flags=re.M)
+    assert "<script" not in outside
+    assert "<img" not in outside
+
+
+def test_pictures_that_are_missing_are_said(tmp_path: Path) -> None:
+    folder = made_run(tmp_path, 100.0)
+    for picture in folder.figures.iterdir():
+        picture.unlink()
+    result = compare.compare(load_runs(runs=tmp_path))
+    report.write(result, tmp_path / "report")
+    text = Page((tmp_path / "report" / "report.html").read_text()).text
+    assert "Its pictures are missing." in text
+    assert "Its pictures are missing." in (tmp_path / "report/report.md").read_text()
+
+
+def test_a_sweep_asks_the_question_of_its_file(tmp_path: Path) -> None:
+    part_of = {"sweep": "s", "swept": {}}
+    folder = made_run(tmp_path, 100.0, info=part_of)
+    SweepFolder(tmp_path / "sweeps" / "s").path.mkdir(parents=True)
+    SweepFolder(tmp_path / "sweeps" / "s").update(
+        header="Question: of the sweep?", runs=[{"folder": folder.name}]
+    )
+    result = compare.compare(load_runs(sweep="s", runs=tmp_path))
+    report.write(result, tmp_path / "report")
+    text = Page((tmp_path / "report" / "report.html").read_text()).text
+    assert "Question: of the sweep?" in text
+    assert "what does it do" not in text
+
+
+def test_reports_are_attached_where_their_runs_are(
+    published: Path, tmp_path: Path
+) -> None:
+    """To the sweep's parent, to the one run, or to a page of the experiment."""
+    home = json.loads((published / "sweeps/beta/tracking.json").read_text())["run_id"]
+    out = ["--runs", str(published), "--out", str(tmp_path / "out")]
+    done = analysis("report", "--sweep", "beta", *out)
+    assert done.returncode == 0, done.stderr
+    assert f"in MLflow: run {home}, artifacts report/" in done.stdout
+    store = Store(published)
+    files = store.client.list_artifacts(home, "report")
+    names = {Path(file.path).name for file in files}
+    assert names >= {"report.html", "report.md", "curves.png", "digits.png"}
+
+    page = tmp_path / "report.html"
+    page.write_text("<p>new</p>")
+    sweep, experiment = load_runs(sweep="beta", runs=published), "tests"
+    every = load_runs(experiment=experiment, runs=published)
+    one = load_runs(ids=["123"], runs=published)
+    homes = []
+    for chosen in (sweep, replace(sweep, place=tmp_path), one, every):
+        said = attach.attach(chosen, [page], "report", always=True)
+        assert said == attach.attach(chosen, [page], "report", always=True)
+        homes += re.findall(r"run (\w{32})", said)
+        assert store.artifact(homes[-1], "report/report.html") == b"<p>new</p>"
+    assert homes[:3] == [home, home, one.rows[0].run_id]
+    again = load_runs(experiment=experiment, runs=published)
+    assert [run.uid for run in again.rows] == [run.uid for run in every.rows]
+    assert "only a sweep" in attach.attach(every, [page], "compare")
+
+
+def test_a_store_that_is_away_loses_no_report(published: Path, tmp_path: Path) -> None:
+    assert "no tracking store" in attach.attach(
+        replace(load_runs(sweep="beta", runs=published), place=tmp_path, store=None),
+        [],
+        "report",
+    )
+
+
+def test_ten_lines_make_a_report_of_ones_own(tmp_path: Path) -> None:
+    for kl in (5.0, 7.0):
+        made_run(tmp_path / "runs", 100, kl=kl, objective__beta=kl)
+    script = ROOT / "analysis" / "examples" / "own_report.py"
+    code = script.read_text().partition('"""\n')[2].splitlines()
+    assert len([line for line in code if line and "import" not in line]) <= 10
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.examples.own_report", "cvae"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    page = (tmp_path / "reports" / "own" / "page.md").read_text()
+    assert "beta = 5: 5.00 nats per image (one run), the best." in page
+    for name in re.findall(r"\((\w+\.png)\)", page):
+        assert (tmp_path / "reports" / "own" / name).exists()
+    assert page.count(".png)") == 4
+
+
+def test_an_experiment_that_is_not_there_is_exit_code_2(written: Path) -> None:
+    done = analysis("report", "--experiment", "cvea", "--runs", str(written.parent))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no experiment 'cvea'; did you mean cvae?" in done.stderr

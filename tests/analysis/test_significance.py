@@ -1,0 +1,124 @@
+"""Statistics against what one gets by hand or by counting every case."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from analysis.comparing import significance
+
+
+def test_a_summary_is_mean_and_sample_deviation() -> None:
+    found = significance.summary([1.0, 2.0, 3.0, 4.0])
+    assert (found.n, found.mean) == (4, 2.5)
+    assert found.sd == pytest.approx(math.sqrt(5 / 3))
+    assert 1 < found.low < 2.5 < found.high < 4
+
+
+def test_few_values_have_no_interval_and_one_no_deviation() -> None:
+    two = significance.summary([1.0, 3.0])
+    assert two.mean == 2.0
+    assert two.sd == pytest.approx(math.sqrt(2))
+    assert math.isnan(two.low)
+    assert math.isnan(two.high)
+    assert math.isnan(significance.summary([1.0]).sd)
+    assert math.isnan(significance.summary([]).mean)
+
+
+def test_values_that_are_not_finite_are_not_averaged_away() -> None:
+    assert math.isnan(significance.summary([1.0, math.nan, 2.0]).mean)
+    assert significance.summary([1.0, math.inf, 2.0]).mean == math.inf
+
+
+def test_the_interval_is_bca_over_all_resamples() -> None:
+    sample = np.array([1.0, 1.3, 2.0, 2.2, 6.0])
+    draws = np.sort([np.mean(d) for d in itertools.product(sample, repeat=5)])
+    below = (np.sum(draws < sample.mean()) + np.sum(draws <= sample.mean())) / 2
+    bias = stats.norm.ppf(below / len(draws))
+    jackknife = np.array([np.delete(sample, at).mean() for at in range(5)])
+    gap = jackknife.mean() - jackknife
+    skew = np.sum(gap**3) / (6 * np.sum(gap**2) ** 1.5)
+    expected = []
+    for tail in (0.025, 0.975):
+        z = bias + stats.norm.ppf(tail)
+        level = stats.norm.cdf(bias + z / (1 - skew * z))
+        expected.append(np.quantile(draws, level))
+    assert significance.interval(sample) == pytest.approx(expected, abs=0.08)
+
+
+def test_a_sample_without_spread_is_its_own_interval() -> None:
+    assert significance.interval(np.full(5, 3.5)) == (3.5, 3.5)
+    assert significance.interval(np.full(5, 3.5), np.full(4, 1.0)) == (2.5, 2.5)
+
+
+def test_paired_p_counts_every_flip_of_signs() -> None:
+    differences = np.array([1.0, 2.0, -0.5, 3.0, 4.0, 2.5])
+    means = [
+        abs(np.mean(differences * signs))
+        for signs in itertools.product((1, -1), repeat=6)
+    ]
+    expected = np.mean(np.array(means) >= abs(differences.mean()) - 1e-12)
+    assert significance.paired_test(differences) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "other", [[11.0, 12.0, 13.0, 14.0, 15.0], [2.5, 1.5, 3.6, 7.0, 6.1]]
+)
+def test_unpaired_p_counts_every_way_to_split(other: list[float]) -> None:
+    one, two = np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.array(other)
+    both = np.concatenate([one, two])
+    found = []
+    for chosen in itertools.combinations(range(10), 5):
+        inside = np.isin(np.arange(10), chosen)
+        found.append(both[inside].mean() - both[~inside].mean())
+    observed, every = one.mean() - two.mean(), np.array(found)
+    tails = [np.mean(every <= observed + 1e-9), np.mean(every >= observed - 1e-9)]
+    expected = min(1.0, 2 * min(tails))
+    assert significance.permutation_test(one, two) == pytest.approx(expected)
+
+
+def test_five_seeds_apart_reach_two_in_252() -> None:
+    low, high = np.arange(5.0), np.arange(5.0) + 100
+    assert significance.permutation_test(low, high) == pytest.approx(2 / 252)
+
+
+def test_welch_by_its_formula() -> None:
+    one, two = np.array([1.0, 2.0, 3.0, 5.0, 9.0]), np.array([4.0, 4.1, 4.3, 4.2, 4.4])
+    a, b = one.var(ddof=1) / 5, two.var(ddof=1) / 5
+    t = (one.mean() - two.mean()) / math.sqrt(a + b)
+    freedom = (a + b) ** 2 / (a**2 / 4 + b**2 / 4)
+    assert significance.welch(one, two) == pytest.approx(
+        2 * stats.t.sf(abs(t), freedom)
+    )
+    assert math.isnan(significance.welch(np.ones(5), np.zeros(5)))
+
+
+def test_p_values_are_adjusted_by_benjamini_and_hochberg() -> None:
+    found = significance.adjusted([0.01, 0.04, math.nan, 0.03])
+    assert found[:2] == pytest.approx([0.03, 0.04])
+    assert math.isnan(found[2])
+    assert found[3] == pytest.approx(0.04)  # min(0.03 · 3 / 2, 0.04)
+    assert significance.adjusted([]) == []
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(
+        st.integers(-100_000, 100_000).map(lambda n: n / 1000), min_size=3, max_size=8
+    ),
+    st.integers(-5000, 5000).map(lambda n: n / 100),
+)
+def test_an_interval_lies_in_the_sample_and_moves_with_it(
+    values: list[float], shift: float
+) -> None:
+    sample = np.array(values)
+    low, high = significance.interval(sample)
+    assert sample.min() - 1e-9 <= low <= high <= sample.max() + 1e-9
+    moved = significance.interval(sample + shift)
+    assert moved == pytest.approx((low + shift, high + shift), abs=1e-6)

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cvae.errors import CheckpointError
+from cvae.files import write_atomic
+from cvae.run.checkpoint import load, previous_of, save
+
+TENSORS = {
+    "model.weight": torch.arange(6.0).view(2, 3),
+    "adam.step": torch.tensor(7.0),
+    "stream.noise": torch.Generator().manual_seed(0).get_state()[:64],
+    "exact": torch.tensor([0.1, torch.pi], dtype=torch.float64),
+    "odd": torch.tensor([torch.nan, torch.inf, -0.0, 1e-45]),
+    "none": torch.zeros(0, 4),
+    "whole": torch.tensor([-(2**63), 2**63 - 1]),
+}
+STATE = {"epoch": 3, "device": "cpu", "nested": {"β": [1.5, None, "x\n"]}}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "checkpoint.safetensors"
+    save(path, TENSORS, STATE)
+    return path
+
+
+def test_what_is_saved_is_loaded_bit_for_bit(path: Path) -> None:
+    tensors, state = load(path)
+    assert state == STATE
+    assert set(tensors) == set(TENSORS)
+    for name, wanted in TENSORS.items():
+        found = tensors[name]
+        assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
+        as_bytes = [part.contiguous().numpy().tobytes() for part in (found, wanted)]
+        assert as_bytes[0] == as_bytes[1], name
+
+
+def test_the_predecessor_is_kept(path: Path) -> None:
+    assert not previous_of(path).exists()
+    for epoch in (4, 5):
+        save(path, {}, {"epoch": epoch})
+    assert load(path)[1] == {"epoch": 5}
+    assert load(previous_of(path))[1] == {"epoch": 4}
+    assert names(path.parent) == [path.name, previous_of(path).name]
+
+
+def test_every_flipped_bit_is_noticed(path: Path) -> None:
+    data = path.read_bytes()
+    for at in range(len(data)):
+        damaged = bytearray(data)
+        damaged[at] ^= 1 << at % 8
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError):
+            load(path)
+
+
+def test_every_truncation_is_noticed(path: Path) -> None:
+    data = path.read_bytes()
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        with pytest.raises(CheckpointError):
+            load(path)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(st.data())
+def test_any_damage_is_a_checkpoint_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
+    path.unlink(missing_ok=True)
+    save(path, TENSORS, STATE)
+    whole = path.read_bytes()
+    at = data.draw(st.integers(0, len(whole)))
+    removed = data.draw(st.integers(0, 16))
+    inserted = data.draw(st.binary(max_size=16))
+    damaged = whole[:at] + inserted + whole[at + removed :]
+    path.write_bytes(damaged)
+    blanks = b" \t\r\n"  # the header is padded with blanks: there any blank will do
+    if damaged.translate(None, blanks) == whole.translate(None, blanks):
+        return
+    with pytest.raises(CheckpointError, match=r"damaged\.safetensors"):
+        load(path)
+
+
+class Bomb:
+    """What a hostile pickle does: unpickled, it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self.path),))
+
+
+def test_a_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
+    path, victim = tmp_path / "checkpoint.pt", tmp_path / "executed"
+    torch.save({"model": Bomb(victim)}, path)
+    for name in (path, path.with_suffix(".safetensors")):
+        name.write_bytes(path.read_bytes())
+        with pytest.raises(CheckpointError, match="not a checkpoint"):
+            load(name)
+    assert not victim.exists()
+    torch.load(path, weights_only=False)
+    assert victim.exists()  # a pickle that is loaded as one does run
+
+
+def test_other_files_and_folders_are_no_checkpoints(tmp_path: Path) -> None:
+    foreign = tmp_path / "model.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, foreign)
+    for path in (foreign, tmp_path, tmp_path / "missing"):
+        with pytest.raises(CheckpointError):
+            load(path)
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    owner = os if failing == "fsync" else Path
+    monkeypatch.setattr(owner, failing, full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_save_that_fails_leaves_a_sound_checkpoint(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(path, {}, {"epoch": 4})
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    save_fails = pytest.raises(OSError, match="No space left")
+    for _ in range(2):
+        with save_fails:
+            save(path, {}, {"epoch": 5})
+    assert load(path)[1] == {"epoch": 4}
+    assert load(previous_of(path))[1] == STATE  # which no failure may push out
+
+
+def test_write_atomic_replaces_in_one_step(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+    with path.open("rb") as reader:  # whoever reads keeps reading the old file
+        write_atomic(path, b"new and longer")
+        assert reader.read() == b"old"
+    assert path.read_bytes() == b"new and longer"
+    assert names(tmp_path) == ["file"]

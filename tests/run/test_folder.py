@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cvae.errors import Busy, Damaged, SpecError
+from cvae.run.folder import SILENCE, RunFolder, folder_for, folders
+from tests.conftest import spec
+
+LINE = {"epoch": 1, "step": 3, "metrics": {"train/loss": 0.1}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "test-12345678")
+    folder.create(spec())
+    return folder
+
+
+def raw(folder: RunFolder) -> bytes:
+    return (folder.path / "records.jsonl").read_bytes()
+
+
+# -- records ---------------------------------------------------------------------------
+
+
+def test_records_come_back_in_order(folder: RunFolder) -> None:
+    assert folder.records() == []
+    for epoch in (1, 2, 3):
+        folder.append(LINE | {"epoch": epoch})
+    assert folder.records() == [LINE | {"epoch": epoch} for epoch in (1, 2, 3)]
+    assert raw(folder).count(b"\n") == 3
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"epoch": 2, "st', b'{"epoch": 2}', b"\0\0"])
+def test_a_torn_last_line_is_ignored_and_cut(folder: RunFolder, torn: bytes) -> None:
+    folder.append(LINE)
+    whole = raw(folder)
+    (folder.path / "records.jsonl").write_bytes(whole + torn)
+    assert folder.records() == [LINE]
+    folder.append(LINE | {"epoch": 2})
+    assert folder.records() == [LINE, LINE | {"epoch": 2}]
+    assert raw(folder).startswith(whole)
+    assert torn + b"{" not in raw(folder)
+
+
+def test_a_torn_first_line_is_cut_too(folder: RunFolder) -> None:
+    (folder.path / "records.jsonl").write_bytes(b'{"epoch"')
+    assert folder.records() == []
+    folder.append(LINE)
+    assert folder.records() == [LINE]
+
+
+def test_figures_that_are_no_numbers_are_not_written(folder: RunFolder) -> None:
+    folder.append(LINE)
+    with pytest.raises(ValueError, match="JSON"):
+        folder.append({"loss": float("nan")})
+    assert folder.records() == [LINE]
+
+
+# -- run.json and spec -----------------------------------------------------------------
+
+
+def test_the_spec_comes_back_as_it_was(tmp_path: Path) -> None:
+    made = spec(model__hidden=[], data__train_images=9, tracking__experiment="no: β #1")
+    folder = RunFolder(tmp_path / "run")
+    folder.create(made)
+    assert folder.spec() == made
+    assert folder.info["id"] == made.id
+    assert folder.status == "NEW"
+
+
+def test_an_edited_spec_is_a_spec_error(folder: RunFolder) -> None:
+    path = folder.path / "spec.yaml"
+    path.write_text(path.read_text().replace("latent_dim: 2", "latent_dim: -2"))
+    with pytest.raises(SpecError, match=r"spec\.yaml:\d+: model\.latent_dim"):
+        folder.spec()
+
+
+def test_updates_are_merged(folder: RunFolder) -> None:
+    folder.update(status="FAILED", reason="x")
+    folder.update(reason="y")
+    assert (folder.info["status"], folder.info["reason"]) == ("FAILED", "y")
+    assert folder.info["id"] == spec().id
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff\xfe"])
+def test_an_unreadable_run_json_counts_as_none(
+    folder: RunFolder, content: bytes
+) -> None:
+    (folder.path / "run.json").write_bytes(content)
+    assert folder.info == {}
+    assert folder.status == "NEW"
+
+
+def test_two_runs_of_one_spec_have_uids_of_their_own(tmp_path: Path) -> None:
+    made = [RunFolder(tmp_path / name) for name in ("a", "b")]
+    for folder in made:
+        folder.create(spec())
+    assert made[0].info["uid"] != made[1].info["uid"]
+
+
+# -- lock and status -------------------------------------------------------------------
+
+
+def test_a_run_is_held_by_one_only_and_the_other_is_told_by_whom(
+    folder: RunFolder,
+) -> None:
+    owner = rf"pid {os.getpid()} on {socket.gethostname()} since \d{{4}}-"
+    twin = RunFolder(folder.path)
+    assert not twin.held()
+    with folder.lock():
+        assert twin.held()
+        with pytest.raises(Busy, match=owner), twin.lock():
+            pass
+        assert twin.held()  # asking did not free it
+    assert not twin.held()
+    with twin.lock():
+        assert folder.held()
+
+
+def test_the_lock_is_freed_by_an_error(folder: RunFolder) -> None:
+    with pytest.raises(KeyError), folder.lock():
+        raise KeyError
+    with folder.lock():
+        assert folder.held()
+
+
+def test_the_lock_of_another_process_counts_until_it_is_killed(
+    folder: RunFolder,
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from cvae.run.folder import RunFolder\n"
+        f"with RunFolder(Path({str(folder.path)!r})).lock():\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        folder.update(status="RUNNING")
+        assert folder.status == "RUNNING"
+        with pytest.raises(Busy, match=f"pid {process.pid} "), folder.lock():
+            pass
+        process.kill()
+    assert folder.status == "KILLED"
+
+
+def test_a_holder_on_another_machine_counts_while_it_gives_signs_of_life(
+    folder: RunFolder,
+) -> None:
+    lock = folder.path / "lock"
+    lock.write_text("pid 7 on elsewhere since 2026-01-01 00:00:00\n")
+    folder.update(status="RUNNING")
+    assert folder.status == "RUNNING"
+    with (
+        pytest.raises(Busy, match=r"pid 7 on elsewhere .* heard of 0 s"),
+        folder.lock(),
+    ):
+        pass
+    silent = time.time() - SILENCE - 1
+    os.utime(lock, (silent, silent))
+    assert folder.status == "KILLED"
+    assert folder.abandoned
+    with folder.lock():
+        assert folder.held()
+    assert not folder.abandoned
+
+
+def test_a_holder_gives_signs_of_life(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cvae.run.folder.BEAT", 0.01)
+    with folder.lock():
+        os.utime(folder.path / "lock", (1, 1))
+        deadline = time.monotonic() + 20
+        while (folder.path / "lock").stat().st_mtime < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert not [t for t in threading.enumerate() if t.name == "heartbeat"]
+
+
+def test_a_look_at_the_lock_keeps_nobody_from_taking_it(folder: RunFolder) -> None:
+    for _ in range(2):
+        with folder.lock():
+            pass
+        looking = (folder.path / "lock").open("r")
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.2, looking.close).start()
+        with folder.lock():
+            assert folder.held()
+
+
+def test_what_the_dead_left_half_written_is_swept_away(folder: RunFolder) -> None:
+    for path in (folder.path, folder.figures):
+        (path / ".checkpoint.safetensors.123.part").write_bytes(b"half")
+    with folder.lock():
+        assert not list(folder.path.rglob("*.part"))
+
+
+def test_a_finished_run_whose_process_died_before_it_let_go_is_gone_on_with(
+    tmp_path: Path,
+) -> None:
+    stem = made(tmp_path, "FINISHED")
+    folder = RunFolder(tmp_path / stem)
+    with folder.lock():
+        signed = (folder.path / "lock").read_text()
+    assert folder_for(spec(), tmp_path).name == f"{stem}-2"
+    (folder.path / "lock").write_text(signed)  # as SIGKILL leaves it
+    assert folder_for(spec(), tmp_path).name == stem
+
+
+def test_an_altered_record_is_named(folder: RunFolder) -> None:
+    folder.append(LINE)
+    (folder.path / "records.jsonl").write_bytes(b"{]\n" + raw(folder))
+    with pytest.raises(Damaged, match=r"records\.jsonl: altered"):
+        folder.records()
+
+
+@pytest.mark.parametrize("status", ["NEW", "FINISHED", "FAILED", "KILLED"])
+def test_only_running_needs_a_holder(folder: RunFolder, status: str) -> None:
+    folder.update(status=status)
+    assert folder.status == status
+    with (folder.path / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert folder.status == status
+        folder.update(status="RUNNING")
+        assert folder.status == "RUNNING"
+    assert folder.status == "KILLED"
+
+
+def test_a_second_holder_does_not_wipe_out_the_firsts_name(folder: RunFolder) -> None:
+    with folder.lock():
+        for _ in range(2):
+            with pytest.raises(Busy, match=f"pid {os.getpid()}"), folder.lock():
+                pass
+
+
+# -- which folder ----------------------------------------------------------------------
+
+
+def made(runs: Path, status: str, **dotted: Any) -> str:
+    """The folder that a spec is given; it gets `status`."""
+    folder = folder_for(spec(**dotted), runs)
+    if not folder.info:
+        folder.create(spec(**dotted))
+    folder.update(status=status)
+    return folder.name
+
+
+def test_an_unfinished_run_is_gone_on_with_and_a_finished_one_begun_anew(
+    tmp_path: Path,
+) -> None:
+    stem = f"test-{spec().id}"
+    for status in ("NEW", "RUNNING", "FAILED", "KILLED", "FINISHED"):
+        assert made(tmp_path, status) == stem
+    for status in ("NEW", "KILLED", "FINISHED"):
+        assert made(tmp_path, status) == f"{stem}-2"
+    for number in range(3, 13):
+        assert made(tmp_path, "FINISHED") == f"{stem}-{number}"
+
+
+def test_a_removed_run_frees_no_number(tmp_path: Path) -> None:
+    stem = f"test-{spec().id}"
+    for number in ("", "-2", "-3"):
+        assert made(tmp_path, "FINISHED") == stem + number
+    shutil.rmtree(tmp_path / f"{stem}-2")
+    assert made(tmp_path, "FINISHED") == f"{stem}-4"
+
+
+def test_folders_of_other_specs_are_not_counted(tmp_path: Path) -> None:
+    stem = f"test-{spec().id}"
+    for other in ("", "x", "-x", "-2x", ".bak"):
+        (tmp_path / f"{stem}{other}").mkdir()
+    assert folder_for(spec(), tmp_path).name == stem
+    made(tmp_path, "FINISHED", training__seed=1)
+    assert folder_for(spec(), tmp_path).name == stem
+    assert folder_for(spec(name="other"), tmp_path).name == f"other-{spec().id}"
+
+
+def test_folders_are_listed_by_their_start(tmp_path: Path) -> None:
+    (tmp_path / "artifacts").mkdir()
+    assert folders(tmp_path) == folders(tmp_path / "nowhere") == []
+    for started, seed in ((3, 0), (1, 1), (2, 2)):
+        folder = folder_for(spec(training__seed=seed), tmp_path)
+        folder.create(spec(training__seed=seed))
+        folder.update(started=started)
+    assert [folder.info["started"] for folder in folders(tmp_path)] == [1, 2, 3]

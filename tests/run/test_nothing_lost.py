@@ -1,0 +1,576 @@
+"""What a night can bring, done for real: the tests that docs/nothing_lost.md names.
+
+Kills, full disks, servers that stop: all in processes of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from cvae.errors import Diverged, TrackingError
+from cvae.run import runner
+from cvae.run.checkpoint import load
+from cvae.run.folder import RunFolder
+from cvae.spec.fields import Training
+from cvae.tracking.publish import Tracker
+from tests.conftest import spec
+from tests.test_commands import (
+    ROOT,
+    Done,
+    cvae,
+    environment,
+    the_run,
+    untimed,
+    wait_for_epoch,
+)
+
+SPEC = """\
+name: night
+data: {{root: {root}, validation_images: 50}}
+model: {{hidden: [16]}}
+training: {{epochs: {epochs}, batch_size: 64, device: cpu}}
+tracking: {{experiment: tests, images_every: 1000}}
+"""
+
+
+@pytest.fixture
+def night(tmp_path: Path, tiny_root: Path) -> Callable[[int], list[str]]:
+    """The arguments that run so many epochs in `tmp_path / "runs"`."""
+
+    def arguments(epochs: int) -> list[str]:
+        path = tmp_path / f"night-{epochs}.yaml"
+        path.write_text(SPEC.format(root=tiny_root, epochs=epochs))
+        return ["run", str(path), "--runs", str(tmp_path / "runs")]
+
+    return arguments
+
+
+def begin(*arguments: str, **extra: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "cvae", *arguments],
+        cwd=ROOT,
+        env=environment(**extra),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def epochs_of(process: subprocess.Popen[str], runs: Path, epoch: int) -> RunFolder:
+    """The run that a process is at, once it has come so far."""
+    deadline = time.monotonic() + 60
+    while not list(runs.glob("*/run.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    wait_for_epoch(the_run(runs).path, epoch, process)
+    return the_run(runs)
+
+
+# -- killed, many at once --------------------------------------------------------------
+
+
+def test_killed_anywhere_and_many_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """SIGKILLs at random times and at fsync, rename, link and unlink; then four specs
+    and one of them twice, started together on a missing database. CI has fifty kills
+    and sixteen specs more: make soak N=50.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.soak", "--kills", "8", "--together", "4"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    tally = json.loads(done.stdout.splitlines()[-1])
+    with capfd.disabled():
+        print(f"\nsoak: {tally}")
+    assert tally["at a random time"] >= 8
+    assert tally["together"] == 4
+    assert tally["differences"] == 0
+
+
+# -- interrupted -----------------------------------------------------------------------
+
+
+def test_a_second_interrupt_leaves_at_once_and_safely(
+    night: Callable[[int], list[str]], tmp_path: Path
+) -> None:
+    process = begin(*night(5000), "--offline")
+    folder = epochs_of(process, tmp_path / "runs", 3)
+    for _ in range(20):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.005)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode in (130, -signal.SIGINT)
+    assert "epoch 3/" in said
+    assert folder.status == "KILLED"
+    assert load(folder.checkpoint)[1]["epoch"] >= 2
+
+
+def test_a_closed_terminal_is_an_interrupt_but_not_under_nohup(
+    night: Callable[[int], list[str]], tmp_path: Path
+) -> None:
+    process = begin(*night(5000), "--offline")
+    folder = epochs_of(process, tmp_path / "runs", 1)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGHUP
+    assert folder.info["reason"] == "interrupted by SIGHUP"
+    ignoring = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import os, signal; from cvae import errors\n"
+            "signal.signal(signal.SIGHUP, signal.SIG_IGN); errors.raise_on_signals()\n"
+            "os.kill(os.getpid(), signal.SIGHUP); print('alive')",
+        ],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert ignoring.stdout == "alive\n"
+
+
+# -- the tracking store ----------------------------------------------------------------
+
+
+class Stub(BaseHTTPRequestHandler):
+    """Answers 500 to everything, or accepts and never answers."""
+
+    hang = False
+
+    def do_GET(self) -> None:
+        if self.hang:
+            time.sleep(100)
+        self.send_error(500)
+
+    do_POST = do_GET
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@contextmanager
+def stub(*, hang: bool) -> Iterator[str]:
+    handler = type("Handler", (Stub,), {"hang": hang})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("hang", "words"), [(False, "500"), (True, "no answer in 6 s")]
+)
+def test_a_server_that_fails_or_hangs_is_said_before_training(
+    hang: bool, words: str, night: Callable[[int], list[str]]
+) -> None:
+    with stub(hang=hang) as address:
+        done = cvae(*night(3), MLFLOW_TRACKING_URI=address)
+    assert done.returncode == 5
+    assert address in done.stderr
+    assert words in done.stderr
+    assert "--offline" in done.stderr
+    assert "epoch" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+class Server:
+    """A real MLflow server on a port of its own, over a copy of a database."""
+
+    def __init__(self, place: Path, template: Path) -> None:
+        place.mkdir()
+        self.place = place
+        shutil.copy(template, place / "server.db")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+        command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--backend-store-uri", f"sqlite:///{self.place / 'server.db'}"]
+        command += ["--artifacts-destination", str(self.place / "artifacts")]
+        off = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        off |= {"MLFLOW_DISABLE_TELEMETRY": "true"}
+        with (self.place / "log").open("w") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=self.place,
+                env=environment(**off),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self.address}/health", timeout=5):
+                    return
+            except OSError:
+                assert self.process.poll() is None, (self.place / "log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the server and its workers."""
+        assert self.process is not None
+        os.killpg(self.process.pid, number)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.signal(signal.SIGKILL)
+            self.process.wait()
+        self.process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path, finished: tuple[Path, Done]) -> Iterator[Server]:
+    server = Server(tmp_path / "server", finished[0] / "mlflow.db")
+    server.start()
+    yield server
+    server.stop()
+
+
+def histories(client: MlflowClient, run: Run) -> dict[str, list[tuple[int, float]]]:
+    return {
+        key: [
+            (point.step, point.value)
+            for point in client.get_metric_history(run.info.run_id, key)
+        ]
+        for key in run.data.metrics
+    }
+
+
+def recorded(folder: RunFolder) -> dict[str, list[tuple[int, float]]]:
+    found: dict[str, list[tuple[int, float]]] = {}
+    for record in folder.records():
+        for key, value in record["metrics"].items():
+            found.setdefault(key, []).append((record["epoch"], value))
+    return found
+
+
+def the_stored(uri: str) -> tuple[MlflowClient, Run]:
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    return client, run
+
+
+def test_a_server_that_stops_is_told_everything_later(
+    night: Callable[[int], list[str]],
+    tmp_path: Path,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Hung, then interrupted; gone, then finished; back, then synced, twice, and once
+    from a copy of the folder as another machine would have it.
+    """
+    command, to = night(150), {"MLFLOW_TRACKING_URI": server.address}
+    process = begin(*command, **to)
+    folder = epochs_of(process, tmp_path / "runs", 2)
+    server.signal(signal.SIGSTOP)  # hangs: connections are taken, answers never come
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 143, said
+    assert "Traceback" not in said
+    assert folder.status == "KILLED"
+    server.signal(signal.SIGCONT)
+
+    process = begin(*command, **to)
+    began = len(folder.records())
+    wait_for_epoch(folder.path, began + 2, process)
+    server.stop()
+    out, said = process.communicate(timeout=100)
+    assert process.returncode == 0, said
+    assert "training goes on" in said
+    assert "not in MLflow yet" in out
+    assert folder.status == "FINISHED"
+    assert len(folder.records()) == 151
+
+    away = cvae("sync", "--runs", str(tmp_path / "runs"), **to)
+    assert away.returncode == 5
+    assert "Traceback" not in away.stderr
+    server.start()
+    synced = cvae("sync", "--runs", str(tmp_path / "runs"), **to)
+    assert synced.returncode == 0, synced.stderr
+    client, run = the_stored(server.address)
+    assert run.info.status == "FINISHED"
+    assert histories(client, run) == recorded(folder)
+
+    copy = tmp_path / "elsewhere" / folder.name
+    shutil.copytree(folder.path, copy)
+    (copy / "tracking.json").unlink()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    for path in (folder.path, copy):
+        Tracker(path.parent).publish(RunFolder(path))
+        client, again = the_stored(server.address)
+        assert again.info.run_id == run.info.run_id
+        assert histories(client, again) == recorded(folder)
+
+
+def test_a_locked_database_holds_up_nothing(
+    night: Callable[[int], list[str]], tmp_path: Path, finished: tuple[Path, Done]
+) -> None:
+    database = tmp_path / "mlflow.db"
+    shutil.copy(finished[0] / "mlflow.db", database)
+    to = {"MLFLOW_TRACKING_URI": f"sqlite:///{database}"}
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        process = begin(*night(3), **to)
+        assert process.stderr is not None
+        said = ""
+        while "database is locked" not in said:  # MLflow waits 20 s for it
+            said = process.stderr.readline()
+            assert said, process.communicate()
+        assert "training goes on" in said
+        other.execute("ROLLBACK")
+        _, rest = process.communicate(timeout=100)
+    assert process.returncode == 0, rest
+    assert "epoch 3/3" in rest
+    client, run = the_stored(to["MLFLOW_TRACKING_URI"])
+    assert run.info.status == "FINISHED"
+    assert histories(client, run) == recorded(the_run(tmp_path / "runs"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("update alembic_version set version_num='0584bdc529eb'", "mlflow db upgrade"),
+        ("update alembic_version set version_num='fffffffffff'", "mlflow db upgrade"),
+        (None, "not a database"),
+    ],
+)
+def test_a_database_of_another_version_or_none_is_said_and_left_alone(
+    damage: str | None, words: str, tmp_path: Path, finished: tuple[Path, Done]
+) -> None:
+    database = tmp_path / "mlflow.db"
+    if damage is None:
+        database.write_bytes(b"what is this? " * 1000)
+    else:
+        shutil.copy(finished[0] / "mlflow.db", database)
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute(damage)
+            connection.commit()
+    before = database.read_bytes()
+    with pytest.raises(TrackingError, match=words):
+        Tracker(tmp_path)
+    assert database.read_bytes() == before
+
+
+def test_a_run_that_the_store_has_lost_is_published_anew(
+    tmp_path: Path, tiny_root: Path, finished: tuple[Path, Done]
+) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    wanted = spec(data__root=str(tiny_root), data__validation_images=0)
+    wanted = wanted.model_copy(update={"training": Training(epochs=2)})
+    shutil.copy(finished[0] / "mlflow.db", runs / "mlflow.db")
+    folder = runner.run(wanted, runs=runs)
+    shutil.copy(finished[0] / "mlflow.db", runs / "other.db")
+    cursor = folder.path / "tracking.json"
+    other = f"sqlite:///{runs / 'other.db'}"
+    seen = json.loads(cursor.read_text()) | {"uri": other}
+    cursor.write_text(json.dumps(seen))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", other)
+        Tracker(runs).publish(folder)
+    client = MlflowClient(other)
+    everything = [found.experiment_id for found in client.search_experiments()]
+    stored = {run.info.run_name: run for run in client.search_runs(everything)}
+    assert histories(client, stored[folder.name]) == recorded(folder)
+
+
+# -- the disk --------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_said_and_costs_nothing(
+    night: Callable[[int], list[str]], tmp_path: Path
+) -> None:
+    """First a limit on the size of files, then a truncated checkpoint, then the end."""
+    command = [*night(30), "--offline"]
+    whole = cvae(*command[:2], "--runs", str(tmp_path / "whole"), "--offline")
+    assert whole.returncode == 0, whole.stderr
+    process = begin(*command)
+    folder = epochs_of(process, tmp_path / "runs", 5)
+    process.kill()
+    process.communicate()
+    before = folder.checkpoint.read_bytes()
+
+    full = subprocess.run(
+        [sys.executable, "-m", "cvae", *command],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000)),
+    )
+    assert full.returncode == 1
+    assert f"{folder.checkpoint}: File too large\nmake room" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert folder.checkpoint.read_bytes() == before
+    assert folder.status == "FAILED"
+    assert not list(folder.path.glob(".*.part"))
+
+    folder.checkpoint.write_bytes(before[: len(before) // 2])
+    resumed = cvae(*command)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from the one before it" in resumed.stderr
+    assert "going on with" in resumed.stderr
+    expected = the_run(tmp_path / "whole")
+    assert folder.weights.read_bytes() == expected.weights.read_bytes()
+    assert untimed(folder) == untimed(expected)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_disk_without_room_or_read_only_is_said(
+    night: Callable[[int], list[str]], tmp_path: Path
+) -> None:
+    place = tmp_path / "runs"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no mount here")
+    try:
+        full = cvae(*night(3), "--offline")
+        assert full.returncode == 1
+        assert "No space left on device\nmake room" in full.stderr
+        assert "Traceback" not in full.stderr
+        remount = ["mount", "-o", "remount,ro", str(place)]
+        subprocess.run(remount, check=True)
+        read_only = cvae(*night(3), "--offline")
+        assert read_only.returncode == 1
+        assert "Read-only file system\nmake room" in read_only.stderr
+        assert "Traceback" not in read_only.stderr
+        subprocess.run([*remount[:2], "remount,rw,size=9m", str(place)], check=True)
+        assert cvae(*night(3), "--offline").returncode == 0
+        assert the_run(place).status == "FINISHED"
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+# -- divergence, memory ----------------------------------------------------------------
+
+
+def test_divergence_keeps_the_last_good_checkpoint_and_logs_no_nonsense(
+    tmp_path: Path, tiny_root: Path, finished: tuple[Path, Done]
+) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    shutil.copy(finished[0] / "mlflow.db", runs / "mlflow.db")
+    wild = spec(
+        data__root=str(tiny_root),
+        data__validation_images=50,
+        tracking__experiment="tests",
+        objective__beta=1e5,
+        objective__warmup_epochs=40,
+        training__learning_rate=1.0,
+        training__epochs=60,
+        training__batch_size=64,
+    )
+    with pytest.raises(Diverged, match=r"not finite (at|after) step \d+"):
+        runner.run(wild, runs=runs)
+    folder = the_run(runs)
+    assert folder.status == "FAILED"
+    done = len(folder.records())
+    tensors, facts = load(folder.checkpoint)
+    assert 1 <= done == facts["epoch"] < 60
+    assert all(
+        tensor.isfinite().all()
+        for name, tensor in tensors.items()
+        if name.startswith("model.")
+    )
+    client, run = the_stored(f"sqlite:///{runs / 'mlflow.db'}")
+    assert run.info.status == "FAILED"
+    step = int(re.findall(r"step (\d+)", run.data.tags["cvae.reason"])[0])
+    assert 4 * done < step <= 4 * done + 4  # four steps an epoch: 250 images by 64
+    values = [v for points in histories(client, run).values() for _, v in points]
+    assert all(abs(value) < 1e38 for value in values)
+    assert histories(client, run) == recorded(folder)
+
+
+MEMORY = """
+import os, sys
+from pathlib import Path
+from cvae.run import runner
+from tests.conftest import spec, data_set, write
+
+place = Path(sys.argv[1])
+root = write(place / "data", data_set())
+
+def resident():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")
+
+def run(seed, epochs):
+    made = spec(data__root=str(root), data__validation_images=50, model__hidden=[16],
+        training__epochs=epochs, training__seed=seed, tracking__images_every=50)
+    runner.run(made, runs=place / "runs")
+
+for seed in range(5):
+    run(seed, 1)
+begin = resident()
+for seed in range(5, 50):
+    run(seed, 1)
+runs = resident()
+run(50, 20)
+short = resident()
+run(51, 200)
+print((runs - begin) // 1024, (resident() - short) // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_stays_flat_over_runs_and_epochs(
+    tmp_path: Path, finished: tuple[Path, Done], capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").mkdir()
+    shutil.copy(finished[0] / "mlflow.db", tmp_path / "runs" / "mlflow.db")
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    over_runs, over_epochs = map(int, done.stdout.splitlines()[-1].split())
+    with capfd.disabled():
+        print(f"\nmemory: {over_runs} KiB over 45 runs, {over_epochs} over 200 epochs")
+    assert over_runs < 30_000
+    assert over_epochs < 15_000

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from cvae.spec.fields import Spec, differences, flatten, nested
+from tests.conftest import spec
+
+OTHERWISE: dict[str, Any] = {
+    "data.root": "elsewhere",
+    "data.binarize": "threshold",
+    "data.corrupt": 0.25,
+    "data.train_images": 1000,
+    "data.validation_images": 0,
+    "model.conditional": False,
+    "model.latent_dim": 20,
+    "model.hidden": [400],
+    "model.activation": "tanh",
+    "model.prior": "learned",
+    "objective.beta": 4.0,
+    "objective.warmup_epochs": 10,
+    "objective.importance_samples": 5,
+    "training.epochs": 31,
+    "training.batch_size": 128,
+    "training.optimizer": "adamw",
+    "training.adam_betas": [0.9, 0.999],
+    "training.learning_rate": 1e-3,
+    "training.schedule": "constant",
+    "training.output_bias": "random",
+    "training.grad_clip": 1.0,
+    "training.seed": 1,
+    "training.device": "cpu",
+    "evaluation.importance_samples": 500,
+    "evaluation.label_samples": 100,
+}
+OUTSIDE_IDENTITY = {
+    "name": "other",
+    "tracking.experiment": "other",
+    "tracking.images_every": 7,
+}
+OUT_OF_BOUNDS: list[tuple[str, Any]] = [
+    ("name", ""),
+    ("name", "a/b"),
+    ("name", "../up"),
+    ("name", ".hidden"),
+    ("name", "a" * 81),
+    ("name", "new\nline"),
+    ("data.root", ""),
+    ("data.binarize", "no"),
+    ("data.corrupt", -0.01),
+    ("data.corrupt", 1.01),
+    ("data.train_images", 0),
+    ("data.validation_images", -1),
+    ("model.conditional", 1),
+    ("model.latent_dim", 0),
+    ("model.latent_dim", 4097),
+    ("model.latent_dim", 2.0),
+    ("model.latent_dim", "2"),
+    ("model.latent_dim", True),
+    ("model.hidden", 512),
+    ("model.hidden", "512"),
+    ("model.hidden", [0]),
+    ("model.hidden", [512.0]),
+    ("model.hidden", [65537]),
+    ("model.hidden", [1] * 17),
+    ("model.activation", "ReLU"),
+    ("model.prior", None),
+    ("objective.beta", -1e-9),
+    ("objective.beta", float("nan")),
+    ("objective.beta", float("inf")),
+    ("objective.warmup_epochs", -1),
+    ("objective.importance_samples", 0),
+    ("training.epochs", 0),
+    ("training.batch_size", 0),
+    ("training.adam_betas", [0.9]),
+    ("training.adam_betas", [0.9, 1.0]),
+    ("training.adam_betas", [-0.1, 0.9]),
+    ("training.learning_rate", 0.0),
+    ("training.learning_rate", "1e-3"),
+    ("training.grad_clip", 0.0),
+    ("training.seed", -1),
+    ("training.seed", 2**63),
+    ("training.device", "cuda:0"),
+    ("evaluation.importance_samples", -1),
+    ("tracking.experiment", ""),
+    ("tracking.experiment", " blank "),
+    ("tracking.experiment", "two\nlines"),
+    ("tracking.images_every", 0),
+    ("unknown", 1),
+    ("model.latent", 2),
+]
+
+
+def test_the_tables_here_cover_every_field() -> None:
+    assert set(OTHERWISE) | set(OUTSIDE_IDENTITY) == set(flatten(spec()))
+
+
+@pytest.mark.parametrize("key", OTHERWISE)
+def test_every_field_of_the_content_changes_the_id(key: str) -> None:
+    changed = spec(**{key: OTHERWISE[key]})
+    assert differences(changed) == {"name": "test", key: OTHERWISE[key]}
+    assert changed.id != spec().id
+
+
+def test_no_two_single_changes_share_an_id() -> None:
+    ids = {spec(**{key: value}).id for key, value in OTHERWISE.items()}
+    assert len(ids) == len(OTHERWISE)
+
+
+@pytest.mark.parametrize("key", OUTSIDE_IDENTITY)
+def test_name_and_tracking_do_not_change_the_id(key: str) -> None:
+    assert spec(**{key: OUTSIDE_IDENTITY[key]}).id == spec().id
+
+
+def test_ids_are_pinned() -> None:
+    # an id names a folder for good: these must never change
+    assert spec().id == "44136fa3" == hashlib.sha256(b"{}").hexdigest()[:8]
+    assert spec(name="quickstart", training__epochs=15).id == "90b3b197"
+    assert spec(model__hidden=[], objective__beta=0.5).id == "8def7170"
+
+
+def test_the_id_is_of_the_value_not_of_how_it_is_written() -> None:
+    default = flatten(spec())
+    assert spec(**default).id == spec().id
+    assert spec(objective__beta=2).id == spec(objective__beta=2.0).id
+    assert spec(model__hidden=(64, 32)).id == spec(model__hidden=[64, 32]).id
+
+
+def test_nested_undoes_flatten() -> None:
+    flat = flatten(spec(**OTHERWISE | {"model.conditional": True} | OUTSIDE_IDENTITY))
+    assert flatten(Spec.model_validate(nested(flat))) == flat
+
+
+def test_a_spec_is_frozen() -> None:
+    made = spec()
+    with pytest.raises(ValidationError, match="frozen"):
+        made.model.latent_dim = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        made.name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("key", "value"), OUT_OF_BOUNDS)
+def test_values_out_of_bounds_are_refused(key: str, value: Any) -> None:
+    with pytest.raises(ValidationError) as refused:
+        spec(**{key: value})
+    at = ".".join(map(str, refused.value.errors()[0]["loc"]))
+    assert at.startswith(key)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", "a" * 80),
+        ("data.corrupt", 1.0),
+        ("model.latent_dim", 4096),
+        ("model.hidden", []),
+        ("objective.beta", 0),
+        ("training.adam_betas", [0, 0.999]),
+        ("training.learning_rate", 10),
+        ("training.seed", 2**63 - 1),
+        ("tracking.experiment", "β-VAE, größe"),
+    ],
+)
+def test_the_bounds_themselves_are_allowed(key: str, value: Any) -> None:
+    assert flatten(spec(**{key: value}))[key] == value
+
+
+def test_what_needs_labels_is_refused_without_them() -> None:
+    with pytest.raises(ValidationError, match="learned"):
+        spec(model__conditional=False, model__prior="learned")
+    with pytest.raises(ValidationError, match="label_samples"):
+        spec(model__conditional=False, evaluation__label_samples=10)

@@ -1,0 +1,330 @@
+"""Whole sweeps in real subprocesses, interrupted and gone on with."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from cvae.run import runner
+from cvae.run.folder import RunFolder, SweepFolder, folders
+from cvae.spec.variants import Plan, read_plan
+from cvae.sweep import table
+from tests.conftest import data_set, write
+from tests.test_commands import ROOT, Done, cvae, environment
+
+TEXT = """# Question: does it work?
+name: many
+data: {{root: {root}, validation_images: 50}}
+model: {{hidden: [8]}}
+training: {{epochs: {epochs}, batch_size: 10}}
+tracking: {{images_every: 1000, experiment: many}}
+sweep:
+  objective.beta: {betas}
+  seeds: 2
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("tiny") / "data", data_set())
+
+
+def spec_file(folder: Path, root: Path, *, epochs: int = 2, betas: str) -> Path:
+    path = folder / "many.yaml"
+    path.write_text(TEXT.format(root=root, epochs=epochs, betas=betas))
+    return path
+
+
+def sweep(path: Path, runs: Path, *more: str, **extra: str) -> Done:
+    arguments = ["sweep", str(path), "--runs", str(runs), "--jobs", "2", *more]
+    return cvae(*arguments, **extra)
+
+
+def begin(path: Path, runs: Path, *more: str, **extra: str) -> subprocess.Popen[str]:
+    """A sweep in a process group of its own, as a terminal starts it."""
+    command = [sys.executable, "-m", "cvae", "sweep", str(path), "--jobs", "2"]
+    return subprocess.Popen(
+        [*command, "--offline", "--runs", str(runs), *more],
+        cwd=ROOT,
+        env=environment(**extra),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def epochs_done(runs: Path) -> int:
+    return max((len(folder.records()) for folder in folders(runs)), default=0)
+
+
+def workers(parent: subprocess.Popen[str]) -> list[int]:
+    """The worker processes of a sweep, by their command line."""
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text()
+    found = [int(pid) for pid in children.split()]
+    lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in found}
+    return [pid for pid in found if b"spawn_main" in lines[pid]]
+
+
+def gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state == "Z"
+
+
+def assert_each_variant_has_one_finished_run(plan: Plan, runs: Path) -> None:
+    found = folders(runs)
+    expected = sorted(f"many-{variant.spec.id}" for variant in plan.variants)
+    assert sorted(folder.name for folder in found) == expected
+    for folder in found:
+        assert folder.status == "FINISHED"
+        epochs = [record["epoch"] for record in folder.records()]
+        last = folder.spec().training.epochs
+        assert epochs == [*range(1, last + 1), last]
+
+
+@pytest.fixture(scope="module")
+def made(
+    tmp_path_factory: pytest.TempPathFactory, root: Path, finished: tuple[Path, Done]
+) -> tuple[Path, Path, Done]:
+    """A sweep of four, its runs and what it printed; with a real store."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "runs").mkdir()
+    (folder / "runs" / "mlflow.db").write_bytes(
+        (finished[0] / "mlflow.db").read_bytes()
+    )
+    path = spec_file(folder, root, betas="[1, 4]")
+    return path, folder / "runs", sweep(path, folder / "runs")
+
+
+def test_a_sweep_runs_every_variant(made: tuple[Path, Path, Done]) -> None:
+    path, runs, done = made
+    assert done.returncode == 0, done.stderr
+    assert_each_variant_has_one_finished_run(read_plan(path), runs)
+    ended = [line for line in done.stdout.splitlines() if line.startswith("[")]
+    assert [line[:5] for line in ended] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
+    assert all("finished" in line and "neg_elbo" in line for line in ended)
+    assert "4 runs finished" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_its_table_holds_what_the_runs_recorded(made: tuple[Path, Path, Done]) -> None:
+    path, runs, _ = made
+    with (runs / "sweeps" / "many" / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    for row, variant in zip(rows, read_plan(path).variants, strict=True):
+        metrics = RunFolder(runs / row["run"]).metrics
+        assert float(row["test/neg_elbo"]) == metrics["test/neg_elbo"]
+        assert float(row["objective.beta"]) == variant.spec.objective.beta
+        weights = 794 * 8 + 8 + 2 * (8 * 2 + 2) + (12 * 8 + 8) + (8 * 784 + 784)
+        assert int(row["parameters"]) == weights
+    assert (runs / "sweeps" / "many" / "sweep.yaml").read_text() == path.read_text()
+
+
+def test_the_summary_is_mean_and_sd_over_seeds(made: tuple[Path, Path, Done]) -> None:
+    path, runs, _ = made
+    plan = read_plan(path)
+    head, first, _ = table.summary(plan, table.rows(plan, runs))
+    scores = [
+        RunFolder(runs / f"many-{variant.spec.id}").metrics["test/neg_elbo"]
+        for variant in plan.variants[:2]
+    ]
+    middle, apart = sum(scores) / 2, abs(scores[0] - scores[1]) / 2**0.5
+    assert head[:3] == ["objective.beta", "n", "test/neg_elbo"]
+    assert first[:3] == ["1", "2", f"{middle:.2f} ± {apart:.2f}"]
+
+
+def test_in_mlflow_the_runs_are_nested_under_the_sweeps(
+    made: tuple[Path, Path, Done],
+) -> None:
+    _, runs, _ = made
+    client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("many")
+    assert experiment is not None
+    stored = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in stored if run.data.tags.get("cvae.kind") == "sweep"]
+    children = [run for run in stored if run is not parent]
+    assert parent.info.run_name == "many"
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["sweep.objective.beta"] == "1, 4"
+    assert "| objective.beta | n |" in parent.data.tags["mlflow.note.content"]
+    artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert artifacts >= {"sweep.yaml", "table.csv"}
+    assert len(children) == 4
+    for run in children:
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags["cvae.sweep"] == "many"
+        tags = [
+            run.data.tags[f"sweep.{k}"] for k in ("objective.beta", "training.seed")
+        ]
+        params = run.data.params
+        assert float(tags[0]) == float(params["objective.beta"])
+        assert tags[1] == params["training.seed"]
+        assert run.info.status == "FINISHED"
+        assert run.info.run_name == f"beta={tags[0]} seed={tags[1]}"
+
+
+def test_again_it_trains_nothing_and_a_new_value_only_itself(
+    made: tuple[Path, Path, Done],
+) -> None:
+    path, runs, _ = made
+    before = {f.name: f.records() for f in folders(runs)}
+    dry = sweep(path, runs, "--dry", "--set", "objective.beta=[1, 4, 2]")
+    lines = [line.split() for line in dry.stdout.splitlines()[1:]]
+    assert [line[-1] for line in lines] == [*["finished"] * 4, *["new"] * 2]
+    done = sweep(path, runs, "--offline", "--set", "objective.beta=[1, 4, 2]")
+    assert done.returncode == 0, done.stderr
+    assert "4 of 6 runs are finished already" in done.stdout
+    assert "[6/6] beta=2 seed=" in done.stdout
+    after = {f.name: f.records() for f in folders(runs)}
+    assert len(after) == 6
+    assert {name: after[name] for name in before} == before
+
+
+def test_a_sweep_made_offline_is_published_nested_later(
+    tmp_path: Path, root: Path, finished: tuple[Path, Done]
+) -> None:
+    runs = tmp_path / "runs"
+    path = spec_file(tmp_path, root, betas="[1]")
+    assert sweep(path, runs, "--offline").returncode == 0
+    assert not (runs / "mlflow.db").exists()
+    (runs / "mlflow.db").write_bytes((finished[0] / "mlflow.db").read_bytes())
+    one = folders(runs)[0].name
+    assert cvae("sync", "--run", one, "--runs", str(runs)).returncode == 0
+    assert cvae("sync", "--runs", str(runs)).returncode == 0
+    client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("many")
+    assert experiment is not None
+    stored = client.search_runs([experiment.experiment_id])
+    parent = json.loads((runs / "sweeps" / "many" / "tracking.json").read_text())
+    parents = [run.data.tags.get("mlflow.parentRunId") for run in stored]
+    assert sorted(map(str, parents)) == sorted(["None", *[parent["run_id"]] * 2])
+
+
+def test_one_broken_variant_stops_no_other(tmp_path: Path, root: Path) -> None:
+    runs = tmp_path / "runs"
+    path = spec_file(tmp_path, root, betas="[1]")
+    path.write_text(path.read_text() + "  training.device: [cuda, cpu]\n")
+    done = sweep(path, runs, "--offline", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 1
+    assert "2 of 4 runs did not finish" in done.stderr
+    assert "seed=1 device=cuda: failed: training.device: cuda asked" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [folder.status for folder in folders(runs)] == ["FINISHED"] * 2
+    assert SweepFolder(runs / "sweeps" / "many").info["status"] == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("block", "code", "words"),
+    [
+        ("sweep: {data.train_images: [10, 300, 301]}", 3, "301"),
+        ("sweep: {model.latent_dims: [1]}", 2, "many.yaml:3: sweep: model.latent_dims"),
+        ("training: {epochs: 1}", 2, "sweep: missing"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_starts(
+    block: str, code: int, words: str, tmp_path: Path, root: Path
+) -> None:
+    path = tmp_path / "many.yaml"
+    path.write_text(
+        f"name: many\ndata: {{root: {root}, validation_images: 0}}\n{block}\n"
+    )
+    done = sweep(path, tmp_path / "runs")
+    assert (done.returncode, done.stdout) == (code, "")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+def test_interrupted_while_it_loads_it_ends_at_once(
+    tmp_path: Path, root: Path, seconds: float
+) -> None:
+    path = spec_file(tmp_path, root, epochs=10_000, betas="[1, 4]")
+    begun = begin(path, tmp_path / "runs")
+    until(lambda: len(workers(begun)) == 2)
+    time.sleep(seconds)
+    loading = workers(begun)
+    os.killpg(begun.pid, signal.SIGINT)
+    _, errors = begun.communicate(timeout=20)
+    assert begun.returncode == 130
+    assert "Traceback" not in errors
+    assert all(map(gone, loading))
+
+
+def test_killed_interrupted_and_crippled_it_ends_with_the_same_runs(
+    tmp_path: Path, root: Path
+) -> None:
+    runs = tmp_path / "runs"
+    path = spec_file(tmp_path, root, epochs=60, betas="[1, 4]")
+
+    first = begin(path, runs)
+    until(lambda: epochs_done(runs) >= 5)
+    lost = workers(first)
+    assert len(lost) == 2
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    until(lambda: all(map(gone, lost)), 15)  # workers do not outlive their parent
+    assert {f.status for f in folders(runs)} <= {"NEW", "KILLED", "FINISHED"}
+
+    before = epochs_done(runs)
+    second = begin(path, runs)
+    until(lambda: epochs_done(runs) > before)
+    lost = workers(second)
+    os.killpg(second.pid, signal.SIGINT)  # Ctrl-C reaches the whole group
+    _, errors = second.communicate(timeout=20)
+    assert second.returncode == 130
+    assert "Traceback" not in errors
+    assert all(map(gone, lost))
+    assert SweepFolder(runs / "sweeps" / "many").info["status"] == "KILLED"
+
+    third = begin(path, runs)
+    running = [f for f in folders(runs) if f.status != "FINISHED"]
+    until(lambda: any(folder.held() for folder in running))
+    os.kill(workers(third)[0], signal.SIGKILL)
+    _, errors = third.communicate(timeout=90)
+    assert third.returncode == 1
+    assert "1 of 4 runs did not finish" in errors
+    assert "its worker process died (SIGKILL)" in errors
+
+    done = sweep(path, runs, "--offline")
+    assert done.returncode == 0, done.stderr
+    plan = read_plan(path)
+    assert_each_variant_has_one_finished_run(plan, runs)
+    spec = plan.variants[0].spec
+    alone = runner.run(spec, runs=tmp_path / "alone", offline=True)
+    swept = RunFolder(runs / alone.name)
+    assert swept.weights.read_bytes() == alone.weights.read_bytes()
+
+
+def test_two_sweeps_at_once_share_the_runs(tmp_path: Path, root: Path) -> None:
+    runs = tmp_path / "runs"
+    path = spec_file(tmp_path, root, epochs=20, betas="[1, 4]")
+    both = [begin(path, runs), begin(path, runs)]
+    for process in both:
+        _, errors = process.communicate(timeout=90)
+        assert "Traceback" not in errors
+        assert process.returncode in (0, 1), errors
+        if process.returncode:
+            assert "already being run by pid" in errors
+    assert_each_variant_has_one_finished_run(read_plan(path), runs)

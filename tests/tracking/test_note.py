@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cvae.run.folder import RunFolder, SweepFolder
+from cvae.tracking.note import description, sweep_description
+from tests.conftest import spec
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "test-12345678")
+    folder.create(spec())
+    return folder
+
+
+@pytest.mark.parametrize("field", ["header", "reason"])
+def test_text_of_the_user_stays_text(folder: RunFolder, field: str) -> None:
+    folder.update(**{field: "<script>x()</script> [a](javascript:b) ![c](d) `e` *f* &"})
+    note = description(folder)
+    assert "&lt;script&gt;x()&lt;/script&gt; \\[a\\](javascript:b)" in note
+    assert "!\\[c\\](d) \\`e\\` \\*f\\* &amp;" in note
+    assert "<" not in note
+
+
+@pytest.mark.parametrize("command", ["make x", "make SET='a=`b`'", "`", "``` <b>"])
+def test_the_command_stays_one_piece_of_code(folder: RunFolder, command: str) -> None:
+    folder.update(command=command)
+    code = description(folder).rpartition("Again: ")[2]
+    fence = code[: len(code) - len(code.lstrip("`"))]
+    inside = code.removeprefix(fence).removesuffix(fence)
+    assert inside.strip(" ") == command
+    assert fence not in inside
+
+
+def test_the_note_of_a_sweep_escapes_its_question_and_its_values(
+    tmp_path: Path,
+) -> None:
+    folder = SweepFolder(tmp_path)
+    table = [["data.root", "n"], ["<b>|x", "3"]]
+    folder.update(header="Question: <script>x()</script>", command="m", summary=table)
+    note = sweep_description(folder)
+    assert "Question: &lt;script&gt;x()&lt;/script&gt;" in note
+    assert "| data.root | n |\n|---|---|\n| &lt;b&gt;\\|x | 3 |" in note
+    assert "<" not in note

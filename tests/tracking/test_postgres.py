@@ -1,0 +1,140 @@
+"""A sweep tracked by a real MLflow server over a real PostgreSQL."""
+
+from __future__ import annotations
+
+import collections
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from mlflow import MlflowClient
+
+from cvae.run.folder import folders
+from tests.conftest import data_set, write
+from tests.sweep.test_sweep import spec_file
+from tests.test_commands import cvae, environment
+from tests.tracking.test_ui import free_port
+
+pytestmark = pytest.mark.services
+
+
+def binaries() -> Path:
+    """Where initdb and postgres are; Debian keeps them off the PATH."""
+    if found := shutil.which("initdb"):
+        return Path(found).resolve().parent
+    return max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: p.parent.name)
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """The URI of an empty database of a server that lives as long as the module."""
+    folder = Path(tempfile.mkdtemp(prefix="pg"))  # a short path: it holds a socket
+    user: dict[str, str] = {}
+    if os.getuid() == 0:  # which PostgreSQL refuses to run as
+        user = {"user": "postgres"}
+        os.chown(folder, pwd.getpwnam("postgres").pw_uid, -1)
+    data, port = folder / "data", str(free_port())
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+    initdb = [str(binaries() / "initdb"), "-D", str(data), "-U", "cvae", "-A", "trust"]
+    subprocess.run(initdb, check=True, **quiet, **user)  # type: ignore[call-overload]
+    command = [str(binaries() / "postgres"), "-D", str(data), "-p", port, "-F"]
+    options = ["-h", "127.0.0.1", "-k", str(folder)]
+    server = subprocess.Popen([*command, *options], **quiet, **user)  # type: ignore[call-overload]
+    try:
+        ready = [str(binaries() / "pg_isready"), "-h", "127.0.0.1", "-p", port, "-q"]
+        deadline = time.monotonic() + 60
+        while subprocess.run(ready).returncode:
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield f"postgresql+psycopg://cvae@127.0.0.1:{port}/postgres"
+    finally:
+        server.terminate()
+        server.wait(30)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an MLflow server over it, with artifacts in a folder."""
+    folder = tmp_path_factory.mktemp("server")
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--workers", "1", "--backend-store-uri", postgres]
+    command += ["--artifacts-destination", str(folder)]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            command,
+            env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            try:
+                if requests.get(f"{address}/health", timeout=2).ok:
+                    break
+            except requests.RequestException:
+                time.sleep(0.2)
+        yield address
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(30)
+
+
+def test_a_sweep_is_tracked_on_a_server_with_postgresql(
+    server: str, tmp_path: Path
+) -> None:
+    root = write(tmp_path / "data", data_set())
+    path = spec_file(tmp_path, root, epochs=3, betas="[1, 4]")
+    arguments = ["--runs", str(tmp_path / "runs")]
+    many = ["sweep", str(path), "--jobs", "2", *arguments]
+    done = cvae(*many, MLFLOW_TRACKING_URI=server)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "runs" / "mlflow.db").exists()
+    again = cvae("sync", *arguments, MLFLOW_TRACKING_URI=server)
+    assert again.returncode == 0, again.stderr
+
+    client = MlflowClient(server)
+    experiment = client.get_experiment_by_name("many")
+    assert experiment is not None
+    stored = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in stored if run.data.tags.get("cvae.kind") == "sweep"]
+    children = [run for run in stored if "mlflow.parentRunId" in run.data.tags]
+    assert len(children) == 4
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {
+        parent.info.run_id
+    }
+    names = {folder.info["uid"]: folder for folder in folders(tmp_path / "runs")}
+    for run in children:
+        folder = names[run.data.tags["cvae.uid"]]
+        assert run.info.status == "FINISHED"
+        history = client.get_metric_history(run.info.run_id, "train/neg_elbo")
+        recorded = [
+            record["metrics"]["train/neg_elbo"] for record in folder.records()[:3]
+        ]
+        assert [point.value for point in history] == recorded
+        assert [point.step for point in history] == [1, 2, 3]
+        found = collections.Counter(
+            file.path for file in client.list_artifacts(run.info.run_id)
+        )
+        assert found["model.safetensors"] == 1
+        copy = client.download_artifacts(
+            run.info.run_id, "model.safetensors", str(tmp_path)
+        )
+        assert Path(copy).read_bytes() == folder.weights.read_bytes()

@@ -1,0 +1,191 @@
+"""Runs published to a real MLflow store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from cvae.errors import TrackingError
+from cvae.run import runner
+from cvae.run.folder import RunFolder
+from cvae.spec.fields import flatten
+from cvae.tracking.note import description
+from cvae.tracking.publish import Tracker
+from tests.conftest import spec
+from tests.test_commands import cvae, the_run
+
+
+def stored(runs: Path) -> tuple[MlflowClient, list[Run]]:
+    client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
+    everything = [found.experiment_id for found in client.search_experiments()]
+    return client, list(client.search_runs(everything))
+
+
+@pytest.fixture
+def runs(tmp_path: Path, finished: tuple[Path, object]) -> Path:
+    """A folder whose store exists and is empty of runs of its own."""
+    shutil.copy(finished[0] / "mlflow.db", tmp_path / "mlflow.db")
+    return tmp_path
+
+
+def tiny_run(
+    runs: Path, root: Path, *, name: str = "tiny", epochs: int = 3
+) -> RunFolder:
+    wanted = spec(
+        data__root=str(root),
+        data__validation_images=50,
+        model__hidden=[16],
+        training__epochs=epochs,
+        tracking__images_every=1,
+        tracking__experiment="tests",
+    )
+    return runner.run(wanted.model_copy(update={"name": name}), runs=runs, offline=True)
+
+
+def runs_of_tests(runs: Path) -> tuple[MlflowClient, list[Run]]:
+    client, everything = stored(runs)
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    return client, [
+        run for run in everything if run.info.experiment_id == experiment.experiment_id
+    ]
+
+
+def test_a_run_is_logged_whole(finished: tuple[Path, object]) -> None:
+    folder = the_run(finished[0])
+    client, (run,) = stored(finished[0])
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == folder.name
+    params = run.data.params
+    for key, value in flatten(folder.spec()).items():
+        assert params[key] == (value if isinstance(value, str) else json.dumps(value))
+    assert params["parameters"] == "1076500"
+    assert params["device"] == "cpu"
+    for part in ("train", "val"):
+        for key in ("recon", "kl", "neg_elbo", "loss", "active_units"):
+            history = client.get_metric_history(run.info.run_id, f"{part}/{key}")
+            assert [point.step for point in history] == [1, 2]
+    assert len(client.get_metric_history(run.info.run_id, "train/learning_rate")) == 2
+    assert {"test/neg_elbo", "test/recon", "time/training"} <= set(run.data.metrics)
+    artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert artifacts >= {"spec.yaml", "records.jsonl", "model.safetensors", "images"}
+    figures = {file.path for file in client.list_artifacts(run.info.run_id, "figures")}
+    assert figures == {"figures/digits.png", "figures/reconstructions.png"}
+    digests = {given.dataset.digest for given in run.inputs.dataset_inputs}
+    assert digests == {folder.info["data"]["digest"]}
+    assert run.data.tags["mlflow.note.content"] == description(folder)
+    assert "test/neg_elbo" in run.data.tags["mlflow.note.content"]
+
+
+def test_the_commit_and_its_state_are_tags(finished: tuple[Path, object]) -> None:
+    _, (run,) = stored(finished[0])
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    assert run.data.tags.get("mlflow.source.git.commit", "") == head
+    if head:
+        assert run.data.tags["mlflow.source.git.dirty"] in ("true", "false")
+
+
+def test_the_experiment_opens_on_the_training_view(
+    finished: tuple[Path, object],
+) -> None:
+    client, (run,) = stored(finished[0])
+    tags = client.get_experiment(run.info.experiment_id).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_publishing_again_adds_nothing(runs: Path, tiny_root: Path) -> None:
+    folder = tiny_run(runs, tiny_root)
+    tracker = Tracker(runs)
+    tracker.publish(folder)
+    client, (run,) = runs_of_tests(runs)
+    images = len(client.list_artifacts(run.info.run_id, "images"))
+    assert images == 2 * 2 * 3  # two grids, PNG and WebP, three epochs
+    tracker.publish(folder)
+    (folder.path / "tracking.json").unlink()  # as from another machine's copy
+    Tracker(runs).publish(folder)
+    client, (again,) = runs_of_tests(runs)
+    assert again.info.run_id == run.info.run_id
+    assert again.info.status == "FINISHED"
+    assert len(client.list_artifacts(run.info.run_id, "images")) == images
+    for key in run.data.metrics:
+        history = client.get_metric_history(run.info.run_id, key)
+        steps = [point.step for point in history]
+        assert len(steps) == len(set(steps))
+
+
+def test_a_run_published_in_parts_has_no_holes(runs: Path, tiny_root: Path) -> None:
+    folder = tiny_run(runs, tiny_root)
+    lines = (folder.path / "records.jsonl").read_text().splitlines(keepends=True)
+    tracker = Tracker(runs)
+    for count in range(1, len(lines) + 1):
+        (folder.path / "records.jsonl").write_text("".join(lines[:count]))
+        tracker.publish(folder)
+    client, (run,) = runs_of_tests(runs)
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [point.step for point in history] == [1, 2, 3]
+    recorded = [record["metrics"].get("train/loss") for record in folder.records()]
+    assert [point.value for point in history] == recorded[:3]
+
+
+def test_a_deleted_experiment_is_named_with_its_cure(
+    runs: Path, tiny_root: Path
+) -> None:
+    folder = tiny_run(runs, tiny_root, epochs=1)
+    tracker = Tracker(runs)
+    tracker.publish(folder)
+    client, (run,) = runs_of_tests(runs)
+    client.delete_experiment(run.info.experiment_id)
+    other = tiny_run(runs, tiny_root, name="other", epochs=1)
+    with pytest.raises(TrackingError, match="restore"):
+        tracker.publish(other)
+
+
+def test_a_store_that_goes_away_stops_nothing(runs: Path, tiny_root: Path) -> None:
+    tracker = Tracker(runs)
+    folder = tiny_run(runs, tiny_root, epochs=1)
+    (runs / "mlflow.db").write_bytes(b"this is no database" * 100)
+    tracker.client._tracking_client.store.engine.dispose()  # no cached pages
+    assert tracker.try_publish(folder) is False
+    assert folder.status == "FINISHED"
+
+
+def test_an_offline_run_says_how_to_publish_it(tiny_root: Path, tmp_path: Path) -> None:
+    done = cvae(
+        *("run", "experiments/quickstart.yaml", "--offline", "--runs", str(tmp_path)),
+        *("--set", f"data.root={tiny_root} data.validation_images=0 training.epochs=1"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "make sync RUN=" in done.stdout
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_run_whose_process_died_is_marked_at_the_next_start(
+    runs: Path, tiny_root: Path
+) -> None:
+    dead = tiny_run(runs, tiny_root, name="dead", epochs=1)
+    dead.update(status="RUNNING")
+    tracker = Tracker(runs)
+    with dead.lock():
+        tracker.publish(dead)
+    _, (run,) = runs_of_tests(runs)
+    assert run.info.status == "RUNNING"
+    online = spec(
+        data__root=str(tiny_root),
+        data__validation_images=0,
+        model__hidden=[16],
+        training__epochs=1,
+        tracking__experiment="tests",
+    )
+    runner.run(online, runs=runs)
+    _, everything = runs_of_tests(runs)
+    states = {run.info.run_name: run.info.status for run in everything}
+    assert states.pop(dead.name) == "KILLED"
+    assert list(states.values()) == ["FINISHED"]

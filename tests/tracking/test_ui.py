@@ -1,0 +1,247 @@
+"""What a reader finds in the MLflow UI, in a real browser over two real runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:  # only `make test-services` installs it
+    from playwright.sync_api import Browser, Locator, Page
+
+pytestmark = pytest.mark.services
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("first", "second")
+EPOCHS = 2
+SPEC = f"""\
+# Question: is a header only text? <script>window.pwned=1</script>
+# <img src="missing.png" onerror="window.pwned=2">[link](javascript:window.pwned=3)
+name: first
+data: {{train_images: 512, validation_images: 128}}
+model: {{hidden: [16]}}
+training: {{epochs: {EPOCHS}, device: cpu}}
+tracking: {{experiment: browser test, images_every: 1}}
+"""
+CHROMIUM = "--no-sandbox --disable-gpu --disable-background-networking --no-first-run"
+MOVED = "([slider, from]) => slider.getAttribute('aria-valuenow') > from"
+LOADED = "image => image.complete && image.naturalWidth"
+
+
+@dataclass(frozen=True)
+class UI:
+    """A running UI: the address that its command printed, and the runs' folders."""
+
+    address: str
+    folders: dict[str, Path]
+
+    @property
+    def server(self) -> str:
+        return self.address.partition("/#")[0].rstrip("/")
+
+    def url(self, name: str) -> str:
+        """The page of the run called `name`."""
+        seen = json.loads((self.folders[name] / "tracking.json").read_text())
+        return f"{self.runs_url}/{seen['run_id']}"
+
+    @property
+    def runs_url(self) -> str:
+        seen = json.loads((self.folders["first"] / "tracking.json").read_text())
+        return f"{self.server}/#/experiments/{seen['experiment_id']}/runs"
+
+
+@pytest.fixture(scope="module")
+def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UI]:
+    place = tmp_path_factory.mktemp("ui")
+    runs, spec, log = place / "runs", place / "spec.yaml", place / "ui.log"
+    spec.write_text(SPEC)
+    for name in NAMES:
+        cvae("run", str(spec), "--runs", str(runs), "--set", f"name={name}")
+    folders = {name: next(runs.glob(f"{name}-*")) for name in NAMES}
+    port = free_port()
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            command("ui", "--runs", str(runs), "--port", str(port)),
+            cwd=ROOT,
+            env=environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that its workers can be stopped with it
+        )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", server, log)
+        printed = re.search(rf"http://127\.0\.0\.1:{port}[^\s)]*", log.read_text())
+        assert printed, f"`cvae ui` printed no address:\n{log.read_text()}"
+        yield UI(printed[0], folders)
+    finally:
+        stop(server)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.fail("no Chromium on PATH: sudo apt-get install chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.fail("no playwright: `make test-services` installs it")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=CHROMIUM.split()
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of a browser that was never here before."""
+    context = browser.new_context(viewport={"width": 1400, "height": 1000})
+    context.set_default_timeout(20_000)
+    yield context.new_page()
+    context.close()
+
+
+def test_address_leads_to_training_runs(ui: UI, page: Page) -> None:
+    page.goto(ui.address)
+    if "/experiments/" not in ui.address:
+        page.get_by_role("link", name="browser test").first.click()
+    page.wait_for_url(re.compile(r"/experiments/\d+/(?!$)"))
+    assert re.search(r"/experiments/\d+/runs\b", page.url), (
+        f"the experiment opens on {page.url}, not on its runs"
+    )
+    for name in NAMES:
+        page.get_by_role("link", name=ui.folders[name].name).first.wait_for()
+    # the GenAI side of the UI calls the same table "Training runs"
+    page.get_by_role("heading", name="Runs", exact=True).wait_for()
+
+
+def test_run_page_shows_description(ui: UI, page: Page) -> None:
+    page.goto(ui.url("first"))
+    page.get_by_role("heading", name=ui.folders["first"].name).wait_for()
+    page.get_by_text("Question: is a header only text?").first.wait_for()
+    figures = page.locator("table", has_text="figure")  # rendered, not its Markdown
+    row = figures.locator("tr", has_text="test/neg_elbo")
+    shown = float(row.locator("td").last.inner_text().split()[0])
+    records = (ui.folders["first"] / "records.jsonl").read_text().splitlines()
+    assert shown == pytest.approx(
+        json.loads(records[-1])["metrics"]["test/neg_elbo"], rel=1e-4
+    )
+
+
+def test_header_is_never_executed(ui: UI, page: Page) -> None:
+    page.goto(ui.url("second"))
+    page.locator("table", has_text="test/neg_elbo").wait_for()
+    if (link := page.get_by_text("link", exact=True)).count():
+        link.first.click(force=True)
+    page.wait_for_timeout(1000)
+    assert page.evaluate("window.pwned") is None
+
+
+def test_artifact_viewer_shows_digits(ui: UI, page: Page) -> None:
+    page.goto(ui.url("first"))
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_text("figures", exact=True).click()
+    page.get_by_text("digits.png", exact=True).click()
+    page.get_by_text("figures/digits.png", exact=True).wait_for()
+    with Image.open(ui.folders["first"] / "figures" / "digits.png") as picture:
+        width = picture.width
+    shown = page.locator("img[src^='blob:'], img[src*='digits.png']").first
+    assert eventually(shown, LOADED) == width
+
+
+def test_image_grid_compares_runs(ui: UI, page: Page) -> None:
+    page.goto(f"{ui.runs_url}?compareRunsMode=CHART&workflowType=machine_learning")
+    page.get_by_placeholder("Search metric charts").fill("digits")
+    card = page.get_by_test_id("experiment-view-compare-runs-card").filter(
+        has_text="digits"
+    )
+    slider = card.get_by_role("slider").first
+    slider.wait_for()
+    for step in range(1, EPOCHS + 1):
+        while (now := int(slider.get_attribute("aria-valuenow") or 0)) < step:
+            slider.press("ArrowRight")
+            page.wait_for_function(MOVED, arg=[slider.element_handle(), now])
+        for name in NAMES:
+            run_id = ui.url(name).rpartition("/")[2]
+            image = card.locator(f"img[src*='{run_id}'][src*='step%2B{step}%2B']")
+            assert eventually(image, LOADED), f"no image of {name} at step {step}"
+
+
+def eventually(element: Locator, script: str) -> int:
+    """What `script` says of the element, asked again until it is not zero."""
+    element.wait_for(state="attached")
+    deadline = time.monotonic() + 20
+    while not (value := int(element.evaluate(script))):
+        assert time.monotonic() < deadline, f"{element} never loaded"
+        time.sleep(0.1)
+    return value
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "cvae", *arguments]
+
+
+def cvae(*arguments: str) -> None:
+    done = subprocess.run(
+        command(*arguments),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def environment() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            gone = server.poll() is not None
+            assert not gone, f"the UI ended:\n{log.read_text()}"
+            assert time.monotonic() < deadline, f"no answer:\n{log.read_text()}"
+            time.sleep(0.2)
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server and its workers; it leads a process group of its own."""
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(server.pid, how)
+            server.wait(timeout=10)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
