@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +18,17 @@ from cvae import engine, mnist
 from cvae.run.folder import RunFolder
 from cvae.samples import Run
 from cvae.spec.fields import Spec, nested
+from tests import children
 
 Bytes = NDArray[np.uint8]
 tried: Counter[str] = Counter()  # generated cases by kind; printed at the end
 
 
+children.default_signals()
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    children.dismiss_guard()
     if hasattr(session.config, "workeroutput"):  # pytest-xdist's way home
         session.config.workeroutput["tried"] = dict(tried)
 
@@ -77,6 +81,13 @@ def write(root: Path, files: dict[str, bytes]) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def no_child_outlives_its_test() -> Iterator[None]:
+    """Those of wider fixtures, begun before, end with their fixture."""
+    with children.ended():
+        yield
+
+
+@pytest.fixture(autouse=True)
 def ordinary_floats() -> Iterator[None]:
     """A run in this process leaves denormals flushed; hypothesis minds."""
     yield
@@ -108,7 +119,7 @@ def generator(seed: int = 0) -> torch.Generator:
 @pytest.fixture(scope="session")
 def finished(
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Path, subprocess.CompletedProcess[str]]:
+) -> tuple[Path, children.Done]:
     """The folder of runs that one real `run` command filled, and what it printed."""
     from tests.test_commands import QUICKSTART, SMALL, cvae
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import children
 
 ROOT = Path(__file__).parent.parent
 LONGEST = 300  # lines; a longer file has its reason here
@@ -166,10 +166,9 @@ def test_no_file_is_too_long_to_be_read_at_once(file: Path) -> None:
     assert lines <= LONGEST or str(file.relative_to(ROOT)) in LONGER
 
 
-def interpreted(code: str) -> subprocess.CompletedProcess[str]:
+def interpreted(code: str) -> children.Done:
     """A fresh interpreter that runs `code`; warnings are errors."""
-    command = [sys.executable, "-W", "error", "-c", code]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return children.python("-W", "error", "-c", code)
 
 
 def test_a_comparison_without_runs_loads_nothing_heavy(tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,10 @@ from analysis.comparing import settings, tables
 from analysis.reading.load import load_runs
 from cvae.errors import RunNotFound
 from cvae.run.folder import RunFolder
+from tests import children
+from tests.children import Done
 from tests.made import made_run, rewrite
-from tests.test_commands import ROOT, Done, environment, make
+from tests.test_commands import make
 
 BOUNDS = {  # by β and seed
     0.5: [100.0, 101.0, 102.0, 103.0, 104.0],
@@ -175,14 +175,7 @@ def test_text_from_runs_is_text_on_the_page() -> None:
 
 
 def analysis(command: str, *arguments: str) -> Done:
-    return subprocess.run(
-        [sys.executable, "-m", f"analysis.{command}", *arguments],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return children.python("-m", f"analysis.{command}", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +24,9 @@ from cvae.run.folder import RunFolder, finished_run
 from cvae.spec.document import split_overrides
 from cvae.spec.fields import Spec, flatten, nested
 from cvae.tracking import note
+from tests import children
 from tests.conftest import data_set, generator, write
-from tests.test_commands import ROOT, environment
+from tests.test_commands import ROOT
 
 MARKERS = "".join(
     f"about {name}\n<!-- figures:{name} -->\nold\n<!-- /figures:{name} -->\n"
@@ -237,13 +236,7 @@ def test_the_command_trains_what_it_lacks_and_then_nothing(
     words = ["--only", "digits", "--runs", str(tmp_path / "runs"), "--offline"]
     words += ["--out", str(tmp_path / "docs"), "--readme", str(readme), "--set"]
     words += [f"data.root={root} data.validation_images=0 training.epochs=1"]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "analysis.figures", *words],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
+    done = children.python("-W", "error", "-m", "analysis.figures", *words)
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "docs" / "digit_9.png") in done.stdout
     (folder,) = (tmp_path / "runs").glob("*/run.json")

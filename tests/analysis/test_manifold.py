@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,9 @@ from analysis import manifold
 from analysis.drawing import style
 from analysis.reading import latent
 from cvae.run import runner
+from tests import children
 from tests.conftest import data_set, made_run, spec, write
-from tests.test_commands import environment, make
+from tests.test_commands import make
 
 
 @pytest.fixture(scope="module")
@@ -133,15 +132,10 @@ def test_the_tables_hold_every_posterior_and_dimension(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_the_page_it_wrote(trained: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-W", "error", "-m", "analysis.manifold"),
-            *("--runs", str(trained), "--run", "plain", "--formats", "svg"),
-        ],
+    done = children.python(
+        *("-W", "error", "-m", "analysis.manifold"),
+        *("--runs", str(trained), "--run", "plain", "--formats", "svg"),
         cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
     )
     assert done.returncode == 0, done.stderr
     page = tmp_path / done.stdout.partition(":")[0]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,9 +16,10 @@ from analysis.reading import attach
 from analysis.reading.load import load_runs
 from cvae.run.folder import SweepFolder
 from cvae.tracking.store import Store
+from tests import children
 from tests.analysis.test_compare import analysis, sweep
 from tests.made import GIT, made_run
-from tests.test_commands import ROOT, environment
+from tests.test_commands import ROOT
 
 HOSTILE = '<script>window.pwned=1</script>"><img src=x onerror=alert(1)>'
 
@@ -195,14 +194,7 @@ def test_ten_lines_make_a_report_of_ones_own(tmp_path: Path) -> None:
     script = ROOT / "analysis" / "examples" / "own_report.py"
     code = script.read_text().partition('"""\n')[2].splitlines()
     assert len([line for line in code if line and "import" not in line]) <= 10
-    done = subprocess.run(
-        [sys.executable, "-m", "analysis.examples.own_report", "cvae"],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = children.python("-m", "analysis.examples.own_report", "cvae", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     page = (tmp_path / "reports" / "own" / "page.md").read_text()
     assert "beta = 5: 5.00 nats per image (one run), the best." in page

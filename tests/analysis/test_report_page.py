@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +12,12 @@ from analysis import compare, report
 from analysis.reading import attach
 from analysis.reading.load import load_runs
 from cvae.tracking.publish import Tracker
+from tests import children
 from tests.analysis.test_compare import BOUNDS
 from tests.made import made_run
 from tests.tracking.test_ui import (
-    ROOT,
     browser,
     command,
-    environment,
     free_port,
     page,
     stop,
@@ -62,14 +60,8 @@ def server(runs: Path) -> Iterator[str]:
     port = free_port()
     log = runs / "ui.log"
     with log.open("w") as output:
-        process = subprocess.Popen(
-            command("ui", "--runs", str(runs), "--port", str(port)),
-            cwd=ROOT,
-            env=environment(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        words = command("ui", "--runs", str(runs), "--port", str(port))
+        process = children.start(words, output=output, errors=output, limit=1800)
     try:
         wait_for(f"http://127.0.0.1:{port}/health", process, log)
         yield f"http://127.0.0.1:{port}"

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import re
 import resource
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from cvae.spec.document import (
     validate,
 )
 from cvae.spec.fields import Spec, differences
+from tests import children
 from tests.conftest import tried
 
 VALID = """\
@@ -402,12 +401,8 @@ def test_bombs_are_refused_in_little_memory_and_nothing_is_written(
     for number, content in enumerate(BOMBS.values()):
         (tmp_path / f"{number}.yaml").write_bytes(content)
     limit = 500 * 1024**2
-    done = subprocess.run(
-        [sys.executable, "-c", READ_ALL, str(tmp_path)],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=100,
+    done = children.python(
+        *("-c", READ_ALL, str(tmp_path)),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )
     assert done.returncode == 0, done.stderr[-3000:]

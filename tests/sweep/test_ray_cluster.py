@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ import pytest
 
 from cvae.run.folder import folders
 from cvae.spec.variants import read_plan
+from tests.children import Child, until
 from tests.conftest import data_set, write
 from tests.sweep import test_sweep
 from tests.sweep.test_sweep import (
     assert_each_variant_has_one_finished_run,
     epochs_done,
     spec_file,
-    until,
 )
 from tests.test_commands import cvae
 
@@ -32,7 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("tiny") / "data", data_set())
 
 
-def begin(path: Path, runs: Path, **extra: str) -> subprocess.Popen[str]:
+def begin(path: Path, runs: Path, **extra: str) -> Child:
     return test_sweep.begin(path, runs, "--engine", "ray", **extra)
 
 
@@ -72,7 +71,7 @@ def test_a_killed_worker_process_costs_nothing(tmp_path: Path, root: Path) -> No
     process = begin(path, runs)
     until(lambda: both_under_way(runs))
     os.kill(holders(runs)[0], signal.SIGKILL)
-    output, errors = process.communicate(timeout=180)
+    output, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "going on with" in errors
     assert "[2/2]" in output
@@ -87,12 +86,12 @@ def test_ctrl_c_ends_cleanly_and_the_next_call_goes_on(
     process = begin(path, runs)
     until(lambda: epochs_done(runs) >= 3)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate()
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
-    until(lambda: not holders(runs), 15)
+    until(lambda: not holders(runs))
     process = begin(path, runs)
-    _, errors = process.communicate(timeout=180)
+    _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert_each_variant_has_one_finished_run(read_plan(path), runs)
 
@@ -118,9 +117,9 @@ def test_a_node_that_dies_loses_nothing(
     path = spec_file(tmp_path, root, epochs=150, betas="[1]")
     second = cluster.add_node(num_cpus=1)
     process = begin(path, runs, RAY_ADDRESS=cluster.address)
-    until(lambda: both_under_way(runs), 120)
+    until(lambda: both_under_way(runs))
     cluster.remove_node(second, allow_graceful=False)
-    output, errors = process.communicate(timeout=240)
+    output, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "going on with" in errors
     assert "[2/2]" in output
@@ -130,7 +129,7 @@ def test_a_node_that_dies_loses_nothing(
 def test_a_cluster_that_is_not_there_is_said(tmp_path: Path, root: Path) -> None:
     path = spec_file(tmp_path, root, betas="[1]")
     process = begin(path, tmp_path / "runs", RAY_ADDRESS="127.0.0.1:1")
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate()
     assert process.returncode == 2
     assert "RAY_ADDRESS=127.0.0.1:1: no cluster: " in errors
     assert "Traceback" not in errors

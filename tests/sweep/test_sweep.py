@@ -6,10 +6,7 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,8 +16,9 @@ from cvae.run import runner
 from cvae.run.folder import RunFolder, SweepFolder, folders
 from cvae.spec.variants import Plan, read_plan
 from cvae.sweep import table
+from tests.children import Child, Done, until
 from tests.conftest import data_set, write
-from tests.test_commands import ROOT, Done, cvae, environment
+from tests.test_commands import cvae, start
 
 TEXT = """# Question: does it work?
 name: many
@@ -50,32 +48,17 @@ def sweep(path: Path, runs: Path, *more: str, **extra: str) -> Done:
     return cvae(*arguments, **extra)
 
 
-def begin(path: Path, runs: Path, *more: str, **extra: str) -> subprocess.Popen[str]:
+def begin(path: Path, runs: Path, *more: str, **extra: str) -> Child:
     """A sweep in a process group of its own, as a terminal starts it."""
-    command = [sys.executable, "-m", "cvae", "sweep", str(path), "--jobs", "2"]
-    return subprocess.Popen(
-        [*command, "--offline", "--runs", str(runs), *more],
-        cwd=ROOT,
-        env=environment(**extra),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    arguments = ["sweep", str(path), "--jobs", "2", "--offline", "--runs", str(runs)]
+    return start(*arguments, *more, **extra)
 
 
 def epochs_done(runs: Path) -> int:
     return max((len(folder.records()) for folder in folders(runs)), default=0)
 
 
-def workers(parent: subprocess.Popen[str]) -> list[int]:
+def workers(parent: Child) -> list[int]:
     """The worker processes of a sweep, by their command line."""
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text()
     found = [int(pid) for pid in children.split()]
@@ -266,7 +249,7 @@ def test_interrupted_while_it_loads_it_ends_at_once(
     time.sleep(seconds)
     loading = workers(begun)
     os.killpg(begun.pid, signal.SIGINT)
-    _, errors = begun.communicate(timeout=20)
+    _, errors = begun.communicate()
     assert begun.returncode == 130
     assert "Traceback" not in errors
     assert all(map(gone, loading))
@@ -284,7 +267,7 @@ def test_killed_interrupted_and_crippled_it_ends_with_the_same_runs(
     assert len(lost) == 2
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
-    until(lambda: all(map(gone, lost)), 15)  # workers do not outlive their parent
+    until(lambda: all(map(gone, lost)))  # workers do not outlive their parent
     assert {f.status for f in folders(runs)} <= {"NEW", "KILLED", "FINISHED"}
 
     before = epochs_done(runs)
@@ -292,7 +275,7 @@ def test_killed_interrupted_and_crippled_it_ends_with_the_same_runs(
     until(lambda: epochs_done(runs) > before)
     lost = workers(second)
     os.killpg(second.pid, signal.SIGINT)  # Ctrl-C reaches the whole group
-    _, errors = second.communicate(timeout=20)
+    _, errors = second.communicate()
     assert second.returncode == 130
     assert "Traceback" not in errors
     assert all(map(gone, lost))
@@ -302,7 +285,7 @@ def test_killed_interrupted_and_crippled_it_ends_with_the_same_runs(
     running = [f for f in folders(runs) if f.status != "FINISHED"]
     until(lambda: any(folder.held() for folder in running))
     os.kill(workers(third)[0], signal.SIGKILL)
-    _, errors = third.communicate(timeout=90)
+    _, errors = third.communicate()
     assert third.returncode == 1
     assert "1 of 4 runs did not finish" in errors
     assert "its worker process died (SIGKILL)" in errors
@@ -322,7 +305,7 @@ def test_two_sweeps_at_once_share_the_runs(tmp_path: Path, root: Path) -> None:
     path = spec_file(tmp_path, root, epochs=20, betas="[1, 4]")
     both = [begin(path, runs), begin(path, runs)]
     for process in both:
-        _, errors = process.communicate(timeout=90)
+        _, errors = process.communicate()
         assert "Traceback" not in errors
         assert process.returncode in (0, 1), errors
         if process.returncode:

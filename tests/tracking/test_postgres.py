@@ -6,23 +6,21 @@ import collections
 import os
 import pwd
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import requests
 from mlflow import MlflowClient
 
 from cvae.run.folder import folders
+from tests import children
 from tests.conftest import data_set, write
 from tests.sweep.test_sweep import spec_file
-from tests.test_commands import cvae, environment
-from tests.tracking.test_ui import free_port
+from tests.test_commands import cvae
+from tests.tracking.test_ui import free_port, stop, wait_for
 
 pytestmark = pytest.mark.services
 
@@ -38,28 +36,31 @@ def binaries() -> Path:
 def postgres() -> Iterator[str]:
     """The URI of an empty database of a server that lives as long as the module."""
     folder = Path(tempfile.mkdtemp(prefix="pg"))  # a short path: it holds a socket
-    user: dict[str, str] = {}
+    user: dict[str, Any] = {}
     if os.getuid() == 0:  # which PostgreSQL refuses to run as
         user = {"user": "postgres"}
         os.chown(folder, pwd.getpwnam("postgres").pw_uid, -1)
     data, port = folder / "data", str(free_port())
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
     initdb = [str(binaries() / "initdb"), "-D", str(data), "-U", "cvae", "-A", "trust"]
-    subprocess.run(initdb, check=True, **quiet, **user)  # type: ignore[call-overload]
+    done = children.run(initdb, cwd=folder, **user)
+    assert done.returncode == 0, done.stderr
     command = [str(binaries() / "postgres"), "-D", str(data), "-p", port, "-F"]
     options = ["-h", "127.0.0.1", "-k", str(folder)]
-    server = subprocess.Popen([*command, *options], **quiet, **user)  # type: ignore[call-overload]
+    with (folder / "log").open("w") as log:
+        server = children.start(
+            [*command, *options],
+            **user,
+            cwd=folder,
+            output=log,
+            errors=log,
+            limit=1800,
+        )
     try:
         ready = [str(binaries() / "pg_isready"), "-h", "127.0.0.1", "-p", port, "-q"]
-        deadline = time.monotonic() + 60
-        while subprocess.run(ready).returncode:
-            assert server.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        children.until(lambda: children.run(ready).returncode == 0)
         yield f"postgresql+psycopg://cvae@127.0.0.1:{port}/postgres"
     finally:
-        server.terminate()
-        server.wait(30)
+        children.end(server, grace=30)
         shutil.rmtree(folder)
 
 
@@ -73,28 +74,18 @@ def server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     command += ["--port", str(port), "--workers", "1", "--backend-store-uri", postgres]
     command += ["--artifacts-destination", str(folder)]
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
+        process = children.start(
             command,
-            env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
+            env=children.environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
+            output=log,
+            errors=log,
+            limit=1800,
         )
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            try:
-                if requests.get(f"{address}/health", timeout=2).ok:
-                    break
-            except requests.RequestException:
-                time.sleep(0.2)
+        wait_for(f"{address}/health", process, folder / "log")
         yield address
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
+        stop(process)
 
 
 def test_a_sweep_is_tracked_on_a_server_with_postgresql(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from cvae.run.folder import RunFolder
 from cvae.spec.fields import flatten
 from cvae.tracking.note import description
 from cvae.tracking.publish import Tracker
+from tests import children
 from tests.conftest import spec
 from tests.test_commands import cvae, the_run
 
@@ -85,11 +85,11 @@ def test_a_run_is_logged_whole(finished: tuple[Path, object]) -> None:
 
 def test_the_commit_and_its_state_are_tags(finished: tuple[Path, object]) -> None:
     _, (run,) = stored(finished[0])
-    head = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    assert run.data.tags.get("mlflow.source.git.commit", "") == head
-    if head:
+    commit = the_run(finished[0]).info["git"].get("commit", "")
+    assert run.data.tags.get("mlflow.source.git.commit", "") == commit
+    if commit:  # HEAD may have moved since the run began
+        kind = children.run(["git", "cat-file", "-t", commit])
+        assert kind.stdout == "commit\n"
         assert run.data.tags["mlflow.source.git.dirty"] in ("true", "false")
 
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,12 +17,13 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from tests import children
+
 if TYPE_CHECKING:  # only `make test-services` installs it
     from playwright.sync_api import Browser, Locator, Page
 
 pytestmark = pytest.mark.services
 
-ROOT = Path(__file__).parents[2]
 NAMES = ("first", "second")
 EPOCHS = 2
 SPEC = f"""\
@@ -75,14 +72,8 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UI]:
     folders = {name: next(runs.glob(f"{name}-*")) for name in NAMES}
     port = free_port()
     with log.open("w") as output:
-        server = subprocess.Popen(
-            command("ui", "--runs", str(runs), "--port", str(port)),
-            cwd=ROOT,
-            env=environment(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that its workers can be stopped with it
-        )
+        words = command("ui", "--runs", str(runs), "--port", str(port))
+        server = children.start(words, output=output, errors=output, limit=1800)
     try:
         wait_for(f"http://127.0.0.1:{port}/health", server, log)
         printed = re.search(rf"http://127\.0\.0\.1:{port}[^\s)]*", log.read_text())
@@ -199,21 +190,8 @@ def command(*arguments: str) -> list[str]:
 
 
 def cvae(*arguments: str) -> None:
-    done = subprocess.run(
-        command(*arguments),
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = children.run(command(*arguments))
     assert done.returncode == 0, done.stderr
-
-
-def environment() -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def free_port() -> int:
@@ -222,26 +200,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            gone = server.poll() is not None
-            assert not gone, f"the UI ended:\n{log.read_text()}"
-            assert time.monotonic() < deadline, f"no answer:\n{log.read_text()}"
-            time.sleep(0.2)
+def wait_for(url: str, server: children.Child, log: Path) -> None:
+    def ask() -> None:
+        with urllib.request.urlopen(url, timeout=5):
+            pass
+
+    children.answered(server, log, ask)
 
 
-def stop(server: subprocess.Popen[bytes]) -> None:
-    """End the server and its workers; it leads a process group of its own."""
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(server.pid, how)
-            server.wait(timeout=10)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
+def stop(server: children.Child) -> None:
+    """End the server and its workers."""
+    children.end(server, grace=10)

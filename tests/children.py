@@ -1,0 +1,176 @@
+"""Every child process of the tests: none depends on how pytest was started.
+
+A child gets default signal dispositions, an environment without what steers MLflow and
+make, no terminal, a session (and process group) of its own, and a time limit. The
+whole group is killed when the test ends; when pytest is killed, tests/guard.py does it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+PIPE = subprocess.PIPE
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT = 300.0  # seconds: no claim about speed, only an end to what hangs
+Done = subprocess.CompletedProcess[str]
+Child = subprocess.Popen[str]
+STEERING = ("MLFLOW", "MAKE", "GIT_", "MFLAGS", "COLUMNS", "RAY_")
+
+_alive: list[Child] = []
+_guards: list[subprocess.Popen[bytes]] = []
+
+
+def default_signals() -> None:
+    """Replace each SIG_IGN that pytest inherited by a handler that does nothing.
+
+    `nohup` and `&` start pytest with SIGHUP and SIGINT ignored. exec hands SIG_IGN on
+    to every child but resets handlers to the default; pytest still ignores the signal.
+    """
+    numbers = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT)
+    for number in numbers:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's environment without what steers MLflow, make and git."""
+    text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    variables = re.search(r"^ARGUMENTS\s*:?=(.*)$", text, re.MULTILINE)
+    steering = set(variables[1].split()) if variables else set()
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(STEERING) and key not in steering
+    }
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | extra
+
+
+def start(
+    command: Sequence[str],
+    *,
+    limit: float = LIMIT,
+    output: IO[Any] | int = subprocess.PIPE,
+    errors: IO[Any] | int = subprocess.PIPE,
+    **options: Any,
+) -> Child:
+    """Begin a command; its process group is killed after `limit` seconds."""
+    defaults: dict[str, Any] = {
+        "cwd": ROOT,
+        "env": environment(),
+        "stdin": subprocess.DEVNULL,
+    }
+    child: Child = subprocess.Popen(
+        list(command),
+        stdout=output,
+        stderr=errors,
+        text=True,
+        encoding="utf-8",
+        start_new_session=True,
+        **defaults | options,
+    )
+    _alive.append(child)
+    _tell_guard(f"{child.pid} {limit}")
+    return child
+
+
+def run(command: Sequence[str], *, limit: float = LIMIT, **options: Any) -> Done:
+    """Run a command to its end and return what it printed.
+
+    Raises:
+        TimeoutExpired: it, or a child that holds its output, took longer than `limit`.
+    """
+    child = start(command, limit=limit + 10, **options)
+    try:
+        output, errors = child.communicate(timeout=limit)
+    finally:
+        end(child)
+    return Done(list(command), child.returncode, output, errors)
+
+
+def python(*arguments: str, **options: Any) -> Done:
+    """This interpreter with arguments: `python("-m", "analysis.compare")`."""
+    return run([sys.executable, *arguments], **options)
+
+
+def end(child: Child, *, grace: float = 0.0) -> None:
+    """Kill a child and its process group; with `grace`, SIGTERM so long before."""
+    if grace and child.poll() is None:
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(child.pid, signal.SIGTERM)
+            child.wait(grace)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    for pipe in (child.stdin, child.stdout, child.stderr):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+    if child in _alive:
+        _alive.remove(child)
+        _tell_guard(f"{child.pid}")
+
+
+@contextlib.contextmanager
+def ended() -> Iterator[None]:
+    """End every child that was begun within."""
+    before = list(_alive)
+    try:
+        yield
+    finally:
+        for child in [child for child in _alive if child not in before]:
+            end(child)
+
+
+def until(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait for a condition; `seconds` is no claim about speed."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {seconds:.0f} s"
+        time.sleep(0.01)
+
+
+def answered(child: Child, log: Path, asked: Callable[[], object]) -> None:
+    """Wait until a server answers without an OSError; its log if it never does."""
+
+    def answers() -> bool:
+        assert child.poll() is None, f"the server ended:\n{log.read_text()}"
+        try:
+            asked()
+        except OSError:
+            return False
+        return True
+
+    try:
+        until(answers)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{log.read_text()}") from None
+
+
+def _tell_guard(line: str) -> None:
+    if not _guards:
+        command = [sys.executable, "-S", str(ROOT / "tests" / "guard.py")]
+        guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        _guards.append(guard)
+    pipe = _guards[0].stdin
+    assert pipe is not None
+    pipe.write(f"{line}\n".encode())
+    pipe.flush()
+
+
+def dismiss_guard() -> None:
+    """At the end of the session: close its input, and wait until it has ended."""
+    for child in list(_alive):
+        end(child)
+    while _guards:
+        guard = _guards.pop()
+        guard.communicate()
