@@ -140,9 +140,7 @@ def test_an_absent_tracking_server_is_said_before_training(tmp_path: Path) -> No
     assert "Traceback" not in done.stderr
 
 
-def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(
-    tmp_path: Path,
-) -> None:
+def test_divergence_stops_the_run_with_its_exit_code(tmp_path: Path) -> None:
     wild = f"{SMALL} training.learning_rate=10 objective.beta=1e6 training.epochs=3"
     done = cvae("run", QUICKSTART, "--offline", "--runs", str(tmp_path), "--set", wild)
     assert done.returncode == 4
