@@ -13,12 +13,8 @@ from torch import Tensor
 
 from cvae import mnist
 from cvae.model import CVAE
-from cvae.objective import (
-    bernoulli_nll,
-    gaussian_log_density,
-    sample,
-    terms,
-)
+from cvae.objective import bernoulli_nll, terms
+from cvae.priors import gaussian_log_density, sample
 
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2016: a unit is active if Var_x(mu) exceeds it
 CHUNK = 1000  # images a pass
@@ -117,14 +113,14 @@ def log_likelihood(
     samples: int,
 ) -> Tensor:
     """Importance-sampled log p(target|y) (B,) with proposal q(z|x,y)."""
-    posterior, prior = model.encode(x, y), model.prior(y)
+    posterior = model.encode(x, y)
     total = torch.full((len(x),), -torch.inf, device=x.device)
     at_once = max(1, DECODED // len(x))
     for start in range(0, samples, at_once):
         count = min(at_once, samples - start)
         noise = torch.randn(count, len(x), model.latent_dim, generator=generator)
         z = sample(posterior, noise.to(x.device))
-        log_joint = gaussian_log_density(z, prior) - bernoulli_nll(
+        log_joint = model.prior.log_density(z, y) - bernoulli_nll(
             model.decode(z, y), target
         )
         log_ratio = log_joint - gaussian_log_density(z, posterior)

@@ -1,13 +1,12 @@
-"""Two ways to the gradient of the objective, equal to rounding; a test holds them so.
+"""The gradient of the objective in two ways, equal to rounding; a test holds them so.
 
-`ByAutograd` is the definition, `objective.terms` and torch's autograd, and the way for
-everything. `ByHand` writes out the common case, recon + β·kl with a standard prior: its
-step is the matrix products and little else. In a network this small everything else
-counts: autograd's bookkeeping, fresh memory, another pass over the pixels, even the
-making of a view.
+`ByAutograd` is the definition: `objective.terms`, differentiated by torch. `ByHand`
+writes out the common case, recon + β·kl with a standard prior, so that a step is its
+matrix products and little else. In a network this small the rest would count:
+autograd's bookkeeping, fresh memory, another pass over the pixels, even making a view.
 
-Both take n images at a time, fill every `.grad` (which must be there) and return sums
-over the images; `sums` makes of a row of them what the engine records.
+Both take n images at a time, fill every `.grad` (which must exist) and return sums over
+the images; `sums` turns a row of them into what the engine records.
 """
 
 from __future__ import annotations
@@ -28,17 +27,18 @@ class ByAutograd:
     def __init__(self, model: CVAE, n: int) -> None:
         self.model = model
         grads = (part.grad for part in model.parameters())
-        self.slopes = [grad for grad in grads if grad is not None]
+        self.grads = [grad for grad in grads if grad is not None]
 
     def __call__(
         self, x: Tensor, y: Tensor, noise: Tensor, beta: Tensor, target: Tensor
     ) -> Tensor:
         """Arguments as `objective.terms`."""
-        torch._foreach_zero_(self.slopes)
-        found = terms(self.model, x, y, noise, beta, target)
-        found.loss.mean().backward()
-        scalars = torch.stack([part.sum() for part in found[:3]])
-        return torch.cat([scalars, found.mu.sum(0), found.mu.square().sum(0)]).detach()
+        torch._foreach_zero_(self.grads)
+        result = terms(self.model, x, y, noise, beta, target)
+        result.loss.mean().backward()
+        scalars = torch.stack([part.sum() for part in result[:3]])  # recon, kl, loss
+        mu = result.mu  # (n, Z)
+        return torch.cat([scalars, mu.sum(0), mu.square().sum(0)]).detach()
 
     @staticmethod
     def sums(rows: Tensor, beta: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def _tanh_back(d: Tensor, h: Tensor) -> Tensor:
     return aten.tanh_backward.grad_input(d, h, grad_input=d)  # type: ignore[no-any-return]
 
 
-# activation in place, and d times its slope in place, from its own output h
+# activation in place; d ← d · activation'(input), which its output h is enough for
 ACTIVATIONS = {
     nn.ReLU: (torch.relu_, _relu_back),
     nn.Tanh: (torch.tanh_, _tanh_back),
@@ -62,16 +62,20 @@ ACTIVATIONS = {
 
 
 class MLP:
-    """Forward and backward of linear layers, for n images; all memory is kept."""
+    """Linear layers with activations between, forward and backward, for n images.
+
+    h_i = activation(h_{i−1} W_iᵀ + b_i), the last without activation. All memory is
+    allocated once: h_i and d_i = ∂loss/∂h_i are (n, fan_out of layer i).
+    """
 
     def __init__(self, layers: nn.Sequential, n: int) -> None:
         linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
         kind = type(layers[1]) if len(layers) > 1 else nn.ReLU
         self.activate, self.back = ACTIVATIONS[kind]
         self.weights = [layer.weight.detach() for layer in linear]
-        self.turned = [weight.t() for weight in self.weights]
+        self.transposed = [weight.t() for weight in self.weights]  # views
         self.biases = [layer.bias.detach() for layer in linear]
-        self.slopes = [(layer.weight.grad, layer.bias.grad) for layer in linear]
+        self.grads = [(layer.weight.grad, layer.bias.grad) for layer in linear]
         self.h = [weight.new_empty(n, len(weight)) for weight in self.weights]
         self.d = [torch.empty_like(h) for h in self.h[:-1]]
 
@@ -80,7 +84,7 @@ class MLP:
         self.inputs = [x, *self.h[:-1]]
         out = self.h[-1]
         for x, weight, bias, h in zip(
-            self.inputs, self.turned, self.biases, self.h, strict=True
+            self.inputs, self.transposed, self.biases, self.h, strict=True
         ):
             torch.addmm(bias, x, weight, out=h)
             if h is not out:
@@ -88,11 +92,14 @@ class MLP:
         return out
 
     def backward(self, d: Tensor, dx: Tensor | None = None) -> None:
-        """From the output's slope d (n, out): weight slopes, and `dx` if asked for."""
+        """Backpropagate d = ∂loss/∂output (n, out) into every `.grad`, and into `dx`.
+
+        dW_i = d_iᵀ h_{i−1}, db_i = Σ_n d_i, d_{i−1} = (d_i W_i) · activation'(h_{i−1})
+        """
         for index in reversed(range(len(self.h))):
-            h, (dweight, dbias) = self.inputs[index], self.slopes[index]
-            torch.mm(d.t(), h, out=dweight)
-            torch.sum(d, 0, out=dbias)
+            h, (dweight, dbias) = self.inputs[index], self.grads[index]
+            torch.mm(d.t(), h, out=dweight)  # (out, n) (n, in)
+            torch.sum(d, 0, out=dbias)  # (out,)
             if index:
                 d = torch.mm(d, self.weights[index], out=self.d[index - 1])
                 self.back(d, h)
@@ -117,15 +124,17 @@ class ByHand:
         self.encoder, self.decoder = MLP(model.encoder, n), MLP(model.decoder, n)
         new = next(model.parameters()).detach().new_empty
         self.one_hot = torch.eye(mnist.CLASSES, model.classes, out=new(0))
-        self.x = new(n, pixels + model.classes)
-        # mu, logvar, mu², var − 1; the encoder writes the first two
+        self.x = new(n, pixels + model.classes)  # the encoder's input: image, one-hot
+        # statistics of the posterior, whose sums over the images are returned:
+        # mu, logvar, mu², var − 1, each (n, Z); the encoder writes into the first two
         self.stats = new(n, 4 * latent)
         self.encoder.h[-1] = self.stats[:, : 2 * latent]
         self.mu, self.logvar, self.mu2, self.var1 = self.stats.chunk(4, 1)
         self.std, self.shift = new(n, latent), new(n, latent)
-        self.z = new(n, latent + model.classes)
+        self.z = new(n, latent + model.classes)  # the decoder's input: z, one-hot
         self.z_latent, self.z_label = self.z[:, :latent], self.z[:, latent:]
-        self.p, self.log = new(n, pixels), new(n, pixels)
+        self.p, self.log = new(n, pixels), new(n, pixels)  # sigmoid(logits); scratch
+        # ∂loss/∂z and ∂loss/∂(mu, logvar)
         self.dz, self.dq = torch.empty_like(self.z), new(n, 2 * latent)
         self.dz_latent = self.dz[:, :latent]
         self.dmu, self.dlogvar = self.dq.chunk(2, 1)
@@ -143,22 +152,26 @@ class ByHand:
             label = self.one_hot.index_select(0, y)
             x = torch.cat([x, label], 1, out=self.x)
             self.z_label.copy_(label)
-        self.encoder.forward(x)
+        self.encoder.forward(x)  # (n, 2Z), into mu and logvar
+
+        # z = mu + σ·noise with σ = exp(logvar / 2), the reparameterised draw
         torch.mul(self.logvar, 0.5, out=std).exp_()
         torch.mul(std, noise[0], out=shift)
         torch.add(mu, shift, out=self.z_latent)
-        logits = self.decoder.forward(self.z)
+        logits = self.decoder.forward(self.z)  # (n, D)
 
+        # recon = Σ softplus(l) − l·target, and its gradient is sigmoid(l) − target.
         # softplus(l) = max(l, 0) − log max(p, 1 − p), as in objective.bernoulli_nll
         p = torch.sigmoid(logits, out=self.p)
         torch.dot(logits.view(-1), target.view(-1), out=self.dot)
         torch.sum(logits.relu_(), (0, 1), out=self.relu)
         log = torch.sub(p, 0.5, out=self.log).abs_().add_(0.5).log_()
         torch.sum(log, (0, 1), out=self.logs)
-        slope = p.sub_(target).mul_(1 / self.n)  # of recon's mean over the batch
-        self.decoder.backward(slope, dx=self.dz)
+        dlogits = p.sub_(target).mul_(1 / self.n)  # of recon's mean over the batch
+        self.decoder.backward(dlogits, dx=self.dz)
 
-        # kl = ½ Σ mu² + var − 1 − logvar; its slopes are mu and ½ (var − 1)
+        # kl = ½ Σ mu² + var − 1 − logvar; ∂kl/∂mu = mu, ∂kl/∂logvar = ½ (var − 1).
+        # Through z: ∂z/∂mu = 1 and ∂z/∂logvar = ½ σ·noise = ½ shift
         weight = beta / self.n
         torch.addcmul(dz, mu, weight, out=self.dmu)
         torch.mul(std, std, out=self.var1).sub_(1)

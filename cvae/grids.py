@@ -17,7 +17,6 @@ from torch import Tensor
 
 from cvae import files, mnist
 from cvae.model import CVAE
-from cvae.objective import sample
 
 Picture = NDArray[np.uint8]
 SHOWN = 10  # columns of every grid
@@ -100,9 +99,7 @@ def digits(model: CVAE, noise: Tensor, labels: Tensor) -> Tensor:
     """
     device = next(model.parameters()).device
     noise, y = noise.to(device), labels.to(device)
-    prior = model.prior(y)
-    z = noise if prior is None else sample(prior, noise)
-    return torch.sigmoid(model.decode(z, y)).cpu()
+    return torch.sigmoid(model.decode(model.prior.sample(y, noise), y)).cpu()
 
 
 def digit_grid(model: CVAE, noise: Tensor, shape: tuple[int, int]) -> Picture:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cvae.priors import PRIORS, Prior
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
@@ -50,12 +52,11 @@ class CVAE(nn.Module):
         self.encoder = _mlp(widths, ACTIVATIONS[activation])
         widths = [latent_dim + self.classes, *reversed(hidden), pixels]
         self.decoder = _mlp(widths, ACTIVATIONS[activation])
-        # p(z|y): mean and log variance of each class, both 0 at the start
+        numbers = PRIORS[prior].numbers(latent_dim)  # of p(z|y), for each class
         self.prior_table = (
-            nn.Parameter(torch.zeros(classes, 2 * latent_dim))
-            if prior == "learned"
-            else None
+            nn.Parameter(torch.zeros(classes, numbers)) if numbers else None
         )
+        self._prior = PRIORS[prior]
         if generator is not None:
             for layer in self.modules():
                 if isinstance(layer, nn.Linear):
@@ -83,12 +84,11 @@ class CVAE(nn.Module):
         logits: Tensor = self.decoder(self._with_label(z, y))
         return logits
 
-    def prior(self, y: Tensor) -> tuple[Tensor, Tensor] | None:
-        """mu, logvar of p(z|y), each (B, Z); None stands for the standard normal."""
-        if self.prior_table is None:
-            return None
-        mu, logvar = self.prior_table[y].chunk(2, dim=-1)
-        return mu, logvar
+    @property
+    def prior(self) -> Prior:
+        """p(z given y)."""
+        prior: Prior = self._prior(self.prior_table)
+        return prior
 
     def _with_label(self, values: Tensor, y: Tensor) -> Tensor:
         if not self.classes:

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cvae.model import CVAE
-
-Gaussian = tuple[Tensor, Tensor]  # mu, logvar
+from cvae.priors import gaussian_log_density, sample
 
 
 class Terms(NamedTuple):
@@ -48,21 +47,17 @@ def terms(
             bound of Burda et al. 2016, eq. 8, its log ratio log q − log p scaled by β.
     """
     posterior = mu, _ = model.encode(x, y)
-    prior = model.prior(y)
-    z = sample(posterior, noise)
-    recon = bernoulli_nll(model.decode(z, y), target)
-    kl = gaussian_kl(posterior, prior)
-    if len(noise) == 1:
+    z = sample(posterior, noise)  # (K, B, Z)
+    recon = bernoulli_nll(model.decode(z, y), target)  # (K, B)
+    kl = model.prior.kl(posterior, y)  # (B,)
+    if len(noise) == 1 and kl is not None:
         return Terms(recon[0], kl, recon[0] + beta * kl, mu)
-    log_ratio = gaussian_log_density(z, posterior) - gaussian_log_density(z, prior)
+    # log q(z|x,y) − log p(z|y), (K, B); its mean over q is the KL
+    log_ratio = gaussian_log_density(z, posterior) - model.prior.log_density(z, y)
+    if kl is None:
+        kl = log_ratio.mean(0)
     bound = log_mean_exp(-recon - beta * log_ratio)
     return Terms(recon.mean(0), kl, -bound, mu)
-
-
-def sample(posterior: Gaussian, noise: Tensor) -> Tensor:
-    """z = mu + σ·noise, the reparameterised draw; shape of `noise`."""
-    mu, logvar = posterior
-    return torch.addcmul(mu, torch.exp(0.5 * logvar), noise)
 
 
 def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
@@ -93,34 +88,6 @@ class _BernoulliNLL(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (slope,) = ctx.saved_tensors
         return slope * grads[0].unsqueeze(-1), None
-
-
-def gaussian_kl(posterior: Gaussian, prior: Gaussian | None = None) -> Tensor:
-    """KL(q ‖ p) of diagonal Gaussians (…, Z) → (…), closed form; p is N(0, I) if None.
-
-    Kingma & Welling 2014, appendix B.
-    """
-    return gaussian_kl_per_dim(posterior, prior).sum(-1)
-
-
-def gaussian_kl_per_dim(posterior: Gaussian, prior: Gaussian | None = None) -> Tensor:
-    """The summands of `gaussian_kl`, (…, Z)."""
-    mu, logvar = posterior
-    if prior is None:
-        return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
-    prior_mu, prior_logvar = prior
-    apart = (mu - prior_mu).square() * torch.exp(-prior_logvar)
-    log_ratio = logvar - prior_logvar
-    return 0.5 * (apart + log_ratio.exp() - 1 - log_ratio)
-
-
-def gaussian_log_density(z: Tensor, gaussian: Gaussian | None = None) -> Tensor:
-    """log N(z; mu, σ²) (…, Z) → (…); standard normal if None."""
-    if gaussian is None:
-        return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
-    mu, logvar = gaussian
-    apart = (z - mu).square() * torch.exp(-logvar)
-    return -0.5 * (apart + logvar + math.log(2 * math.pi)).sum(-1)
 
 
 def log_mean_exp(values: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from cvae import engine, evaluate, gradient, mnist
 from cvae.errors import Diverged
 from cvae.objective import Terms, terms
+from cvae.optimizer import SCHEDULES, Adam, one_cycle, schedule
+from cvae.optimizer import linear as linear_schedule
 from cvae.run import checkpoint
 from cvae.run.folder import RunFolder
 from cvae.run.state import STREAMS, State, assemble, resume, save, stream
@@ -61,7 +63,7 @@ def test_one_cycle_is_torchs_at_every_step(total: int) -> None:
     )
     for step in range(total):
         (wanted,) = oracle.get_last_lr()
-        found = engine.one_cycle(step, total=total, peak=4e-3)
+        found = one_cycle(step, total=total, peak=4e-3)
         assert found == pytest.approx(wanted, rel=1e-9), step
         optimizer.step()
         if step < total - 1:
@@ -70,7 +72,7 @@ def test_one_cycle_is_torchs_at_every_step(total: int) -> None:
 
 @pytest.mark.parametrize("total", [1, 2, 3, 10, 1000])
 def test_linear_rises_for_15_percent_and_falls_to_zero(total: int) -> None:
-    found = [engine.linear(step, total=total, peak=2.0) for step in range(total)]
+    found = [linear_schedule(step, total=total, peak=2.0) for step in range(total)]
     turn = max(0.15 * total, 1)
     wanted = np.interp(range(total), [0, turn, total + 1e-12], [0.2, 2.0, 0.0])
     assert found == pytest.approx(wanted.tolist())
@@ -81,7 +83,7 @@ def test_rates_are_positive_and_peak_at_the_learning_rate(kind: str) -> None:
     made = quick(
         training__schedule=kind, training__learning_rate=0.5, training__epochs=10
     )
-    rates = engine.schedule(made, steps=100)[:, 0]
+    rates = schedule(made, steps=100)[:, 0]
     assert (rates > 0).all()
     assert float(rates.max()) == pytest.approx(0.5, rel=1e-3)
     assert (rates == 0.5).all() == (kind == "constant")
@@ -89,7 +91,7 @@ def test_rates_are_positive_and_peak_at_the_learning_rate(kind: str) -> None:
 
 def test_beta_warms_up_over_whole_epochs() -> None:
     made = quick(objective__beta=4.0, objective__warmup_epochs=2, training__epochs=3)
-    found = engine.schedule(made, steps=4)[:, 1].tolist()
+    found = schedule(made, steps=4)[:, 1].tolist()
     assert found == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4, 4, 4]
 
 
@@ -108,7 +110,7 @@ def textbook(made: Spec, data: mnist.MNIST) -> tuple[list[Tensor], list[list[flo
         model.parameters(), lr=1.0, betas=made.training.adam_betas, foreach=False
     )
     size = made.training.batch_size
-    table = engine.schedule(made, math.ceil(len(images) / size)).tolist()
+    table = schedule(made, math.ceil(len(images) / size)).tolist()
     history = []
     for _ in range(made.training.epochs):
         sums = torch.zeros(3, dtype=torch.float64)
@@ -169,7 +171,7 @@ def test_training_is_its_textbook_form(
 def test_the_flat_adam_is_torchs_over_separate_parameters() -> None:
     made = quick(training__adam_betas=[0.8, 0.95])
     model = engine.build_model(made, pixels=9, generator=generator())
-    optimizer = engine.Adam(model, made)
+    optimizer = Adam(model, made)
     copies = [part.detach().clone().requires_grad_() for part in model.parameters()]
     oracle = torch.optim.Adam(copies, lr=1.0, betas=(0.8, 0.95), foreach=False)
     random = generator(1)
@@ -284,7 +286,7 @@ def test_divergence_names_the_first_step_whose_loss_is_not_finite(
     def planted(step: int, **options: Any) -> float:
         return math.nan if step == 7 else 1.0
 
-    monkeypatch.setattr(engine, "beta_at", planted)
+    monkeypatch.setattr("cvae.optimizer.beta_at", planted)
     made = quick(training__epochs=5, model__activation=activation)
     state = assemble(made, tiny, CPU)
     epochs = engine.train(state.model, state.optimizer, tiny.train, made, state.streams)
@@ -299,7 +301,7 @@ def test_divergence_in_the_last_step_is_seen_in_the_weights(
     def planted(step: int, *, total: int, peak: float) -> float:
         return math.inf if step == total - 1 else peak
 
-    monkeypatch.setitem(engine.SCHEDULES, "constant", planted)
+    monkeypatch.setitem(SCHEDULES, "constant", planted)
     with pytest.raises(Diverged, match=r"not finite at step 6$"):
         train(quick(training__schedule="constant"), tiny)
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvae import engine
 from cvae.gradient import ByAutograd, ByHand
 from cvae.model import CVAE
 from cvae.objective import terms
+from cvae.optimizer import Adam
 from tests.conftest import generator, linear, spec
 
 BATCH, PIXELS = 16, 30
@@ -31,7 +31,7 @@ def twins(**options: Any) -> tuple[CVAE, CVAE]:
         CVAE(**options, pixels=PIXELS, generator=generator()).double() for _ in range(2)
     ]
     for model in made:
-        engine.Adam(model, spec())
+        Adam(model, spec())
     return made[0], made[1]
 
 
@@ -121,7 +121,7 @@ def test_a_pixel_that_is_certain_has_a_finite_cost(logit: float) -> None:
     single = twins(hidden=())[0].float()
     linear(single.decoder, 0).weight.data.zero_()
     linear(single.decoder, 0).bias.data.fill_(logit)
-    engine.Adam(single, spec())
+    Adam(single, spec())
     x, y, noise, _ = batch(BATCH, 3)
     for target, cost in ((0.0, max(logit, 0.0)), (1.0, max(-logit, 0.0))):
         explained = torch.full_like(x, target).float()
@@ -134,7 +134,7 @@ def test_single_precision_agrees_to_single_precision() -> None:
     x, y, noise, target = batch(BATCH, 2)
     exact = call(ByHand(model, BATCH), 1.0, x, y, noise, target)
     single = reference.float()
-    engine.Adam(single, spec())
+    Adam(single, spec())
     found = call(
         ByHand(single, BATCH), 1.0, x.float(), y, noise.float(), target.float()
     )

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cvae.model import CVAE, EDGE
+from cvae.priors import Diagonal, Standard
 from tests.conftest import generator, linear
 
 # Counted by hand: Σ (inputs + 1) · outputs over the layers, + 10 · 2Z if learned.
@@ -112,13 +113,12 @@ def test_weights_begin_in_torchs_own_range() -> None:
 def test_a_learned_prior_starts_standard_and_differs_by_label() -> None:
     model = small(prior="learned")
     assert model.prior_table is not None
-    found = model.prior(torch.arange(10))
-    assert found is not None
+    assert isinstance(model.prior, Diagonal)
+    found = model.prior.of(torch.arange(10))
     assert not any(part.any() for part in found)
     with torch.no_grad():
         model.prior_table.copy_(torch.arange(40.0).view(10, 4))
-    found = model.prior(torch.tensor([3, 3, 0]))
-    assert found is not None
+    found = model.prior.of(torch.tensor([3, 3, 0]))
     assert found[0].tolist() == [[12, 13], [12, 13], [0, 1]]
     assert found[1].tolist() == [[14, 15], [14, 15], [2, 3]]
-    assert small().prior(torch.arange(10)) is None
+    assert isinstance(small().prior, Standard)

@@ -17,7 +17,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from cvae import evaluate, mnist
-from cvae.objective import gaussian_kl_per_dim
+from cvae.priors import gaussian_kl_per_dim
 from cvae.run import recorder
 from cvae.run.state import stream
 from cvae.samples import Run
@@ -79,11 +79,8 @@ def encode(run: Run) -> Posterior:
     noise = stream(spec.training.seed, "evaluate")
     parts: list[tuple[Tensor, ...]] = []
     for x, _, y in evaluate.chunks(model, test, noise, corrupt=data.corrupt):
-        (mean, logvar), prior = model.encode(x, y), model.prior(y)
-        nats = gaussian_kl_per_dim((mean, logvar), prior)
-        if prior is not None:
-            mean = (mean - prior[0]) * torch.exp(-0.5 * prior[1])
-            logvar = logvar - prior[1]
+        mean, logvar = model.prior.in_units(model.encode(x, y), y)
+        nats = gaussian_kl_per_dim((mean, logvar))  # the same in all units
         parts.append((mean, torch.exp(0.5 * logvar), nats, x))
     mu, sigma, kl, seen = (
         torch.cat(part).double().cpu().numpy() for part in zip(*parts, strict=True)

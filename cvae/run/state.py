@@ -12,6 +12,7 @@ from torch import Tensor
 from cvae import engine, mnist
 from cvae.errors import CheckpointError, UsageError
 from cvae.model import CVAE
+from cvae.optimizer import Adam
 from cvae.run import checkpoint
 from cvae.run.folder import RunFolder
 from cvae.spec.fields import Spec
@@ -25,7 +26,7 @@ class State:
     """All that training changes: what a checkpoint holds."""
 
     model: CVAE
-    optimizer: engine.Adam
+    optimizer: Adam
     streams: engine.Streams
 
     @property
@@ -48,7 +49,7 @@ def assemble(spec: Spec, data: mnist.MNIST, device: torch.device) -> State:
         model.start_from(data.train.images.float().mean(0) / 255)
     model.to(device)
     streams = {name: stream(seed, name, device) for name in STREAMS}
-    return State(model, engine.Adam(model, spec), streams)
+    return State(model, Adam(model, spec), streams)
 
 
 def save(folder: RunFolder, state: State, *, epoch: int) -> None:

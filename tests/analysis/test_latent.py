@@ -13,7 +13,7 @@ from scipy.stats import norm
 from analysis.reading import latent
 from analysis.reading.latent import Array, Posterior
 from cvae import mnist
-from cvae.objective import gaussian_kl_per_dim
+from cvae.priors import gaussian_kl_per_dim
 from tests.conftest import linear, made_run
 
 
