@@ -14,15 +14,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.drawing import latent_plates, style
-from analysis.drawing.latent_plates import Shown
+from analysis.comparing.tables import write_page
+from analysis.drawing.latent_plates import draw_latent
+from analysis.drawing.plates import Plate
 from analysis.reading import arguments, latent
 from analysis.reading.attach import attach
 from analysis.reading.latent import Posterior
 from analysis.reading.load import load_runs
-from cvae.errors import guarded
-from cvae.run.folder import RUNS
 from cvae.samples import Run, load_run
+from cvae.tracking import note
+
+DIMENSION = ("dimension", "kl, nats", "Var(mu)", "mean σ")
 
 
 def manifold(
@@ -37,7 +39,7 @@ def manifold(
 
     Args:
         digit: large sheets of this digit only; all ten by default.
-        formats: of `style.FORMATS`; the page shows the PNGs.
+        formats: of `arguments.FORMATS`; the page shows the PNGs.
         ellipses: add the 1-σ ellipses of the posteriors to the scatter.
 
     Returns:
@@ -53,26 +55,10 @@ def manifold(
             "leave the digit out, or name another run"
         )
     posterior = latent.encode(run)
-    shown = figures(run, posterior, digit=digit, ellipses=ellipses)
-    written = [
-        file
-        for each in shown
-        for file in style.save(each.figure, out / each.name, formats)
-    ]
-    page = write_page(run, posterior, shown, out)
+    shown = draw_latent(run, posterior, digit=digit, ellipses=ellipses)
+    written = [file for each in shown for file in each.save(out, formats)]
+    page = write_latent(run, posterior, shown, out)
     return [page, *write_tables(posterior, out), *written]
-
-
-def figures(
-    run: Run, posterior: Posterior, *, digit: int | None = None, ellipses: bool = False
-) -> list[Shown]:
-    """All that is drawn of a run, in the order of the page."""
-    large = [digit] if digit is not None else list(range(run.model.classes or 1))
-    return [
-        *latent_plates.planes(run, posterior, large),
-        *latent_plates.positions(run, posterior, ellipses=ellipses),
-        *latent_plates.paths(run, posterior, large),
-    ]
 
 
 def write_tables(posterior: Posterior, out: Path) -> list[Path]:
@@ -108,59 +94,56 @@ def dimension_rows(posterior: Posterior) -> list[list[object]]:
     ]
 
 
-def write_page(
-    run: Run, posterior: Posterior, shown: Sequence[Shown], out: Path
+def write_latent(
+    run: Run, posterior: Posterior, shown: Sequence[Plate], out: Path
 ) -> Path:
     """manifold.md: the figures with their captions, and the dimensions as a table."""
     count, size = posterior.mu.shape
-    lines = [
+    large = [f"[{each.name}]({each.name}.png)" for each in shown if not each.caption]
+    rows: list[list[object]] = [[*DIMENSION], *dimension_rows(posterior)]
+    parts = [
         f"# {run.folder.name}: the latent space",
         f"{'Conditional' if run.model.classes else 'Plain'} VAE, {size} latent "
         f"dimensions, {len(posterior.active)} of them active; {count:,} test images. "
         f"z is in units of the prior. Total correlation of the aggregate posterior "
         f"(as a Gaussian): {latent.total_correlation(posterior):.3f} nats.",
+        *(each.markdown for each in shown if each.caption),
+        f"Each digit in full: {' · '.join(large)}" if large else "",
+        note.markdown([[str(cell) for cell in row] for row in rows]),
     ]
-    lines += [f"![{name}]({name}.png)\n\n*{text}*" for name, _, text in shown if text]
-    if large := [f"[{name}]({name}.png)" for name, _, text in shown if not text]:
-        lines.append("Each digit in full: " + " · ".join(large))
-    table = ["| dimension | kl, nats | Var(mu) | mean σ |", "|---|---|---|---|"]
-    table += [f"| {' | '.join(map(str, row))} |" for row in dimension_rows(posterior)]
-    page = out / "manifold.md"
-    text = "\n\n".join([*lines, "\n".join(table)])
-    page.write_text(f"{text}\n", encoding="utf-8")
-    return page
+    return write_page(out / "manifold.md", parts)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(words)
-
-    def act() -> None:
-        run = load_run(options.run, runs=options.runs)
-        out = options.out or Path("reports") / run.folder.name / "manifold"
-        page, *files = manifold(
-            run,
-            out,
-            digit=options.digit,
-            formats=arguments.formats(options),
-            ellipses=options.ellipses,
-        )
-        print(f"{page}: the latent space of {run.folder.name}, with {len(files)} files")
-        chosen = load_runs(ids=[run.folder.name], runs=options.runs)
-        print(attach(chosen, [page, *files], "manifold", always=True))
-
-    return guarded(act)
+    options: arguments.Options = {
+        "--digit": {
+            "type": int,
+            "choices": range(10),
+            "help": "large sheets of it only",
+        },
+        "--ellipses": {
+            "action": "store_true",
+            "help": "1-σ ellipses of the posteriors",
+        },
+    }
+    shared = ("--run", "--formats", "--out", "--runs")
+    options |= {name: arguments.OPTIONS[name] for name in shared}
+    options["--run"] = {"help": "name, id, folder or MLflow run id; newest if none"}
+    return arguments.command("manifold", __doc__, options, _main, words)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = arguments.bare("manifold", __doc__)
-    add = parser.add_argument
-    add("--run", help="name, id, folder or MLflow run id; newest if none")
-    add("--runs", type=Path, default=RUNS, help="folder of runs")
-    add("--digit", type=int, choices=range(10), help="large sheets of this one only")
-    add("--ellipses", action="store_true", help="1-σ ellipses of the posteriors")
-    add("--formats", default="png", help="png,svg,pdf")
-    add("--out", type=Path, help="default: reports/<run>/manifold")
-    return parser
+def _main(options: argparse.Namespace) -> None:
+    run = load_run(options.run, runs=options.runs)
+    page, *files = manifold(
+        run,
+        options.out or Path("reports") / run.folder.name / "manifold",
+        digit=options.digit,
+        formats=arguments.formats(options),
+        ellipses=options.ellipses,
+    )
+    print(f"{page}: the latent space of {run.folder.name}, with {len(files)} files")
+    chosen = load_runs(ids=[run.folder.name], runs=options.runs)
+    print(attach(chosen, [page, *files], "manifold", always=True))
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ import jinja2
 import markupsafe
 
 from analysis import compare
-from analysis.compare import METHOD, Result
+from analysis.compare import Result
 from analysis.comparing import tables
+from analysis.comparing.sentences import FIDELITY, METHOD, TRUSTED
 from analysis.reading import arguments, attach
-from analysis.reading.runs import Run, Runs
-from cvae.errors import guarded
+from analysis.reading.runs import RunRow, Runs
 from cvae.run.folder import SweepFolder
 
 HERE = Path(__file__).parent
@@ -46,27 +46,42 @@ def write(result: Result, out: Path, again: str = "") -> list[Path]:
         OSError: the folder cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
-    pictures = compare.draw(result, out, ("png", "svg"))
-    grids = _grids(result, out)
+    plates, grids = compare.draw(result), _grids(result, out)
     content = _content(result, again)
-    content["figures"] = [
-        {"name": picture.name, "caption": picture.caption, "file": png.name}
-        | {"data": _inline(svg, "svg+xml")}
-        for picture in pictures
-        for png, svg in [picture.files]
-    ]
+    content["figures"], drawn = [], []
+    for plate in plates:
+        png, svg = plate.save(out, ("png", "svg"))
+        content["figures"].append(_shown(plate.name, plate.caption, svg, "svg+xml"))
+        svg.unlink()  # it is in the page
+        drawn.append(png)
+    words = _fidelity(result.best)
     content["samples"] = [
-        {"name": path.stem, "caption": GRIDS[path.name], "file": path.name}
-        | {"data": _inline(path, "png")}
+        _shown(
+            path.stem, GRIDS[path.name] + words * (path.stem == "digits"), path, "png"
+        )
         for path in grids
     ]
-    for picture in pictures:
-        picture.files[1].unlink()  # it is in the page
-    drawn = [picture.files[0] for picture in pictures]
     html, markdown = out / "report.html", out / "report.md"
     html.write_text(_render("report.html.j2", content), encoding="utf-8")
     markdown.write_text(_render("report.md.j2", content), encoding="utf-8")
     return [html, markdown, *compare.write_tables(result, out), *drawn, *grids]
+
+
+def _shown(name: str, caption: str, path: Path, kind: str) -> dict[str, str]:
+    """A figure as the templates take it: on the page itself, or beside it."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    uri = f"data:image/{kind};base64,{data}"
+    return {"name": name, "caption": caption, "file": f"{name}.png", "data": uri}
+
+
+def _fidelity(run: RunRow) -> str:
+    """How many samples of a run show the digit asked for, where that was measured."""
+    fidelity = run.metrics.get(FIDELITY)
+    if fidelity is None:
+        return ""
+    words = f" {100 * fidelity:.1f} % of such samples show the digit of their row"
+    few = f", under {100 * TRUSTED:g} %: not every row holds its digit"
+    return words + few * (fidelity < TRUSTED) + "."
 
 
 def _content(result: Result, again: str) -> dict[str, Any]:
@@ -75,12 +90,12 @@ def _content(result: Result, again: str) -> dict[str, Any]:
     what = "sweep" if runs.sweep else "experiment" if runs.experiment else "runs"
     count = f"{len(runs.rows)} {'run' if len(runs.rows) == 1 else 'runs'}"
     return {
-        "title": f"{runs.name}: {result.found.metric} of {count}",
+        "title": f"{runs.name}: {result.comparison.metric} of {count}",
         "subtitle": f"A report of the {what} {runs.name}, {_when(runs)}.",
         "questions": _questions(runs, best),
         "sentences": result.sentences,
         "notes": result.notes,
-        "settings": tables.sides(result.found),
+        "settings": tables.settings(result.comparison),
         "runs": tables.runs(runs.rows, runs.differing, best),
         "method": METHOD,
         "best": best.name,
@@ -114,11 +129,6 @@ def _with_code(text: str) -> markupsafe.Markup:
     return markupsafe.Markup(joined)
 
 
-def _inline(path: Path, kind: str) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f"data:image/{kind};base64,{data}"
-
-
 def _grids(result: Result, out: Path) -> list[Path]:
     """The best run's pictures, copied; those that are missing are left out."""
     copied = []
@@ -129,7 +139,7 @@ def _grids(result: Result, out: Path) -> list[Path]:
     return copied
 
 
-def _questions(runs: Runs, best: Run) -> list[str]:
+def _questions(runs: Runs, best: RunRow) -> list[str]:
     """The head comment of the sweep's file, or of each spec that was run."""
     if runs.sweep:
         header = SweepFolder(runs.place / "sweeps" / runs.sweep).info.get("header")
@@ -154,7 +164,7 @@ def _facts(runs: Runs) -> list[tuple[str, str]]:
     seconds = sum(run.seconds for run in runs.rows if run.seconds == run.seconds)
     commits = dict.fromkeys(run.commit for run in runs.rows if run.commit)
     versions = [f"{name} {of(f'version.{name}')}" for name in VERSIONS]
-    found = {
+    facts = {
         "runs": f"{len(runs.rows)}, {len(runs.finished)} of them finished",
         "time": f"{_duration(seconds)} in all",
         "commit": ", ".join(commits),
@@ -167,25 +177,25 @@ def _facts(runs: Runs) -> list[tuple[str, str]]:
         "data digest": ", ".join(dict.fromkeys(r.digest for r in runs.rows)),
         "experiment": ", ".join(dict.fromkeys(r.experiment for r in runs.rows)),
     }
-    return [(name, value) for name, value in found.items() if value]
+    return [(name, value) for name, value in facts.items() if value]
 
 
 def _commands(runs: Runs, again: str) -> list[tuple[str, str]]:
     """Every command that made a run, once, and the one that makes this page."""
     commits = dict.fromkeys(run.commit for run in runs.rows if run.commit)
-    found = [
+    commands = [
         ("The code as it was:", f"git checkout {commit}")
         for commit in list(commits)[:1]
         if len(commits) == 1
     ]
-    makers: dict[str, list[Run]] = {}
+    makers: dict[str, list[RunRow]] = {}
     for run in runs.rows:
         makers.setdefault(run.command, []).append(run)
     for command, made in makers.items():
         shown = ", ".join(run.name for run in made[:4])
         more = f" and {len(made) - 4} more" if len(made) > 4 else ""
-        found.append((f"{shown}{more}:", command or "not known"))
-    return [*found, ("This page:", again)] if again else found
+        commands.append((f"{shown}{more}:", command or "not known"))
+    return [*commands, ("This page:", again)] if again else commands
 
 
 def _when(runs: Runs) -> str:
@@ -206,22 +216,15 @@ def _duration(seconds: float) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    options = arguments.parser("report", __doc__).parse_args(words)
-    return guarded(lambda: _main(options))
+    return arguments.command("report", __doc__, arguments.CHOICE, _main, words)
 
 
 def _main(options: argparse.Namespace) -> None:
     runs = arguments.selected(options)
-    result = compare.compare(
-        runs,
-        metric=options.metric,
-        by=options.by.replace(",", " ").split(),
-        against=options.against,
-    )
+    result = compare.chosen_by(options, runs)
     out = arguments.folder(options, runs, "report")
     files = write(result, out, _again(options))
-    for line in (*result.sentences, *result.notes):
-        print(line)
+    print(*result.sentences, *result.notes, sep="\n")
     print(f"{out / 'report.html'}: {len(runs.rows)} runs; {files[1].name} beside it")
     print(attach.attach(runs, files, "report", always=True))
 

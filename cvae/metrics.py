@@ -25,6 +25,11 @@ class Metric:
     decimals: int = 2
     higher_is_better: bool = False
 
+    @property
+    def sign(self) -> int:
+        """What a value is multiplied by so that lower is better."""
+        return -1 if self.higher_is_better else 1
+
 
 # In the order in which they are shown.
 METRICS = (

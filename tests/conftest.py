@@ -188,7 +188,7 @@ def linear(layers: nn.Sequential, at: int) -> nn.Linear:
     return layer
 
 
-def made_run(root: Path, *, scale: float = 1.0, **dotted: Any) -> Run:
+def untrained_run(root: Path, *, scale: float = 1.0, **dotted: Any) -> Run:
     """A run that nobody trained: drawn weights, the data set written under `root`."""
     if not (root / "data").exists():
         write(root / "data", data_set(100, 100))

@@ -17,7 +17,6 @@ LONGER = {
     "cvae/run/folder.py": "to be cut into folder, lock and find",
     "cvae/spec/document.py": "to be cut into document and mistakes",
     "cvae/tracking/publish.py": "to be cut",
-    "analysis/drawing/plots.py": "to be cut",
 }
 
 # A module imports from ranks below its own, and from its own rank without circles.

@@ -26,9 +26,9 @@ def results(needed: Needed) -> str:
     rows = [["experiment", "network", "test neg_elbo", "test kl", "to beat"]]
     seeds = {n: [folder for _, folder in needed.children(n)] for n in SINGLE}
     for name, folders in seeds.items():
-        found = [spread(folders, f"test/{key}") for key in ("neg_elbo", "kl")]
+        figures = [over_seeds(folders, f"test/{key}") for key in ("neg_elbo", "kl")]
         about = [f"`{name}`", network(needed.spec(name))]
-        rows.append([*about, *found, TO_BEAT.get(name, "–")])
+        rows.append([*about, *figures, TO_BEAT.get(name, "–")])
     every = [folder for folders in seeds.values() for folder in folders]
     gained = mean(seeds["plain_vae"]) - mean(seeds["seed_notebook"])
     return (
@@ -49,7 +49,7 @@ def sweeps(needed: Needed) -> str:
             groups.setdefault(point, []).append(folder)
             every.append(folder)
         keys = [key.partition(".")[2] for key in children[0][0] if key != SEEDS]
-        cells = {point: spread(found, SCORE) for point, found in groups.items()}
+        cells = {point: over_seeds(group, SCORE) for point, group in groups.items()}
         (corner, *across), *lines = pivot(keys, cells)
         seeds = len(next(iter(groups.values())))
         rows.append([f"**`{name}`**, {seeds} seeds: {corner}"])
@@ -66,14 +66,14 @@ def latents(needed: Needed) -> str:
     conditional, plain = (
         latent.encode(needed.run(name)) for name in ("seed_notebook", "plain_vae")
     )
-    told, alone, pixels = (
+    with_label, without, pixels = (
         100 * latent.neighbour_accuracy(points, plain.labels)
         for points in (conditional.mu, plain.mu, plain.pixels)
     )
     return (
         f"With the label as an input the {latent.NEIGHBOURS} nearest neighbours in z "
-        f"name the digit of {told:.1f} % of the test images, without it of "
-        f"{alone:.1f} %. Always naming the commonest would be right for "
+        f"name the digit of {with_label:.1f} % of the test images, without it of "
+        f"{without:.1f} %. Always naming the commonest would be right for "
         f"{100 * plain.commonest:.1f} %, neighbours in the pixels are for "
         f"{pixels:.1f} %."
     )
@@ -102,7 +102,7 @@ def mean(folders: Sequence[RunFolder], key: str = SCORE) -> float:
     return statistics.mean(folder.metrics[key] for folder in folders)
 
 
-def spread(folders: Sequence[RunFolder], key: str) -> str:
+def over_seeds(folders: Sequence[RunFolder], key: str) -> str:
     """mean ± sd of a metric; of a single run its value."""
     return metrics.mean_sd([folder.metrics[key] for folder in folders], key)
 

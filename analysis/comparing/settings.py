@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,30 +17,30 @@ from numpy.typing import NDArray
 
 from analysis.comparing import significance
 from analysis.comparing.significance import Summary
-from analysis.reading.runs import Run, Runs
+from analysis.reading.runs import RunRow, Runs
 from cvae import metrics
 from cvae.errors import RunNotFound
 
 # What may differ between runs that are one and the same experiment.
-NO_MATTER = (
+IRRELEVANT = (
     *("name", "data.root", "training.seed", "training.device"),
     *("tracking.", "evaluation."),
 )
 MISSING = math.nan
+LONGEST_LABEL = 32  # characters; what a legend beside a figure has room for
 
 
 @dataclass(frozen=True)
-class Side:
+class Setting:
     """The runs that share the values of some fields, ordered by seed."""
 
     values: dict[str, Any]
-    runs: tuple[Run, ...]
+    runs: tuple[RunRow, ...]
     pooled: tuple[str, ...] = ()  # fields besides the seed that differ among them
 
     @cached_property
     def label(self) -> str:
-        said = [f"{short(key)} = {text(value)}" for key, value in self.values.items()]
-        return ", ".join(said) or "all runs"
+        return label(self.values) or "all runs"
 
     @property
     def seeds(self) -> int:
@@ -47,8 +48,8 @@ class Side:
 
     def column(self, metric: str) -> NDArray[np.float64]:
         """The finite values of a metric, one a run."""
-        found = [run.metrics.get(metric, MISSING) for run in self.runs]
-        return np.array([value for value in found if math.isfinite(value)])
+        values = [run.metrics.get(metric, MISSING) for run in self.runs]
+        return np.array([value for value in values if math.isfinite(value)])
 
     def summary(self, metric: str) -> Summary:
         return significance.summary(self.column(metric))
@@ -56,14 +57,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Difference:
-    """A side less the one it is set against: of pairs, or of means if none pair up.
+    """A setting minus the reference: of pairs of runs, or of means if none pair up.
 
     p is nan with too few seeds; it is of the permutation test, welch of Welch's, and
-    adjusted is p controlled for all the sides (Benjamini & Hochberg 1995).
+    adjusted is p controlled for all settings (Benjamini & Hochberg 1995).
     """
 
     pairs: int
-    found: Summary
+    summary: Summary
     p: float
     welch: float
     adjusted: float = MISSING
@@ -71,17 +72,34 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All sides by one metric, in the order of their values; best and the reference."""
+    """All settings by one metric, in the order of their values; best and reference."""
 
     metric: str
-    sides: tuple[Side, ...]
+    chosen_on: str  # the metric that the best is chosen by
+    settings: tuple[Setting, ...]
     summaries: tuple[Summary, ...]
-    best: Side
-    against: Side
+    best: Setting
+    reference: Setting
     differences: tuple[Difference | None, ...]  # None for the reference itself
 
+    @cached_property
+    def lettered(self) -> bool:
+        """Whether the settings are named A, B, C: their labels are too long to draw."""
+        return any(len(setting.label) > LONGEST_LABEL for setting in self.settings)
 
-def alike(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[Run]]:
+    def name(self, setting: Setting) -> str:
+        """The setting's label, or its letter if labels are long."""
+        if not self.lettered:
+            return setting.label
+        at = self.settings.index(setting)
+        return chr(65 + at) if at < 26 else f"{chr(64 + at // 26)}{chr(65 + at % 26)}"
+
+    @property
+    def rows(self) -> list[tuple[Setting, Summary, Difference | None]]:
+        return list(zip(self.settings, self.summaries, self.differences, strict=True))
+
+
+def alike(runs: Sequence[RunRow]) -> tuple[list[RunRow], list[RunRow], list[RunRow]]:
     """Those to be compared, repetitions, and those on other data than most.
 
     The same spec run twice is one observation: the newest stays. Nats of grey and of
@@ -89,7 +107,7 @@ def alike(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[Run]]:
     """
     kinds = Counter((run.digest, run.fields["data.binarize"]) for run in runs)
     common = kinds.most_common(1)[0][0]
-    newest: dict[str, Run] = {}
+    newest: dict[str, RunRow] = {}
     other, repeated = [], []
     for run in sorted(runs, key=lambda run: run.started):
         if (run.digest, run.fields["data.binarize"]) != common:
@@ -102,13 +120,13 @@ def alike(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[Run]]:
     return list(newest.values()), repeated, other
 
 
-def swept(runs: Sequence[Run]) -> list[str]:
-    """The fields that set sides apart, in the spec's order."""
+def swept(runs: Sequence[RunRow]) -> list[str]:
+    """The fields that set the settings apart, in the spec's order."""
     table = Runs("", tuple(runs))
-    return [key for key in table.differing if not key.startswith(NO_MATTER)]
+    return [key for key in table.differing if not key.startswith(IRRELEVANT)]
 
 
-def field_named(name: str, runs: Sequence[Run]) -> str:
+def field_named(name: str, runs: Sequence[RunRow]) -> str:
     """The dotted field meant by `model.latent_dim` or `latent_dim`.
 
     Raises:
@@ -129,72 +147,95 @@ def field_named(name: str, runs: Sequence[Run]) -> str:
     raise RunNotFound(f"{fitting[0]} is {value} in all runs; what differs: {rest}")
 
 
-def sides(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[Side, ...]:
+def grouped(runs: Sequence[RunRow], by: Sequence[str] = ()) -> tuple[Setting, ...]:
     """The runs by the values of the fields `by`, or of all that sets them apart."""
-    apart = swept(runs)
-    keys = list(by) or apart
-    groups: dict[str, list[Run]] = {}
+    keys = list(by) or swept(runs)
+    groups: dict[str, list[RunRow]] = {}
     for run in runs:
         values = json.dumps([run.fields.get(key) for key in keys])
         groups.setdefault(values, []).append(run)
     made = [
-        Side(
+        Setting(
             {key: members[0].fields.get(key) for key in keys},
             tuple(sorted(members, key=lambda run: run.seed)),
             tuple(key for key in swept(members) if key not in keys),
         )
         for members in groups.values()
     ]
-    return tuple(sorted(made, key=lambda side: [rank(v) for v in side.values.values()]))
+    return tuple(sorted(made, key=lambda each: [rank(v) for v in each.values.values()]))
 
 
-def compare(
-    sides: Sequence[Side], metric: str, against: Side | None = None
+def compare_settings(
+    settings: Sequence[Setting], metric: str, reference: Setting | None = None
 ) -> Comparison:
-    """Each side by a metric and set against one of them, the best if none is named."""
-    kept = tuple(side for side in sides if len(side.column(metric)))
-    summaries = tuple(side.summary(metric) for side in kept)
-    sign = -1 if metrics.metric(metric).higher_is_better else 1
-    best = kept[min(range(len(kept)), key=lambda at: sign * summaries[at].mean)]
-    reference = against or best
-    found = [
-        None if side is reference else difference(side, reference, metric)
-        for side in kept
+    """Each setting by a metric and set against the reference, or against the best.
+
+    The best is chosen on the validation images where every setting has that figure, so
+    that the test figure of the best is not itself the result of a choice.
+    """
+    kept = tuple(each for each in settings if len(each.column(metric)))
+    chosen_on = re.sub("^test/", "val/", metric)
+    if not all(len(each.column(chosen_on)) == len(each.runs) for each in kept):
+        chosen_on = metric
+    sign = metrics.metric(metric).sign
+    best = min(kept, key=lambda each: sign * float(each.column(chosen_on).mean()))
+    reference = reference or best
+    differences = [
+        None if each is reference else difference(each, reference, metric)
+        for each in kept
     ]
-    ps = significance.adjusted([each.p if each else MISSING for each in found])
-    differences = tuple(
-        replace(each, adjusted=p) if each else None
-        for each, p in zip(found, ps, strict=True)
+    ps = significance.adjusted([each.p if each else MISSING for each in differences])
+    return Comparison(
+        metric,
+        chosen_on,
+        kept,
+        tuple(each.summary(metric) for each in kept),
+        best,
+        reference,
+        tuple(
+            replace(each, adjusted=p) if each else None
+            for each, p in zip(differences, ps, strict=True)
+        ),
     )
-    return Comparison(metric, kept, summaries, best, reference, differences)
 
 
-def difference(side: Side, against: Side, metric: str) -> Difference:
-    """`side` less `against`, run by run where the two have runs that only differ in
-    what sets the sides apart; the same seed among them."""
-    keys = tuple(side.values)
-    other = {_identity(run, but=keys): run for run in against.runs}
+def difference(setting: Setting, reference: Setting, metric: str) -> Difference:
+    """`setting` minus `reference`, run by run where two runs differ in nothing else.
+
+    Two such runs share the seed, too. p asks for ENOUGH seeds of each, not runs.
+    """
+    keys = tuple(setting.values)
+    other = {_identity(run, but=keys): run for run in reference.runs}
     pairs = [
         run.metrics.get(metric, MISSING) - other[identity].metrics.get(metric, MISSING)
-        for run in side.runs
+        for run in setting.runs
         if (identity := _identity(run, but=keys)) in other
     ]
     paired = np.array([value for value in pairs if math.isfinite(value)])
-    one, two = side.column(metric), against.column(metric)
+    one, two = setting.column(metric), reference.column(metric)
     if len(paired):
-        found = significance.summary(paired)
+        summary = significance.summary(paired)
     else:
         mean = float(one.mean() - two.mean())
-        found = Summary(0, mean, MISSING, *significance.interval(one, two))
+        summary = Summary(0, mean, MISSING, *significance.interval(one, two))
     p = welch = MISSING
-    enough = min(side.seeds, against.seeds, len(one), len(two)) >= significance.ENOUGH
-    if enough and (side.pooled or against.pooled):
-        if len(paired) >= significance.ENOUGH:
+    counts = setting.seeds, reference.seeds, len(one), len(two)
+    if min(counts) >= significance.ENOUGH:
+        if not (setting.pooled or reference.pooled):
+            p = significance.permutation_test(one, two)
+            welch = significance.welch(one, two)
+        elif len(paired) >= significance.ENOUGH:
             p = significance.paired_test(paired)
-    elif enough:
-        p = significance.permutation_test(one, two)
-        welch = significance.welch(one, two)
-    return Difference(len(paired), found, p, welch)
+    return Difference(len(paired), summary, p, welch)
+
+
+def apart(one: Setting, other: Setting) -> dict[str, Any]:
+    """The fields in which `one` is not like `other`, with the values of `one`."""
+    return {k: v for k, v in one.values.items() if text(v) != text(other.values[k])}
+
+
+def label(values: dict[str, Any]) -> str:
+    return ", ".join(f"{short(key)} = {text(value)}" for key, value in values.items())
 
 
 def short(key: str) -> str:
@@ -208,12 +249,12 @@ def text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _identity(run: Run, but: Sequence[str] = ()) -> str:
+def _identity(run: RunRow, but: Sequence[str] = ()) -> str:
     return json.dumps(
         [
             (key, value)
             for key, value in sorted(run.fields.items())
-            if (key == "training.seed" or not key.startswith(NO_MATTER))
+            if (key == "training.seed" or not key.startswith(IRRELEVANT))
             and key not in but
         ]
     )

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
 RESAMPLES = 9999
-ENOUGH = 5  # seeds a side for a p-value: five against five can reach 2/252
-SOME = 3  # values for an interval; under ENOUGH it is a rough one
+ENOUGH = 5  # seeds of each setting for a p-value: five against five can reach 2/252
+SOME = 3  # values for an interval
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Summary:
 
 
 def summary(values: ArrayLike) -> Summary:
-    """Mean, sd (n − 1) and the BCa interval (Efron 1987) of a sample (n,)."""
+    """Mean, sd (n − 1) and the mean's interval of a sample (n,)."""
     sample = np.asarray(values, dtype=float)
     if not np.isfinite(sample).all():
         with np.errstate(invalid="ignore"):
@@ -43,28 +43,21 @@ def summary(values: ArrayLike) -> Summary:
 
 
 def interval(*samples: NDArray[np.float64]) -> tuple[float, float]:
-    """The BCa interval of a mean, or of the difference of two samples' means.
+    """Student's t interval of a mean; Welch's of the difference of two samples' means.
 
-    (nan, nan) with less than SOME values; a sample without spread is its own interval.
+    (nan, nan) with less than SOME values; without any spread the mean itself twice.
     """
     if min(len(sample) for sample in samples) < SOME:
         return math.nan, math.nan
     middle = float(_difference(*samples))
-    spread = max(float(np.ptp(sample)) for sample in samples)
-    if spread == 0:
+    errors = [float(sample.var(ddof=1)) / len(sample) for sample in samples]
+    if sum(errors) == 0:
         return middle, middle
-    # Many resamples of few values have the very mean of the sample: they must tie with
-    # it, or rounding errors decide how biased the bootstrap looks.
-    found = scipy.stats.bootstrap(
-        [(sample - sample.mean()) / spread for sample in samples],
-        lambda *each, axis=-1: _difference(*each, axis=axis).round(12),
-        n_resamples=RESAMPLES,
-        confidence_level=LEVEL,
-        method="BCa",
-        vectorized=True,
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return middle + spread * float(found.low), middle + spread * float(found.high)
+    # Welch and Satterthwaite; of one sample this is n − 1
+    parts = [e**2 / (len(s) - 1) for e, s in zip(errors, samples, strict=True)]
+    freedom = sum(errors) ** 2 / sum(parts)
+    reach = float(scipy.stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(sum(errors))
+    return middle - reach, middle + reach
 
 
 def paired_test(differences: NDArray[np.float64]) -> float:
@@ -95,7 +88,7 @@ def permutation_test(one: NDArray[np.float64], other: NDArray[np.float64]) -> fl
 
 
 def welch(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """p of equal means with unequal variances; nan where neither side has spread."""
+    """p of equal means with unequal variances; nan where neither has spread."""
     if np.ptp(one) == np.ptp(other) == 0:
         return math.nan
     return float(scipy.stats.ttest_ind(one, other, equal_var=False).pvalue)
@@ -103,13 +96,11 @@ def welch(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 def adjusted(ps: Sequence[float]) -> list[float]:
     """Benjamini and Hochberg's p-values; nan stays nan and counts for nothing."""
-    found = list(ps)
-    asked = [at for at, p in enumerate(ps) if not math.isnan(p)]
-    if asked:
-        controlled = scipy.stats.false_discovery_control([ps[at] for at in asked])
-        for at, p in zip(asked, controlled, strict=True):
-            found[at] = float(p)
-    return found
+    known = ~np.isnan(np.array(ps, dtype=float))
+    result = np.full(len(ps), math.nan)
+    if known.any():
+        result[known] = scipy.stats.false_discovery_control(np.array(ps)[known])
+    return [float(p) for p in result]
 
 
 def _difference(*samples: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:

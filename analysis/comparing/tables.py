@@ -10,37 +10,38 @@ from pathlib import Path
 from typing import Any
 
 from analysis.comparing.settings import Comparison, short, text
-from analysis.reading.runs import Run
+from analysis.reading.runs import RunRow
+from cvae.files import write_atomic
 from cvae.metrics import BOUND, mean_sd, number
+from cvae.tracking import note
 
 Row = dict[str, Any]
 SCORES = tuple(f"test/{name}" for name in BOUND)
 LONGEST = 60  # rows of a table that people read; the CSV has all
 
 
-def sides(found: Comparison) -> list[Row]:
-    """One row a side: settings, n, mean ± sd of each score, interval, difference."""
+def settings(comparison: Comparison) -> list[Row]:
+    """One row a setting: fields, n, mean ± sd of each score, interval, difference."""
     rows = []
-    for side, whole, each in zip(
-        found.sides, found.summaries, found.differences, strict=True
-    ):
-        row: Row = {short(key): text(value) for key, value in side.values.items()}
+    for setting, whole, each in comparison.rows:
+        row: Row = {"setting": comparison.name(setting)} if comparison.lettered else {}
+        row |= {short(key): text(value) for key, value in setting.values.items()}
         row["n"] = str(whole.n)
-        for key in scores(found):
-            row[key] = mean_sd(side.column(key).tolist(), key)
-        row["95 % interval"] = between(whole.low, whole.high, found.metric)
+        for key in scores(comparison):
+            row[key] = mean_sd(setting.column(key).tolist(), key)
+        row["95 % interval"] = between(whole.low, whole.high, comparison.metric)
         row["difference"] = row["p"] = ""
         if each:
-            row["difference"] = number(each.found.mean, found.metric, sign=True)
+            row["difference"] = number(each.summary.mean, comparison.metric, sign=True)
             enough = not math.isnan(each.adjusted)
             row["p"] = p_value(each.adjusted) if enough else "too few seeds"
-        row[""] = "best" if side is found.best else ""
+        row[""] = "best" if setting is comparison.best else ""
         rows.append(row)
     return rows
 
 
 def runs(
-    members: Sequence[Run], differing: Sequence[str], best: Run | None
+    members: Sequence[RunRow], differing: Sequence[str], best: RunRow | None
 ) -> list[Row]:
     """One row a run: what differs, its scores, seconds and status."""
     known = {key for run in members for key in run.metrics}
@@ -56,30 +57,33 @@ def runs(
     ]
 
 
-def statistics(found: Comparison) -> list[Row]:
+def statistics(comparison: Comparison) -> list[Row]:
     """Every figure of the comparison as numbers, for the CSV."""
     rows = []
-    for side, whole, each in zip(
-        found.sides, found.summaries, found.differences, strict=True
-    ):
-        row: Row = dict(side.values)
-        row |= {"metric": found.metric, "n": whole.n, "seeds": side.seeds}
-        row |= {"mean": whole.mean, "sd": whole.sd}
-        row |= {"low": whole.low, "high": whole.high, "best": side is found.best}
-        row["against"] = found.against.label if each else ""
+    for setting, whole, each in comparison.rows:
+        row: Row = dict(setting.values)
+        row |= {"metric": comparison.metric, "n": whole.n, "seeds": setting.seeds}
+        row |= {"mean": whole.mean, "sd": whole.sd, "low": whole.low}
+        row |= {"high": whole.high, "best": setting is comparison.best}
+        row["against"] = comparison.reference.label if each else ""
         row["pairs"] = each.pairs if each else ""
         for key in ("mean", "sd", "low", "high"):
-            row[f"difference_{key}"] = getattr(each.found, key) if each else ""
-        for key in ("p", "welch", "adjusted"):
-            row[f"p_{key}".replace("p_p", "p")] = getattr(each, key) if each else ""
+            row[f"difference_{key}"] = getattr(each.summary, key) if each else ""
+        for key, column in (
+            ("p", "p"),
+            ("welch", "p_welch"),
+            ("adjusted", "p_adjusted"),
+        ):
+            row[column] = getattr(each, key) if each else ""
         rows.append(row)
     return rows
 
 
-def scores(found: Comparison) -> list[str]:
+def scores(comparison: Comparison) -> list[str]:
     """The metric, and the usual ones that the runs have."""
-    known = {key for side in found.sides for run in side.runs for key in run.metrics}
-    return list(dict.fromkeys([found.metric, *(key for key in SCORES if key in known)]))
+    runs = [run for setting in comparison.settings for run in setting.runs]
+    usual = [key for key in SCORES if any(key in run.metrics for run in runs)]
+    return list(dict.fromkeys([comparison.metric, *usual]))
 
 
 def between(low: float, high: float, metric: str) -> str:
@@ -102,16 +106,26 @@ def markdown(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     names = columns(rows)
-    lines = [[escaped(name) for name in names], ["---"] * len(names)]
+    lines = [[escaped(name) for name in names]]
     for row in rows[:LONGEST]:
         cells = [escaped(str(row.get(key, ""))) for key in names]
         if row.get("") == "best":
             cells = [f"**{cell}**" if cell else "" for cell in cells]
         lines.append(cells)
-    rest = f"\n\n{len(rows) - LONGEST} more rows are in the CSV." * (
-        len(rows) > LONGEST
-    )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + rest
+    more = len(rows) - LONGEST
+    rest = f"\n\n{more} more rows are in the CSV." if more > 0 else ""
+    return note.markdown(lines) + rest
+
+
+def bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {escaped(line)}" for line in lines)
+
+
+def write_page(path: Path, parts: Sequence[str]) -> Path:
+    """A Markdown page of its parts, those that are empty left out."""
+    text = "\n\n".join(part for part in parts if part)
+    write_atomic(path, f"{text}\n".encode())
+    return path
 
 
 def escaped(text: str) -> str:

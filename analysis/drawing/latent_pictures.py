@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ from cvae.samples import Run
 
 STEPS = 10  # tiles of a path
 ELLIPSES = 400  # more would cover each other
+NAMED = 10  # images from which on a digit is written at its middle
 RINGS = (1, 2, 3)  # of the prior, in standard deviations
 RING: dict[str, Any] = {"ls": "--", "lw": 0.8, "color": "0.2", "zorder": 3}
 
@@ -143,9 +145,19 @@ def scatter(
     axes.scatter(x, y, s=4, c=colours[order], lw=0, alpha=alpha, rasterized=True)
     for digit in np.unique(labels):
         axes.scatter([], [], s=30, c=style.DIGITS[digit], label=str(digit))
+        if (labels == digit).sum() >= NAMED:
+            _name(axes, points[labels == digit], int(digit))
     axes.plot([], [], **RING, label="prior,\n1, 2, 3 σ")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), title="digit")
     return drawn
+
+
+def _name(axes: Axes, points: Array, digit: int) -> None:
+    """The digit at its middle: ten hues alone are hard to tell apart."""
+    halo = [patheffects.withStroke(linewidth=3, foreground="white")]
+    x, y = np.median(points, axis=0)
+    centred: dict[str, Any] = {"ha": "center", "va": "center", "weight": "bold"}
+    axes.text(x, y, str(digit), **centred, size=12, zorder=4, path_effects=halo)
 
 
 def _rings(axes: Axes) -> None:

@@ -6,30 +6,29 @@ z is in units of the prior throughout (see `latent`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from analysis.drawing import latent_pictures
-from analysis.drawing.style import Panel, mosaic
+from analysis.drawing.plates import Panel, Plate, mosaic
 from analysis.reading import latent
 from analysis.reading.latent import Posterior
 from cvae.samples import Run
 
-LARGE, SMALL = 20, 6  # tiles a side: of one digit's plane, of one beside nine others
+LARGE, SMALL = 20, 6  # tiles in a row: of one digit's plane, of one beside nine others
 TRAVERSED = 10  # dimensions at most
 
 
-class Shown(NamedTuple):
-    """A figure, its file without suffix, and what stands under it.
-
-    Without a caption the page links to it and does not show it.
-    """
-
-    name: str
-    figure: Figure
-    caption: str
+def draw_latent(
+    run: Run, posterior: Posterior, *, digit: int | None = None, ellipses: bool = False
+) -> list[Plate]:
+    """All that is drawn of a run, in the order of the page."""
+    large = [digit] if digit is not None else list(range(run.model.classes or 1))
+    return [
+        *planes(run, posterior, large),
+        *positions(run, posterior, ellipses=ellipses),
+        *paths(run, posterior, large),
+    ]
 
 
 def leading(posterior: Posterior) -> list[int]:
@@ -48,7 +47,7 @@ def axis_names(run: Run, posterior: Posterior, dims: Sequence[int]) -> list[str]
     ]
 
 
-def planes(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Shown]:
+def planes(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]:
     """All digits small on one sheet, then a large sheet each; strips if Z is 1."""
     dims = leading(posterior)
     axes = np.eye(run.model.latent_dim)[dims]
@@ -62,23 +61,23 @@ def planes(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Shown]
     )
     if not run.model.classes:
         picture = latent_pictures.plane(run, axes, LARGE, 0)
-        return [Shown("plane", mosaic([Panel(title(run), picture)], 1), caption)]
+        return [Plate("plane", mosaic([Panel(title(run), picture)], 1), caption)]
     count = SMALL if len(dims) == 2 else LARGE
     small = [
         Panel(f"digit {digit}", latent_pictures.plane(run, axes, count, digit))
         for digit in range(run.model.classes)
     ]
     if len(dims) == 1:
-        return [Shown("planes", mosaic(small, 1), caption)]
-    sheets = [Shown("planes", mosaic(small, 5), caption)]
+        return [Plate("planes", mosaic(small, 1), caption)]
+    sheets = [Plate("planes", mosaic(small, 5), caption)]
     for digit in chosen:
         picture = latent_pictures.plane(run, axes, LARGE, digit)
         panel = Panel(f"{title(run)}, digit {digit}", picture)
-        sheets.append(Shown(f"plane_{digit}", mosaic([panel], 1), ""))
+        sheets.append(Plate(f"plane_{digit}", mosaic([panel], 1), ""))
     return sheets
 
 
-def means(run: Run, posterior: Posterior, *, ellipses: bool = False) -> Shown:
+def posterior_means(run: Run, posterior: Posterior, *, ellipses: bool = False) -> Plate:
     """The posterior means by digit, and whether they mix."""
     dims = leading(posterior)
     points = latent_pictures.scatter(
@@ -89,14 +88,15 @@ def means(run: Run, posterior: Posterior, *, ellipses: bool = False) -> Shown:
         sigma=posterior.sigma[:, dims] if ellipses else None,
     )
     around = (
-        f" Ellipses: the 1-σ contours of {latent_pictures.ELLIPSES} posteriors."
+        f" Ellipses: the 1-σ contours of the first {latent_pictures.ELLIPSES} "
+        "posteriors."
         if ellipses and len(dims) == 2
         else ""
     )
-    return Shown("posterior", points, mixing(run, posterior) + around)
+    return Plate("posterior", points, mixing(run, posterior) + around)
 
 
-def positions(run: Run, posterior: Posterior, *, ellipses: bool) -> list[Shown]:
+def positions(run: Run, posterior: Posterior, *, ellipses: bool) -> list[Plate]:
     """The posterior means by digit, the densities behind them, and their PCA."""
     dims = leading(posterior)
     names = axis_names(run, posterior, dims)
@@ -109,8 +109,8 @@ def positions(run: Run, posterior: Posterior, *, ellipses: bool) -> list[Shown]:
         "nats they differ, KL(q(z|y) ‖ p). A tenth of all images, drawn at random, "
         f"differs by {at_random(posterior, dims):.2f} nats."
     )
-    shown = [means(run, posterior, ellipses=ellipses)]
-    shown.append(Shown("densities", densities, caption))
+    shown = [posterior_means(run, posterior, ellipses=ellipses)]
+    shown.append(Plate("densities", densities, caption))
     if run.model.latent_dim > 2:
         variances, axes = latent.principal(posterior)
         share = 100 * variances / variances.sum()
@@ -128,11 +128,11 @@ def positions(run: Run, posterior: Posterior, *, ellipses: bool) -> list[Shown]:
             "whose variance would be 1 along every axis if it were the prior: here it "
             f"is {variances[0]:.2f} and {variances[1]:.2f} along the two shown."
         )
-        shown.append(Shown("pca", pca, caption))
+        shown.append(Plate("pca", pca, caption))
     return shown
 
 
-def paths(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Shown]:
+def paths(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]:
     """Traversals where Z > 2, interpolations, and style transfer."""
     shown = []
     dims = posterior.active[:TRAVERSED]
@@ -148,7 +148,7 @@ def paths(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Shown]:
             which = f"_{digit}" if run.model.classes else ""
             panel = Panel(title(run) + which.replace("_", ", digit "), picture)
             text = caption if digit == chosen[0] else ""
-            shown.append(Shown(f"traversals{which}", mosaic([panel], 1), text))
+            shown.append(Plate(f"traversals{which}", mosaic([panel], 1), text))
     both = [
         Panel(name, latent_pictures.interpolation(run, posterior, spherical=spherical))
         for name, spherical in (("linear", False), ("spherical", True))
@@ -159,14 +159,14 @@ def paths(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Shown]:
         + ". Between them the path from one posterior mean to the other, decoded: on "
         "the left a line, on the right an arc around 0."
     )
-    shown.append(Shown("interpolation", mosaic(both, 2), caption))
+    shown.append(Plate("interpolation", mosaic(both, 2), caption))
     if run.model.classes:
         panel = Panel(title(run), latent_pictures.transfer(run, posterior))
         caption = (
             "First column: a test image of each digit. Then its z decoded as 0 to 9: "
             "the handwriting stays, the digit changes."
         )
-        shown.append(Shown("transfer", mosaic([panel], 1), caption))
+        shown.append(Plate("transfer", mosaic([panel], 1), caption))
     return shown
 
 
@@ -178,7 +178,7 @@ def title(run: Run) -> str:
 def mixing(run: Run, posterior: Posterior) -> str:
     """Whether z tells the digit, in words and in figures."""
     labels = posterior.labels
-    found = latent.neighbour_accuracy(posterior.mu, labels)
+    in_z = latent.neighbour_accuracy(posterior.mu, labels)
     pixels = latent.neighbour_accuracy(posterior.pixels, labels)
     should = (
         "The model is given the label: z need not carry it, and the colours should mix."
@@ -187,7 +187,7 @@ def mixing(run: Run, posterior: Posterior) -> str:
     )
     return (
         f"{should} The {latent.NEIGHBOURS} nearest neighbours in z name the digit of "
-        f"{100 * found:.1f} % of the images. Always naming the commonest would be "
+        f"{100 * in_z:.1f} % of the images. Always naming the commonest would be "
         f"right for {100 * posterior.commonest:.1f} %, neighbours in the pixels are "
         f"for {100 * pixels:.1f} %."
     )

@@ -1,6 +1,7 @@
 """The figures of a comparison; each function returns one, or None with nothing to show.
 
-Points are runs, lines and bars are means over them.
+Points are runs, lines and bars are means over them. Legends stand beside or over the
+panels, never in them.
 """
 
 from __future__ import annotations
@@ -9,346 +10,216 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
-from analysis.comparing.settings import Comparison, Side, rank, short, text
-from analysis.drawing import style
-from analysis.reading.runs import Run, Runs
+from analysis.comparing import settings
+from analysis.comparing.settings import Comparison, Setting, rank, text
+from analysis.drawing import planes, style
+from analysis.drawing.planes import SHOWN, axis, is_number, ordered, runs_words
+from analysis.drawing.plates import Plate
+from analysis.reading.runs import Runs
 from cvae import metrics
 
-SHOWN = 7  # sides told apart by colour
-ROWS = 24  # sides told apart by a row
+ROWS = 24  # settings told apart by a row
 PANELS = 4  # swept fields with a panel each
-GREY = "#767676"
-ISO: dict[str, Any] = {"color": "#cccccc", "lw": 0.8, "zorder": 0}
-
-Figures = dict[str, tuple[Figure, str]]  # file name → figure, caption
+KEY = " The settings A, B, C … are those of the table of settings."
+Lines = dict[str, list[Setting]]
 
 
-def figures(runs: Runs, found: Comparison) -> Figures:
-    """Every figure that these runs have something for, with its caption."""
-    drawn = {
-        "curves": curves(runs, found),
-        "plane": plane(found),
-        "swept": swept(found),
-        "active": active(found),
-    }
-    return {name: each for name, each in drawn.items() if each}
+def draw_comparison(runs: Runs, comparison: Comparison) -> list[Plate]:
+    """Every figure that these runs have something for."""
+    drawn = (
+        curves(runs, comparison),
+        planes.rate_distortion(comparison),
+        planes.control(comparison),
+        swept(comparison),
+        active(comparison),
+    )
+    return [plate for plate in drawn if plate]
 
 
-def curves(runs: Runs, found: Comparison) -> tuple[Figure, str] | None:
-    """A metric by epoch: each side's mean, in a band from its lowest to highest run."""
-    name = found.metric.rpartition("/")[2]
+def curves(runs: Runs, comparison: Comparison) -> Plate | None:
+    """A metric by epoch: each setting's mean, in a band from lowest to highest run."""
+    name = comparison.metric.rpartition("/")[2]
     for key in (f"val/{name}", f"train/{name}"):
         lines = [
-            (side, [h for run in side.runs if (h := _finite(runs.history(run, key)))])
-            for side in _foremost(found)
+            (each, [h for run in each.runs if (h := _finite(runs.history(run, key)))])
+            for each in _foremost(comparison)
         ]
-        lines = [(side, histories) for side, histories in lines if histories]
+        lines = [(each, histories) for each, histories in lines if histories]
         if lines:
             break
     else:
         return None
     figure = style.figure(3.6)
     axes = figure.subplots()
-    drawn, bottom, top = 0, math.inf, -math.inf
-    for (side, histories), colour in zip(
-        lines, colours([side for side, _ in lines]), strict=True
-    ):
-        epochs = sorted(set.intersection(*(set(each) for each in histories)))
-        values = np.array([[each[epoch] for epoch in epochs] for each in histories])
-        drawn += len(histories)
-        if not epochs:
-            continue
-        mark = "o" if len(epochs) == 1 else None
-        axes.plot(
-            epochs, values.mean(0), color=colour, label=side.label, marker=mark, ms=4
-        )
-        if len(histories) > 1:
-            low, high = values.min(0), values.max(0)
-            axes.fill_between(epochs, low, high, color=colour, alpha=0.2, lw=0)
-        bottom = min(bottom, values.min())
-        top = max(top, values[:, len(epochs) // 8 :].max())
-    room = 0.06 * (top - bottom)
-    if room > 0:
+    bottom, top = math.inf, -math.inf
+    hues = planes.colours([each for each, _ in lines])
+    for (each, histories), colour in zip(lines, hues, strict=True):
+        low, high = _band(axes, histories, colour, comparison.name(each))
+        bottom, top = min(bottom, low), max(top, high)
+    if (room := 0.06 * (top - bottom)) > 0:
         axes.set_ylim(bottom - room, top + room)
     axes.xaxis.set_major_locator(_whole())
-    axes.set(xlabel="epoch", ylabel=_axis(key))
-    every = len(found.sides)
-    some = f", the best {len(lines)} of {every} settings" if every > len(lines) else ""
-    axes.set_title(f"{_part(key)} by epoch{some} (n = {drawn} {_runs(drawn)})")
-    axes.legend(fontsize=8)
+    axes.set(xlabel="epoch", ylabel=axis(key))
+    drawn, every = sum(len(histories) for _, histories in lines), comparison.settings
+    some = (
+        f", the best {len(lines)} of {len(every)} settings"
+        if len(every) > len(lines)
+        else ""
+    )
+    style.title(figure, f"{_part(key)} by epoch{some} ({runs_words(drawn)})")
+    if len(lines) > 1:
+        figure.legend(loc="outside right upper", fontsize=8)
     band = "the band spans them" if drawn > len(lines) else "one run a line"
-    return figure, (
-        f"`{key}` in {unit(key)} by epoch{some}: the line is the "
-        f"mean over a setting's runs, {band}. The first epochs may lie above the frame."
+    caption = (
+        f"`{key}` in {unit(key)} by epoch{some}: the line is the mean over a setting's "
+        f"runs, {band}. The first epochs may lie above the frame."
     )
+    return Plate("curves", figure, caption + KEY * comparison.lettered)
 
 
-def plane(found: Comparison) -> tuple[Figure, str] | None:
-    """Rate against distortion on the test set (Alemi et al. 2018)."""
-    part = found.metric.partition("/")[0]
-    rate, distortion = f"{part}/kl", f"{part}/recon"
-    points = [
-        (side, run)
-        for side in found.sides
-        for run in side.runs
-        if math.isfinite(run.metrics.get(rate, math.nan))
-        and math.isfinite(run.metrics.get(distortion, math.nan))
-    ]
-    if not points:
-        return None
-    points.sort(key=lambda point: -point[1].fields["model.latent_dim"])  # small on top
-    runs = [run for _, run in points]
-    x = np.array([run.metrics[rate] for run in runs])
-    y = np.array([run.metrics[distortion] for run in runs])
-    coloured, by = _hues(found, points)
-    sizes, sized = _sizes(runs)
-    figure = style.figure(4.4)
-    axes = figure.subplots()
-    axes.scatter(
-        x, y, s=sizes, c=[coloured[hue] for hue in by], alpha=0.8, lw=0.6, ec="white"
-    )
-    axes.set_xlim(_roomy(x))
-    axes.set_ylim(_roomy(y))
-    _iso_lines(axes)
-    axes.grid(False)
-    axes.set(xlabel=_axis(rate), ylabel=_axis(distortion))
-    axes.set_title(f"Rate and distortion, {part} set (n = {len(x)} {_runs(len(x))})")
-    handles = [
-        *(_dot(colour, 36, name) for name, colour in _some(coloured) if name),
-        *(_dot(GREY, size, name) for name, size in _some(sized)),
-        Line2D([], [], label="equal neg_elbo", **ISO),
-    ]
-    figure.legend(handles=handles, loc="outside right upper", fontsize=8)
-    return figure, (
-        f"`{rate}` (rate) against `{distortion}` (distortion), a point a run. Along a "
-        "grey line their sum, neg_elbo, is the number at its end; lower left is better."
-    )
+def _band(
+    axes: Axes, histories: Sequence[dict[int, float]], colour: Any, name: str
+) -> tuple[float, float]:
+    """One setting's line and band; the lowest and highest value to be seen."""
+    epochs = sorted(set.intersection(*(set(each) for each in histories)))
+    if not epochs:
+        return math.inf, -math.inf
+    values = np.array([[each[epoch] for epoch in epochs] for each in histories])
+    mark = "o" if len(epochs) == 1 else None
+    axes.plot(epochs, values.mean(0), color=colour, label=name, marker=mark, ms=4)
+    if len(histories) > 1:
+        axes.fill_between(
+            epochs, values.min(0), values.max(0), color=colour, alpha=0.2, lw=0
+        )
+    return values.min(), values[:, len(epochs) // 8 :].max()
 
 
-def swept(found: Comparison) -> tuple[Figure, str] | None:
-    """The metric against each swept field, a line for each setting of the others."""
-    keys = [
-        key
-        for key in dict.fromkeys(key for side in found.sides for key in side.values)
-        if len({text(side.values[key]) for side in found.sides}) > 1
-    ][:PANELS]
+def swept(comparison: Comparison) -> Plate | None:
+    """The metric against each field that was swept while all others stayed the same."""
+    panels = {}
+    for key in dict.fromkeys(k for each in comparison.settings for k in each.values):
+        if lines := _swept_lines(comparison, key):
+            panels[key] = lines
+    keys = list(panels)[:PANELS]
     if not keys:
         return None
     columns = min(2, len(keys))
     rows = math.ceil(len(keys) / columns)
-    figure = style.figure(0.4 + 3.1 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for key, axes in zip(keys, panels.flat, strict=False):
-        _against(axes, key, found)
-        if axes in panels[:, 0]:
-            axes.set_ylabel(_axis(found.metric))
-    for axes in panels.flat[len(keys) :]:
+    legend = max(min(SHOWN, len(panels[key])) for key in keys)
+    figure = style.figure(0.4 + (2.9 + 0.17 * legend) * rows)
+    every = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for key, axes in zip(keys, every.flat, strict=False):
+        _against(axes, key, panels[key], comparison)
+        if axes in every[:, 0]:
+            axes.set_ylabel(axis(comparison.metric))
+    for axes in every.flat[len(keys) :]:
         axes.remove()
-    n = sum(len(side.column(found.metric)) for side in found.sides)
-    figure.suptitle(
-        f"{_part(found.metric)} by swept field (n = {n} {_runs(n)})",
-        x=0.01,
-        ha="left",
-        fontsize=style.RC["axes.titlesize"],
+    shown = {id(s): s for key in keys for line in panels[key].values() for s in line}
+    n = sum(len(each.column(comparison.metric)) for each in shown.values())
+    style.title(figure, f"{_part(comparison.metric)} by swept field ({runs_words(n)})")
+    caption = (
+        f"`{comparison.metric}` in {unit(comparison.metric)} against "
+        f"{' and '.join(f'`{key}`' for key in keys)}: a point a run, lines join means "
+        "of settings that differ in nothing else."
     )
-    return figure, (
-        f"`{found.metric}` in {unit(found.metric)} against "
-        f"{' and '.join(f'`{key}`' for key in keys)}: a point a run, lines join means."
-    )
+    return Plate("swept", figure, caption + KEY * comparison.lettered)
 
 
-def active(found: Comparison) -> tuple[Figure, str] | None:
-    """Active units of each side, inside the latent dimensions that it has."""
-    key = f"{found.metric.partition('/')[0]}/active_units"
-    shown = [side for side in _foremost(found, ROWS) if len(side.column(key))]
-    if not shown:
-        return None
-    figure = style.figure(1.1 + 0.26 * len(shown))
-    axes = figure.subplots()
-    for row, side in enumerate(shown):
-        sizes = [int(run.fields["model.latent_dim"]) for run in side.runs]
-        units = side.column(key)
-        axes.barh(row, max(sizes), color="#dddddd", height=0.7)
-        axes.barh(row, units.mean(), color=style.COLOURS[0], height=0.7)
-        axes.plot(units, [row] * len(units), "o", color="black", ms=2.5)
-    axes.set_yticks(range(len(shown)), [side.label for side in shown])
-    axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
-    axes.set(xlabel="latent dimensions; in blue the active ones")
-    axes.xaxis.set_major_locator(_whole())
-    n = sum(len(side.column(key)) for side in shown)
-    axes.set_title(f"Active units (n = {n} {_runs(n)})")
-    return figure, (
-        "Latent dimensions (grey) and those in use (blue: the mean over runs; a dot a "
-        "run). A unit is active if Var_x(mu) > 0.01 (Burda et al. 2016)."
-    )
+def _swept_lines(comparison: Comparison, key: str) -> Lines:
+    """Settings that differ in `key` alone, as lines by what their other fields are."""
+    lines: Lines = {}
+    for each in comparison.settings:
+        rest = {k: v for k, v in each.values.items() if k != key}
+        lines.setdefault(settings.label(rest), []).append(each)
+    if comparison.lettered:
+        lines = {", ".join(map(comparison.name, line)): line for line in lines.values()}
+    return {name: line for name, line in lines.items() if len(line) > 1}
 
 
-def colours(sides: Sequence[Side]) -> list[Any]:
-    """One colour a side: ordered ones where one number is what differs."""
-    values = [value for side in sides for value in side.values.values()]
-    if len(sides) > 2 and len(values) == len(sides) and all(map(_number, values)):
-        return _ordered(len(sides))
-    return [style.COLOURS[at % len(style.COLOURS)] for at in range(len(sides))]
-
-
-def _ordered(count: int) -> list[Any]:
-    scale = mpl.colormaps["viridis"]
-    return [scale(at) for at in np.linspace(0.0, 0.88, max(count, 2))[:count]]
-
-
-def _foremost(found: Comparison, count: int = SHOWN) -> list[Side]:
-    """The best sides by the metric, kept in the order of their values."""
-    sign = -1 if metrics.metric(found.metric).higher_is_better else 1
-    order = sorted(
-        range(len(found.sides)), key=lambda at: sign * found.summaries[at].mean
-    )
-    return [found.sides[at] for at in sorted(order[:count])]
-
-
-def _hues(
-    found: Comparison, points: list[tuple[Side, Run]]
-) -> tuple[dict[str, Any], list[str]]:
-    """Colours by β where it differs, else by side; and the colour's name of each."""
-    betas = sorted({float(run.fields["objective.beta"]) for _, run in points})
-    if len(betas) > 1:
-        names = [f"beta = {text(beta)}" for beta in betas]
-        by = [
-            f"beta = {text(float(run.fields['objective.beta']))}" for _, run in points
-        ]
-        return dict(zip(names, _ordered(len(names)), strict=True)), by
-    if 1 < len(found.sides) <= SHOWN:
-        names = [side.label for side in found.sides]
-        by = [side.label for side, _ in points]
-        return dict(zip(names, colours(found.sides), strict=True)), by
-    return {"": style.COLOURS[0]}, [""] * len(points)
-
-
-def _sizes(runs: Sequence[Run]) -> tuple[list[float], dict[str, float]]:
-    """Areas by latent size; and the legend's, where it differs."""
-    latents = sorted({int(run.fields["model.latent_dim"]) for run in runs})
-    if len(latents) == 1:
-        return [45.0] * len(runs), {}
-    area = dict(zip(latents, np.linspace(18, 160, len(latents)).tolist(), strict=True))
-    sizes = [area[int(run.fields["model.latent_dim"])] for run in runs]
-    return sizes, {f"latent_dim = {latent}": area[latent] for latent in latents}
-
-
-def _iso_lines(axes: Axes) -> None:
-    """Lines of equal neg_elbo = kl + recon, each named where it leaves the frame."""
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    width, height = right - left, high - low
-    for total in MaxNLocator(11, steps=[1, 2, 5, 10]).tick_values(
-        left + low, right + high
-    ):
-        axes.plot([left, right], [total - left, total - right], **ISO)
-        at_the_side = total - right > low + 0.05 * height
-        x, y = (right, total - right) if at_the_side else (total - low, low)
-        if y < high - 0.03 * height and x > left + 0.15 * width:
-            axes.annotate(
-                f"{total:g}",
-                (x, y),
-                xytext=(-3, 0) if at_the_side else (0, 3),
-                textcoords="offset points",
-                color=GREY,
-                fontsize=8,
-                ha="right",
-                va="center" if at_the_side else "bottom",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
-            )
-    axes.set(xlim=(left, right), ylim=(low, high))
-
-
-def _against(axes: Axes, key: str, found: Comparison) -> None:
-    """One panel: the metric by a field; sides alike in all else share a line."""
-    ordered = sorted((side.values[key] for side in found.sides), key=rank)
-    values = list(dict.fromkeys(map(text, ordered)))
-    numbers = all(_number(side.values[key]) for side in found.sides)
-    lines: dict[str, list[Side]] = {}
-    for side in found.sides:
-        rest = [f"{short(k)} = {text(v)}" for k, v in side.values.items() if k != key]
-        lines.setdefault(", ".join(rest), []).append(side)
-    hues = _ordered(len(lines)) if 2 < len(lines) <= SHOWN else style.COLOURS
-    for at, (name, members) in enumerate(lines.items()):
-        colour = hues[at] if len(lines) <= SHOWN else GREY
-        middle = []
-        for side in members:
-            value = side.values[key]
+def _against(axes: Axes, key: str, lines: Lines, comparison: Comparison) -> None:
+    """One panel: the metric by a field."""
+    every = [each.values[key] for line in lines.values() for each in line]
+    values = list(dict.fromkeys(map(text, sorted(every, key=rank))))
+    numbers = all(map(is_number, every))
+    few = len(lines) <= SHOWN
+    hues = ordered(len(lines)) if 2 < len(lines) <= SHOWN else style.COLOURS
+    for at, (name, line) in enumerate(lines.items()):
+        colour = hues[at] if few else planes.GREY
+        means = []
+        for each in line:
+            value = each.values[key]
             x = float(value) if numbers else float(values.index(text(value)))
-            sample = side.column(found.metric)
+            sample = each.column(comparison.metric)
             axes.plot([x] * len(sample), sample, "o", color=colour, ms=3, alpha=0.5)
-            middle.append((x, float(sample.mean())))
-        kept = name if len(lines) <= SHOWN else None
-        axes.plot(*zip(*sorted(middle), strict=True), color=colour, label=kept or None)
+            means.append((x, float(sample.mean())))
+        axes.plot(*zip(*sorted(means), strict=True), color=colour, label=name)
     if not numbers:
         axes.set_xticks(range(len(values)), values)
         axes.margins(x=0.15)
     else:
-        positions = sorted(float(side.values[key]) for side in found.sides)
-        if positions[0] > 0 and positions[-1] >= 8 * positions[0]:
+        ticks = sorted(set(map(float, every)))
+        if ticks[0] > 0 and ticks[-1] >= 8 * ticks[0]:
             axes.set_xscale("log")
             axes.minorticks_off()
-        ticks = sorted(set(positions))
         if len(ticks) <= 8:
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xlabel(key)
-    if 1 < len(lines) <= SHOWN:
-        axes.legend(fontsize=8)
+    if few and len(lines) > 1:
+        axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
 
 
-def _roomy(values: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
-    room = 0.12 * (high - low) or 1.0
-    return max(0.0, low - room), high + room
+def active(comparison: Comparison) -> Plate | None:
+    """Active units of each setting, inside the latent dimensions that it has."""
+    key = f"{comparison.metric.partition('/')[0]}/active_units"
+    shown = [each for each in _foremost(comparison, ROWS) if len(each.column(key))]
+    if not shown:
+        return None
+    figure = style.figure(1.1 + 0.26 * len(shown))
+    axes = figure.subplots()
+    for row, each in enumerate(shown):
+        sizes = [int(run.fields["model.latent_dim"]) for run in each.runs]
+        units = each.column(key)
+        axes.barh(row, max(sizes), color="#dddddd", height=0.7)
+        axes.barh(row, units.mean(), color=style.COLOURS[0], height=0.7)
+        axes.plot(units, [row] * len(units), "o", color="black", ms=2.5)
+    axes.set_yticks(range(len(shown)), map(comparison.name, shown))
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.set(xlabel="latent dimensions; in blue the active ones")
+    axes.xaxis.set_major_locator(_whole())
+    n = sum(len(each.column(key)) for each in shown)
+    style.title(figure, f"Active units ({runs_words(n)})")
+    caption = (
+        "Latent dimensions (grey) and those in use (blue: the mean over runs; a dot a "
+        "run). A unit is active if Var_x(mu) > 0.01 (Burda et al. 2016)."
+    )
+    return Plate("active", figure, caption + KEY * comparison.lettered)
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _foremost(comparison: Comparison, count: int = SHOWN) -> list[Setting]:
+    """The best settings by the metric, kept in the order of their values."""
+    sign = metrics.metric(comparison.metric).sign
+    means = [sign * whole.mean for whole in comparison.summaries]
+    best = sorted(range(len(means)), key=lambda at: means[at])[:count]
+    return [comparison.settings[at] for at in sorted(best)]
 
 
 def _finite(history: Iterable[tuple[int, float]]) -> dict[int, float]:
     return {epoch: value for epoch, value in history if math.isfinite(value)}
 
 
-def _some(named: dict[str, Any]) -> list[tuple[str, Any]]:
-    """What a legend has room for: all, or some from the first to the last."""
-    items = list(named.items())
-    if len(items) <= SHOWN:
-        return items
-    return [items[round(at)] for at in np.linspace(0, len(items) - 1, SHOWN)]
-
-
 def _whole() -> MaxNLocator:
     return MaxNLocator(8, integer=True, steps=[1, 2, 5, 10])
-
-
-def _dot(colour: Any, area: float, name: str) -> Line2D:
-    return Line2D(
-        [], [], marker="o", ls="", color=colour, ms=math.sqrt(area), label=name
-    )
 
 
 def _part(metric: str) -> str:
     part, _, name = metric.rpartition("/")
     words = {"test": "Test", "val": "Validation", "train": "Training"}
     return f"{words.get(part, part)} {name}"
-
-
-def _axis(metric: str) -> str:
-    measured = metrics.metric(metric).unit
-    return f"{metric} ({measured})" if measured else metric
-
-
-def _runs(count: int) -> str:
-    return "run" if count == 1 else "runs"
 
 
 def unit(key: str) -> str:

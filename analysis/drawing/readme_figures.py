@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from analysis import compare
-from analysis.drawing import latent_plates, plots, style
-from analysis.drawing.style import Panel, mosaic
+from analysis.drawing import latent_plates, planes, plots, style
+from analysis.drawing.plates import Panel, Plate, mosaic
 from analysis.reading import latent
 from analysis.reading.latent import Posterior
 from analysis.reading.load import load_runs
@@ -29,16 +27,8 @@ from cvae.run.folder import RunFolder
 from cvae.samples import Run, generate_conditional_samples
 
 SAMPLES = 16  # of a digit
-SIDE = 8  # samples a side of a plain model's sheet
+SQUARE = 8  # rows and columns of a plain model's sheet
 IMAGES = 2  # test images of each digit that are reconstructed
-
-
-class Drawn(NamedTuple):
-    """A figure or a bare picture, its file without suffix, the words under it."""
-
-    name: str
-    figure: Figure | Picture
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -46,10 +36,10 @@ class Exhibit:
     """What is drawn together, and the specs and sweeps that it is drawn from."""
 
     needs: tuple[str, ...]
-    draw: Callable[[Needed], list[Drawn]]
+    draw: Callable[[Needed], list[Plate]]
 
 
-def digits(needed: Needed) -> list[Drawn]:
+def digits(needed: Needed) -> list[Plate]:
     run = needed.run("seed_notebook")
     images = [
         generate_conditional_samples(digit, SAMPLES, run, seed=0) for digit in range(10)
@@ -60,27 +50,27 @@ def digits(needed: Needed) -> list[Drawn]:
     )
     side = int(SAMPLES**0.5)
     singles = [
-        Drawn(f"digit_{digit}", grids.sheet([each], side, run.shape), "")
+        Plate(f"digit_{digit}", grids.sheet([each], side, run.shape), "")
         for digit, each in enumerate(images)
     ]
-    return [Drawn("digits", grids.sheet(images, SAMPLES, run.shape), caption), *singles]
+    return [Plate("digits", grids.sheet(images, SAMPLES, run.shape), caption), *singles]
 
 
-def manifolds(needed: Needed) -> list[Drawn]:
+def manifolds(needed: Needed) -> list[Plate]:
     drawn = []
     for name, kind in (("seed_notebook", "conditional"), ("plain_vae", "plain")):
         run = needed.run(name)
         posterior = latent.encode(run)
         plane = latent_plates.planes(run, posterior, [])[0]
-        points = latent_plates.means(run, posterior)
+        points = latent_plates.posterior_means(run, posterior)
         drawn += [
-            Drawn(f"manifold_{kind}", plane.figure, f"`{name}`. {plane.caption}"),
-            Drawn(f"posterior_{kind}", points.figure, f"`{name}`. {points.caption}"),
+            Plate(f"manifold_{kind}", plane.figure, f"`{name}`. {plane.caption}"),
+            Plate(f"posterior_{kind}", points.figure, f"`{name}`. {points.caption}"),
         ]
     return drawn
 
 
-def reconstructions(needed: Needed) -> list[Drawn]:
+def reconstructions(needed: Needed) -> list[Plate]:
     panels: list[Panel] = []
     for run in needed.firsts("latent_size"):
         if run.model.latent_dim > 20:
@@ -96,10 +86,10 @@ def reconstructions(needed: Needed) -> list[Drawn]:
         f"{IMAGES} test images of each digit and what the decoder makes of their "
         "posterior means, with the test neg_elbo of the run (seed 0)."
     )
-    return [Drawn("reconstructions", mosaic(panels, 1), caption)]
+    return [Plate("reconstructions", mosaic(panels, 1), caption)]
 
 
-def denoising(needed: Needed) -> list[Drawn]:
+def denoising(needed: Needed) -> list[Plate]:
     run = needed.run("denoising")
     posterior = latent.encode(run)
     places = shown(posterior)
@@ -114,27 +104,27 @@ def denoising(needed: Needed) -> list[Drawn]:
     caption = (
         f"The first {IMAGES} test images of each digit; the model sees the noisy row."
     )
-    return [Drawn("denoising", mosaic(panels, 1), caption)]
+    return [Plate("denoising", mosaic(panels, 1), caption)]
 
 
-def plain_samples(needed: Needed) -> list[Drawn]:
+def plain_samples(needed: Needed) -> list[Plate]:
     """Kingma & Welling 2014, Figure 5."""
     panels = []
     for run in needed.firsts("plain_latent"):
         noise = torch.randn(
-            SIDE**2, run.model.latent_dim, generator=torch.Generator().manual_seed(0)
+            SQUARE**2, run.model.latent_dim, generator=torch.Generator().manual_seed(0)
         )
-        images = grids.digits(run.model, noise, torch.zeros(SIDE**2).long())
+        images = grids.digits(run.model, noise, torch.zeros(SQUARE**2).long())
         name = f"{run.model.latent_dim} latent dim."
-        panels.append(Panel(name, grids.sheet([images], SIDE, run.shape)))
+        panels.append(Panel(name, grids.sheet([images], SQUARE, run.shape)))
     caption = (
-        f"{SIDE**2} samples of plain VAEs of growing latent size (seed 0); cf. Kingma "
-        "& Welling 2014, Figure 5."
+        f"{SQUARE**2} samples of plain VAEs of growing latent size (seed 0); cf. "
+        "Kingma & Welling 2014, Figure 5."
     )
-    return [Drawn("plain_samples", mosaic(panels, 4), caption)]
+    return [Plate("plain_samples", mosaic(panels, 4), caption)]
 
 
-def aevb_figure2(needed: Needed) -> list[Drawn]:
+def aevb_figure2(needed: Needed) -> list[Plate]:
     """Kingma & Welling 2014, Figure 2: the bound, higher is better, as they draw it."""
     sizes: dict[int, list[RunFolder]] = {}
     for swept, folder in needed.children("aevb_figure2"):
@@ -155,7 +145,7 @@ def aevb_figure2(needed: Needed) -> list[Drawn]:
     panels[0].set_ylabel("bound −neg_elbo, nats per image")
     drawn.supxlabel("training images seen", size=9)
     n = min(map(len, sizes.values()))
-    drawn.suptitle(f"Plain VAE, n = {n} seeds", x=0.01, ha="left", size=10)
+    style.title(drawn, f"Plain VAE, n = {n} seeds")
     lines, labels = panels[0].get_legend_handles_labels()
     drawn.legend(lines, labels, loc="outside upper right", ncols=3, fontsize=8)
     caption = (
@@ -164,10 +154,10 @@ def aevb_figure2(needed: Needed) -> list[Drawn]:
         "training bound is the mean over an epoch in which the weights change, the "
         "held-out one is taken at its end."
     )
-    return [Drawn("aevb_figure2", drawn, caption)]
+    return [Plate("aevb_figure2", drawn, caption)]
 
 
-def beta(needed: Needed) -> list[Drawn]:
+def beta(needed: Needed) -> list[Plate]:
     members = {
         name: {folder.name for _, folder in needed.children(name)}
         for name in ("beta", "latent_beta")
@@ -177,11 +167,11 @@ def beta(needed: Needed) -> list[Drawn]:
     drawn = []
     for name, folders in members.items():
         rows = tuple(run for run in runs.rows if run.name in folders)
-        found = compare.compare(replace(runs, rows=rows)).found
-        parts = {"plane": plots.plane(found)}
+        comparison = compare.compare(replace(runs, rows=rows)).comparison
+        plates = {"plane": planes.rate_distortion(comparison)}
         if name == "beta":
-            parts["metrics"] = plots.swept(found)
-        drawn += [Drawn(f"{name}_{k}", *each) for k, each in parts.items() if each]
+            plates["metrics"] = plots.swept(comparison)
+        drawn += [replace(p, name=f"{name}_{key}") for key, p in plates.items() if p]
     return drawn
 
 

@@ -8,7 +8,9 @@ from analysis.reading.load import load_runs
 
 result = compare.compare(load_runs(experiment=sys.argv[1]), metric="test/kl")
 page = Path("reports") / "own" / "page.md"
-pictures = compare.draw(result, page.parent)
+plates = compare.draw(result)
 lines = [f"# The least information: {result.best.name}", *result.sentences]
-lines += [f"![{each.caption}]({each.name}.png)" for each in pictures]
+for plate in plates:
+    plate.save(page.parent)
+    lines.append(plate.markdown)
 page.write_text("\n\n".join(lines))

@@ -4,50 +4,58 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from analysis.reading.load import load_runs
 from analysis.reading.runs import Runs
-from cvae.errors import RunNotFound
+from cvae.errors import RunNotFound, guarded
 from cvae.run.folder import RUNS, sweeps
 
 FORMATS = ("png", "svg", "pdf")
+Options = dict[str, dict[str, Any]]
+OPTIONS: Options = {
+    "--experiment": {"help": "an MLflow experiment"},
+    "--sweep": {"help": "a sweep's name"},
+    "--last-sweep": {"action": "store_true", "help": "the sweep that was run last"},
+    "--run": {"help": "names, ids or folders of runs, with blanks between"},
+    "--filter": {"default": "", "help": "MLflow's filter string"},
+    "--by": {"default": "", "help": "fields that set the settings apart"},
+    "--against": {"default": "", "help": "the reference, such as 'beta=1'"},
+    "--metric": {"default": "test/neg_elbo", "help": "what to compare"},
+    "--source": {
+        "choices": ("auto", "store", "folders"),
+        "default": "auto",
+        "help": "where to read the runs; auto: the tracking store if there is one",
+    },
+    "--formats": {"default": "png", "help": "png, svg, pdf"},
+    "--out": {"type": Path, "help": "folder to write to"},
+    "--runs": {"type": Path, "default": RUNS, "help": "folder of runs"},
+}
+COMMON = {name: OPTIONS[name] for name in ("--out", "--runs")}
+CHOICE = OPTIONS  # the commands on chosen runs have them all
 
 
-def bare(name: str, text: str | None) -> argparse.ArgumentParser:
-    """The parser of a command here, without options."""
-    return argparse.ArgumentParser(
+def command(
+    name: str,
+    text: str | None,
+    options: Options,
+    act: Callable[[argparse.Namespace], None],
+    words: Sequence[str] | None,
+    *,
+    interrupted: str = "interrupted",
+) -> int:
+    """Read the command line and act on it; the exit code."""
+    parser = argparse.ArgumentParser(
         prog=f"python -m analysis.{name}",
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-
-
-def parser(name: str, text: str | None) -> argparse.ArgumentParser:
-    """The parser of a command on chosen runs."""
-    made = bare(name, text)
-    made.add_argument("--experiment", help="an MLflow experiment")
-    made.add_argument("--sweep", help="a sweep's name")
-    made.add_argument(
-        "--last-sweep", action="store_true", help="the sweep that was run last"
-    )
-    made.add_argument(
-        "--run", help="names, ids or folders of runs, with blanks between"
-    )
-    made.add_argument("--filter", default="", help="MLflow's filter string")
-    made.add_argument("--by", default="", help="fields that set the sides apart")
-    made.add_argument("--against", default="", help="reference, such as 'beta=1'")
-    made.add_argument("--metric", default="test/neg_elbo", help="what to compare")
-    made.add_argument("--formats", default="png", help="png, svg, pdf")
-    made.add_argument("--out", type=Path, help="folder to write to")
-    made.add_argument("--runs", type=Path, default=RUNS, help="folder of runs")
-    made.add_argument(
-        "--source",
-        choices=("auto", "store", "folders"),
-        default="auto",
-        help="where to read the runs; auto: the tracking store if there is one",
-    )
-    return made
+    for option, details in options.items():
+        parser.add_argument(option, **details)
+    asked = parser.parse_args(words)
+    return guarded(lambda: act(asked), interrupted=interrupted)
 
 
 def selected(options: argparse.Namespace) -> Runs:

@@ -19,8 +19,8 @@ def attach(
 ) -> str:
     """Files as artifacts of a sweep's parent run, in `folder`; says where, or why not.
 
-    With `always` files of runs without a sweep go somewhere, too: to the run itself if
-    it is one, else to a run of the experiment that holds nothing but such pages.
+    Files of one run go to the run itself. With `always` those of several runs without a
+    sweep go to a run of the experiment that holds nothing but such pages.
     """
     if runs.store is None and not has_store(runs.place):
         return "not in MLflow: there is no tracking store"
@@ -29,8 +29,11 @@ def attach(
     try:
         store = runs.store or Store(runs.place)
         home = _parent(runs, store) if runs.sweep else None
-        if home is None and always:
-            home = _page(runs, store)
+        if home is None and len(runs.rows) == 1:
+            home = runs.rows[0].run_id
+        elif home is None and always:
+            place = store.experiments().get(runs.experiment)
+            home = store.page(place, "report") if place else None
         if home is None:
             return f"not in MLflow: {_why(runs)}"
         for file in files:
@@ -50,13 +53,6 @@ def _parent(runs: Runs, store: Store) -> str | None:
     for parent in store.search(places, query):
         return parent.run_id
     return None
-
-
-def _page(runs: Runs, store: Store) -> str | None:
-    if len(runs.rows) == 1:
-        return runs.rows[0].run_id or None
-    place = store.experiments().get(runs.experiment)
-    return store.page(place, "report") if place else None
 
 
 def _why(runs: Runs) -> str:

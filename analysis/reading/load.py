@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from analysis.reading.runs import Run, Runs
+from analysis.reading.runs import RunRow, Runs
 from analysis.reading.sources import from_folders, from_store
 from cvae.errors import RunNotFound
 from cvae.run.folder import RUNS, has_store, sweeps
@@ -46,7 +46,7 @@ def load_runs(
     if sweep and not NAME.fullmatch(sweep):
         raise RunNotFound(f"no sweep {sweep[:80]!r}; {_sweeps(runs)}")
     store: Store | None = None
-    found: list[Run] = []
+    found: list[RunRow] = []
     unreadable: dict[str, str] = {}
     if source == "store" or (source == "auto" and has_store(runs)):
         store, found = from_store(runs, experiment, sweep, filter)
@@ -64,8 +64,8 @@ def load_runs(
     return Runs(name, rows, unreadable, sweep or "", experiment or "", runs, store)
 
 
-def _chosen(found: list[Run], ids: Sequence[str]) -> list[Run]:
-    chosen: dict[str, Run] = {}
+def _chosen(found: list[RunRow], ids: Sequence[str]) -> list[RunRow]:
+    chosen: dict[str, RunRow] = {}
     for wanted in ids:
         name = Path(wanted).name
         fitting = [

@@ -19,8 +19,8 @@ DEFAULTS = flatten(Spec(name="default"))
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run: every dotted spec field, the last value of every metric.
+class RunRow:
+    """One run as a row: every dotted spec field, the last value of every metric.
 
     `folder` is None where the run's folder is not on this machine, `run_id` where the
     run was read from its folder and has not been published.
@@ -57,7 +57,7 @@ class Runs:
     """The runs that were asked for, oldest first, and where the rest of them is."""
 
     name: str
-    rows: tuple[Run, ...]
+    rows: tuple[RunRow, ...]
     unreadable: dict[str, str] = field(default_factory=dict)  # name → why
     sweep: str = ""
     experiment: str = ""
@@ -74,7 +74,7 @@ class Runs:
         ]
 
     @property
-    def finished(self) -> tuple[Run, ...]:
+    def finished(self) -> tuple[RunRow, ...]:
         return tuple(run for run in self.rows if run.status == "FINISHED")
 
     def table(self) -> list[dict[str, Any]]:
@@ -90,7 +90,7 @@ class Runs:
             for run in self.rows
         ]
 
-    def history(self, run: Run, key: str) -> list[tuple[int, float]]:
+    def history(self, run: RunRow, key: str) -> list[tuple[int, float]]:
         """(epoch, value) of a metric, from the run's folder if it is here.
 
         Raises:
@@ -107,7 +107,7 @@ class Runs:
 
         return self.store.history(run.run_id, key)
 
-    def file(self, run: Run, path: str) -> bytes | None:
+    def file(self, run: RunRow, path: str) -> bytes | None:
         """A file of the run's folder, or that artifact of it; None if it is missing."""
         if run.folder is not None:
             try:
@@ -120,7 +120,7 @@ class Runs:
         return self.store.artifact(run.run_id, path)
 
 
-def _keys(rows: Iterable[Run]) -> list[str]:
+def _keys(rows: Iterable[RunRow]) -> list[str]:
     return list(
         dict.fromkeys([*DEFAULTS, *(key for run in rows for key in run.fields)])
     )

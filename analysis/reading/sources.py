@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.reading.runs import DEFAULTS, Run
+from analysis.reading.runs import DEFAULTS, RunRow
 from cvae.run.folder import RunFolder, SweepFolder, folders
 from cvae.spec.fields import flatten
 
@@ -20,7 +20,7 @@ OVERFLOW = 1.79e308  # MLflow stores infinity as the largest double
 
 def from_store(
     runs: Path, experiment: str | None, sweep: str | None, query: str
-) -> tuple[Store, list[Run]]:
+) -> tuple[Store, list[RunRow]]:
     """The runs of the store that fit; neither parents of sweeps nor pages."""
     from cvae.tracking.store import Store
 
@@ -38,11 +38,11 @@ def from_store(
     ]
 
 
-def _stored_run(stored: Stored, folder: RunFolder | None) -> Run:
+def _stored_run(stored: Stored, folder: RunFolder | None) -> RunRow:
     known = {key: value for key, value in stored.params.items() if _is_field(key)}
     facts = {key: stored.params[key] for key in stored.params.keys() - known.keys()}
     fields = DEFAULTS | {key: _value(key, text) for key, text in known.items()}
-    return Run(
+    return RunRow(
         name=folder.name if folder else stored.name,
         id=stored.tags.get("cvae.id", ""),
         uid=stored.tags.get("cvae.uid", ""),
@@ -63,7 +63,7 @@ def _stored_run(stored: Stored, folder: RunFolder | None) -> Run:
 
 def from_folders(
     runs: Path, experiment: str | None, sweep: str | None, store: Store | None
-) -> tuple[list[Run], dict[str, str]]:
+) -> tuple[list[RunRow], dict[str, str]]:
     """The folders that fit and are not in the store; the unreadable with the reason."""
     listed = SweepFolder(runs / "sweeps" / sweep).info.get("runs", []) if sweep else []
     members = {entry["folder"] for entry in listed}
@@ -85,12 +85,12 @@ def from_folders(
     return found, unreadable
 
 
-def _folder_run(folder: RunFolder) -> Run:
+def _folder_run(folder: RunFolder) -> RunRow:
     info = folder.info
     fields = flatten(folder.spec())
     if info["status"] == "FINISHED" and not (folder.path / "records.jsonl").exists():
         raise ValueError("records.jsonl is missing")
-    return Run(
+    return RunRow(
         name=folder.name,
         id=info["id"],
         uid=info["uid"],

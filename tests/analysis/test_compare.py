@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from analysis import compare
 from analysis.comparing import settings, tables
+from analysis.drawing import plots
 from analysis.reading.load import load_runs
 from cvae.errors import RunNotFound
 from cvae.run.folder import RunFolder
@@ -39,21 +41,21 @@ def sweep(runs: Path, seeds: int, **fields: Any) -> dict[tuple[float, int], str]
     }
 
 
-def test_sides_are_the_settings_in_order_and_seeds_are_not_settings(
+def test_settings_are_in_order_and_seeds_are_not_settings(
     tmp_path: Path,
 ) -> None:
     sweep(tmp_path, 2)
-    found = compare.compare(load_runs(runs=tmp_path)).found
-    labels = [side.label for side in found.sides]
+    found = compare.compare(load_runs(runs=tmp_path)).comparison
+    labels = [each.label for each in found.settings]
     assert labels == ["beta = 0.5", "beta = 1", "beta = 4"]
-    assert [side.seeds for side in found.sides] == [2, 2, 2]
+    assert [each.seeds for each in found.settings] == [2, 2, 2]
 
 
 def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     sweep(tmp_path, 5)
     result = compare.compare(load_runs(runs=tmp_path))
-    found = result.found
-    assert found.best.label == found.against.label == "beta = 1"
+    found = result.comparison
+    assert found.best.label == found.reference.label == "beta = 1"
     assert [s.mean for s in found.summaries] == [102.0, 101.0, 122.0]
     near, none, far = found.differences
     assert none is None
@@ -61,14 +63,14 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     assert far is not None
     # 1, 0.5, 1, 0.5, 2 and 21, 20.5, 21, 20.5, 22
     assert near.pairs == far.pairs == 5
-    assert near.found.mean == pytest.approx(1.0)
-    assert near.found.sd == pytest.approx(math.sqrt(1.5 / 4))
-    assert far.found.mean == pytest.approx(21.0)
+    assert near.summary.mean == pytest.approx(1.0)
+    assert near.summary.sd == pytest.approx(math.sqrt(1.5 / 4))
+    assert far.summary.mean == pytest.approx(21.0)
     assert far.p == pytest.approx(2 / 252)
     assert far.adjusted == pytest.approx(4 / 252)
     assert near.adjusted == pytest.approx(near.p)
     assert 0.1 < near.p < 0.5  # the unpaired test does not see it
-    assert near.found.low > 0  # the pairs do
+    assert near.summary.low > 0  # the pairs do
     assert "beta = 4" in result.sentences[2]
     assert "21.00 ± 0.61 worse than the best (5 pairs by seed" in result.sentences[2]
     assert "adjusted p = 0.016" in result.sentences[2]
@@ -77,9 +79,9 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
 def test_under_five_seeds_there_is_no_p_value(tmp_path: Path) -> None:
     sweep(tmp_path, 4)
     result = compare.compare(load_runs(runs=tmp_path))
-    for each in result.found.differences:
+    for each in result.comparison.differences:
         assert each is None or math.isnan(each.p)
-    page = compare.markdown(result, [])
+    page = "\n".join(compare.page_parts(result, []))
     assert page.count("too few seeds") >= 4
     assert "adjusted p =" not in page
 
@@ -88,8 +90,8 @@ def test_the_reference_can_be_chosen(tmp_path: Path) -> None:
     sweep(tmp_path, 2)
     runs = load_runs(runs=tmp_path)
     for wanted in ("beta=4", "objective.beta = 4"):
-        found = compare.compare(runs, against=wanted).found
-        assert found.against.label == "beta = 4"
+        found = compare.compare(runs, against=wanted).comparison
+        assert found.reference.label == "beta = 4"
         assert found.differences[2] is None
     with pytest.raises(RunNotFound, match=r"there is beta = 0.5; beta = 1"):
         compare.compare(runs, against="beta=3")
@@ -97,21 +99,128 @@ def test_the_reference_can_be_chosen(tmp_path: Path) -> None:
 
 def test_by_a_field_runs_are_paired_by_all_others(tmp_path: Path) -> None:
     sweep(tmp_path, 2)
-    for (beta, seed), _ in sweep(tmp_path, 2, model__latent_dim=8, name="b").items():
-        assert beta
-        assert seed in (0, 1)
+    assert len(sweep(tmp_path, 2, model__latent_dim=8, name="b")) == 3 * 2
     for folder in tmp_path.glob("b-*"):  # eight dimensions: exactly 3 nats better
         run = RunFolder(folder)
-        rewrite(run, "test/neg_elbo", str(run.metrics["test/neg_elbo"] - 3))
+        for key in ("test/neg_elbo", "val/neg_elbo"):
+            rewrite(run, key, str(run.metrics[key] - 3))
     result = compare.compare(load_runs(runs=tmp_path), by=["latent_dim"])
-    two, eight = result.found.sides
+    two, eight = result.comparison.settings
     assert (two.label, eight.label) == ("latent_dim = 2", "latent_dim = 8")
     assert two.pooled == ("objective.beta",)
-    difference = result.found.differences[0]
+    difference = result.comparison.differences[0]
     assert difference is not None
     assert difference.pairs == 6
-    assert (difference.found.mean, difference.found.sd) == (3.0, 0.0)
+    assert (difference.summary.mean, difference.summary.sd) == (3.0, 0.0)
     assert any("pools runs that differ in objective.beta" in n for n in result.notes)
+
+
+def test_runs_that_share_no_seed_are_compared_unpaired(tmp_path: Path) -> None:
+    for seed in range(6):
+        made_run(tmp_path, 100.0 + seed, training__seed=seed)
+        other: dict[str, Any] = {"training__seed": 10 + seed, "objective__beta": 4.0}
+        made_run(tmp_path, 130.0 + 2 * seed, **other)
+    comparison = compare.compare(load_runs(runs=tmp_path)).comparison
+    none, far = comparison.differences
+    assert none is None
+    assert far is not None
+    assert far.pairs == 0
+    assert far.summary.mean == pytest.approx(135.0 - 102.5)
+    assert far.summary.low < 32.5 < far.summary.high
+    assert far.p == pytest.approx(2 / 924)  # of all ways to split twelve in two
+    assert far.welch < 0.001
+
+
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_it_is_seeds_and_not_runs_that_make_a_test_possible(
+    seeds: int, tmp_path: Path
+) -> None:
+    sweep(tmp_path, seeds)
+    sweep(tmp_path, seeds, model__latent_dim=8, name="b")
+    result = compare.compare(load_runs(runs=tmp_path), by=["latent_dim"])
+    (each,) = [each for each in result.comparison.differences if each]
+    assert each.pairs == 3 * seeds >= 5
+    assert math.isnan(each.p) == (seeds < 5)
+    assert math.isnan(each.welch)  # runs that were pooled are only ever paired
+
+
+def test_the_best_is_chosen_on_validation_and_reported_on_test(tmp_path: Path) -> None:
+    lucky = made_run(tmp_path, 100.0)
+    sound = made_run(tmp_path, 101.0, objective__beta=2.0)
+    rewrite(lucky, "val/neg_elbo", "103.0")
+    result = compare.compare(load_runs(runs=tmp_path))
+    assert result.best.name == sound.name
+    assert result.sentences[0].startswith("beta = 2: 101.00")
+    assert any("chosen on val/neg_elbo, reported on test" in n for n in result.notes)
+
+
+def mixed_runs(runs: Path) -> None:
+    """Eight settings of which some differ in one field and others in up to four."""
+    changes: list[dict[str, Any]] = [
+        {},
+        {"model__latent_dim": 8},
+        {"model__latent_dim": 20, "objective__beta": 4.0},
+        {"training__batch_size": 64, "training__learning_rate": 0.001},
+        {"model__conditional": False, "training__epochs": 9},
+        {"model__prior": "learned", "model__hidden": [512, 512, 256, 128]},
+        {"training__epochs": 30, "objective__warmup_epochs": 4},
+        {"objective__beta": 2.0},
+    ]
+    for at, fields in enumerate(changes):
+        count = fields.pop("training__epochs", 3)
+        made_run(runs, 100.0 + 5 * at, kl=5.0 + at, epochs=count, **fields)
+
+
+def test_settings_with_long_labels_are_letters_with_a_key(tmp_path: Path) -> None:
+    mixed_runs(tmp_path)
+    result = compare.compare(load_runs(runs=tmp_path))
+    names = [result.comparison.name(each) for each in result.comparison.settings]
+    assert names == list("ABCDEFGH")
+    rows = tables.settings(result.comparison)
+    assert [row["setting"] for row in rows] == names
+    page = "\n".join([*result.sentences, *compare.page_parts(result, [])])
+    assert "(latent_dim = 20, beta = 4): 110.00" in page
+    assert "they differ in 2 fields: no single cause" in page
+    assert "no single cause" not in next(s for s in result.sentences if "= 8)" in s)
+
+
+def test_nothing_of_a_mixed_comparison_is_drawn_over_a_panel(tmp_path: Path) -> None:
+    mixed_runs(tmp_path)
+    sweep(tmp_path, 1, name="b", model__latent_dim=8)
+    for plate in compare.draw(compare.compare(load_runs(runs=tmp_path))):
+        plate.save(tmp_path)  # draws it; matplotlib's warnings are errors here
+        assert isinstance(plate.figure, Figure)
+        legends = [*plate.figure.legends]
+        legends += [legend for a in plate.figure.axes if (legend := a.get_legend())]
+        panels = [axes.get_window_extent() for axes in plate.figure.axes]
+        for legend in legends:
+            box = legend.get_window_extent()
+            assert not any(box.padded(-2).overlaps(panel) for panel in panels)
+            assert box.x1 <= plate.figure.bbox.x1
+
+
+def test_a_swept_panel_joins_only_what_differs_in_nothing_else(tmp_path: Path) -> None:
+    mixed_runs(tmp_path)
+    plate = plots.swept(compare.compare(load_runs(runs=tmp_path)).comparison)
+    assert plate is not None
+    assert isinstance(plate.figure, Figure)
+    fields = {axes.get_xlabel() for axes in plate.figure.axes}
+    assert fields == {"model.latent_dim", "objective.beta"}
+    assert "n = 3 runs" in plate.figure.get_suptitle()
+
+
+def test_the_best_bound_that_is_not_the_best_control_is_warned_of(
+    tmp_path: Path,
+) -> None:
+    for beta, fidelity in ((1.0, "0.351"), (4.0, "0.764")):
+        folder = made_run(tmp_path, 100.0 + beta, objective__beta=beta)
+        rewrite(folder, "test/label_fidelity", fidelity)
+    result = compare.compare(load_runs(runs=tmp_path))
+    warned = "\n".join(result.notes)
+    assert "the best test/neg_elbo is not the best control" in warned
+    assert "35.1 %, that of beta = 4 76.4 %" in warned
+    assert "only 35.1 % of the best setting's samples" in warned
+    assert "control" in {plate.name for plate in compare.draw(result)}
 
 
 def test_a_field_that_is_unknown_or_the_same_everywhere_is_said(tmp_path: Path) -> None:
@@ -128,7 +237,7 @@ def test_the_same_spec_run_twice_is_one_observation(tmp_path: Path) -> None:
     again = made_run(tmp_path, 90.0, objective__beta=1.0)
     assert again.name.endswith("-2")
     result = compare.compare(load_runs(runs=tmp_path))
-    assert [whole.n for whole in result.found.summaries] == [1, 1, 1]
+    assert [whole.n for whole in result.comparison.summaries] == [1, 1, 1]
     assert result.best.name == again.name
     assert any("repeated" in note for note in result.notes)
 
@@ -140,7 +249,7 @@ def test_other_pixels_and_other_data_are_left_out_by_name(tmp_path: Path) -> Non
         tmp_path, 50.0, name="o", info={"data": {"digest": "f" * 32}}, data__root="o"
     )
     result = compare.compare(load_runs(runs=tmp_path))
-    assert result.found.best.label == "beta = 1"
+    assert result.comparison.best.label == "beta = 1"
     (note,) = [note for note in result.notes if "other" in note]
     assert binary.name in note
     assert other.name in note
@@ -152,9 +261,9 @@ def test_numbers_that_are_none_are_named_and_not_averaged(tmp_path: Path) -> Non
     broken = RunFolder(tmp_path / names[(1.0, 2)])
     rewrite(broken, "test/neg_elbo", "NaN")
     result = compare.compare(load_runs(runs=tmp_path))
-    assert result.found.summaries[1].mean == pytest.approx((99.0 + 100.5) / 2)
+    assert result.comparison.summaries[1].mean == pytest.approx((99.0 + 100.5) / 2)
     assert any(f"{broken.name} (nan)" in note for note in result.notes)
-    assert "| nan |" in compare.markdown(result, [])
+    assert "| nan |" in "\n".join(compare.page_parts(result, []))
 
 
 def test_accuracy_is_better_when_higher(tmp_path: Path) -> None:
@@ -162,7 +271,7 @@ def test_accuracy_is_better_when_higher(tmp_path: Path) -> None:
         folder = made_run(tmp_path, 100.0, objective__beta=1.0 + seed)
         rewrite(folder, "test/label_accuracy_is10", str(accuracy))
     found = compare.compare(load_runs(runs=tmp_path), metric="test/label_accuracy_is10")
-    assert found.found.best.label == "beta = 2"
+    assert found.comparison.best.label == "beta = 2"
     assert "0.0500 worse" in found.sentences[1]
 
 

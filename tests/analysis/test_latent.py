@@ -14,7 +14,7 @@ from analysis.reading import latent
 from analysis.reading.latent import Array, Posterior
 from cvae import mnist
 from cvae.priors import gaussian_kl_per_dim
-from tests.conftest import linear, made_run
+from tests.conftest import linear, untrained_run
 
 
 def posterior(mu: Array, sigma: Array | float = 0.1) -> Posterior:
@@ -142,7 +142,7 @@ def test_the_prior_itself_leaves_no_gap_and_far_means_are_inside_the_grid() -> N
 
 
 def test_a_posterior_is_that_of_the_encoder(tmp_path: Path) -> None:
-    run = made_run(tmp_path, model__latent_dim=3)
+    run = untrained_run(tmp_path, model__latent_dim=3)
     found = latent.encode(run)
     test = mnist.load_mnist(tmp_path / "data").test
     mu, logvar = run.model.encode(test.images / 255, test.labels)
@@ -154,7 +154,7 @@ def test_a_posterior_is_that_of_the_encoder(tmp_path: Path) -> None:
 
 
 def test_a_learned_prior_is_taken_out(tmp_path: Path) -> None:
-    run = made_run(tmp_path, model__prior="learned")
+    run = untrained_run(tmp_path, model__prior="learned")
     assert run.model.prior_table is not None
     with torch.no_grad():  # an encoder that answers with the prior of the label
         for layer in (0, 2, 4):
@@ -169,8 +169,23 @@ def test_a_learned_prior_is_taken_out(tmp_path: Path) -> None:
     assert found.kl == pytest.approx(0, abs=1e-6)
 
 
+def test_a_learned_priors_scale_is_taken_out_of_mean_and_width(tmp_path: Path) -> None:
+    run = untrained_run(tmp_path, model__prior="learned", model__hidden=[])
+    table = run.model.prior_table
+    assert table is not None
+    with torch.no_grad():  # q = N(5, 0.25), p = N(1, 4): u = N(2, 1/16)
+        layer = linear(run.model.encoder, 0)
+        layer.weight.zero_()
+        layer.bias.copy_(torch.tensor([5.0, 5.0, math.log(0.25), math.log(0.25)]))
+        table.copy_(torch.tensor([1.0, 1.0, math.log(4), math.log(4)]).expand(10, 4))
+    found = latent.encode(run)
+    assert found.mu == pytest.approx(2.0, abs=1e-5)
+    assert found.sigma == pytest.approx(0.25, abs=1e-5)
+    assert found.kl == pytest.approx(0.5 * (4 + 1 / 16 - 1 + math.log(16)), abs=1e-5)
+
+
 def test_an_encoder_that_is_not_finite_is_said(tmp_path: Path) -> None:
-    run = made_run(tmp_path)
+    run = untrained_run(tmp_path)
     with torch.no_grad():
         linear(run.model.encoder, 4).bias.fill_(torch.nan)
     with pytest.raises(ValueError, match="not finite"):

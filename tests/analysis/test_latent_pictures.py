@@ -13,20 +13,21 @@ from PIL import Image
 from scipy.special import expit
 from scipy.stats import norm
 
-from analysis.drawing import latent_pictures, style
-from analysis.drawing.style import Panel
+from analysis.drawing import latent_pictures, plates, style
+from analysis.drawing.plates import Panel
 from analysis.reading import latent
+from analysis.reading.arguments import FORMATS
 from analysis.reading.latent import Posterior
 from cvae.grids import GAP, Picture
 from cvae.samples import Run
-from tests.conftest import linear, made_run
+from tests.conftest import linear, untrained_run
 
 STEP = 28 + GAP
 
 
 def linear_run(root: Path, *, size: int = 2, conditional: bool = True) -> Run:
     """Pixel k of the decoder is sigmoid(z_k), and pixel 100 + y of digit y is lit."""
-    run = made_run(
+    run = untrained_run(
         root, model__latent_dim=size, model__hidden=[], model__conditional=conditional
     )
     layer = linear(run.model.decoder, 0)
@@ -87,7 +88,7 @@ def test_one_dimension_is_a_strip(tmp_path: Path) -> None:
 
 
 def test_a_learned_prior_lays_its_plane_around_its_own_mean(tmp_path: Path) -> None:
-    run = made_run(tmp_path, model__prior="learned", model__hidden=[])
+    run = untrained_run(tmp_path, model__prior="learned", model__hidden=[])
     assert run.model.prior_table is not None
     layer = linear(run.model.decoder, 0)
     with torch.no_grad():
@@ -244,8 +245,8 @@ def test_every_pixel_of_a_mosaic_is_a_square_of_whole_dots() -> None:
     panels = [
         Panel("", random.integers(0, 256, (70, 110), dtype=np.uint8)) for _ in range(5)
     ]
-    seen = dots(style.mosaic(panels, columns=2))
-    scale = style.SHARP // 220
+    seen = dots(plates.mosaic(panels, columns=2))
+    scale = plates.SHARP // 220
     high, wide = 70 * scale, 110 * scale
     over = (seen.shape[0] - 3 * high) // 3  # title and space; the last has no space
     for place, (_, picture) in enumerate(panels):
@@ -261,7 +262,7 @@ def test_every_pixel_of_a_mosaic_is_a_square_of_whole_dots() -> None:
 def test_the_titles_of_a_mosaic_are_whole() -> None:
     picture = np.zeros((28, 280), np.uint8)
     titled = [Panel(f"seed-notebook, digit {k}", picture) for k in range(3)]
-    assert not cut_off(style.mosaic(titled, columns=1))
+    assert not cut_off(plates.mosaic(titled, columns=1))
 
 
 def test_the_same_figure_gives_the_same_bytes_and_text_stays_text(
@@ -272,7 +273,7 @@ def test_the_same_figure_gives_the_same_bytes_and_text_stays_text(
         drawn = latent_pictures.scatter(
             found.mu, found.labels, ["z1", "z2"], "Who is where"
         )
-        return style.save(drawn, folder / "scatter", style.FORMATS)
+        return plates.save(drawn, folder / "scatter", FORMATS)
 
     one, two = draw(tmp_path / "one"), draw(tmp_path / "two")
     assert [path.suffix for path in one] == [".png", ".svg", ".pdf"]
@@ -284,11 +285,11 @@ def test_the_same_figure_gives_the_same_bytes_and_text_stays_text(
 def test_a_grey_figure_is_saved_in_grey_and_a_coloured_one_in_colour(
     tmp_path: Path,
 ) -> None:
-    grey = style.mosaic([Panel("grey", np.full((9, 9), 77, np.uint8))], 1)
+    grey = plates.mosaic([Panel("grey", np.full((9, 9), 77, np.uint8))], 1)
     found = some()
     coloured = latent_pictures.scatter(found.mu, found.labels, ["z1", "z2"], "coloured")
     for drawn, mode in ((grey, "L"), (coloured, "RGB")):
-        (path,) = style.save(drawn, tmp_path / mode)
+        (path,) = plates.save(drawn, tmp_path / mode)
         with Image.open(path) as image:
             assert image.mode == mode
             if mode == "L":

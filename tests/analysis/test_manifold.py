@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from analysis import manifold
-from analysis.drawing import style
+from analysis.drawing import plates
+from analysis.drawing.latent_plates import draw_latent
 from analysis.reading import latent
 from cvae.run import runner
 from tests import children
-from tests.conftest import data_set, made_run, spec, write
+from tests.conftest import data_set, spec, untrained_run, write
 from tests.test_commands import make
 
 
@@ -40,11 +41,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def drawn(root: Path, *, scale: float = 1.0, **dotted: Any) -> tuple[set[str], str]:
     """The names of the figures of an untrained run, and its page."""
-    run = made_run(root, scale=scale, model__hidden=[16], **dotted)
+    run = untrained_run(root, scale=scale, model__hidden=[16], **dotted)
     posterior = latent.encode(run)
     digit = 3 if run.model.classes else None
-    shown = manifold.figures(run, posterior, digit=digit, ellipses=True)
-    page = manifold.write_page(run, posterior, shown, root)
+    shown = draw_latent(run, posterior, digit=digit, ellipses=True)
+    page = manifold.write_latent(run, posterior, shown, root)
     return {each.name for each in shown}, page.read_text()
 
 
@@ -94,8 +95,8 @@ def test_a_learned_prior_says_what_the_axes_mean(tmp_path: Path) -> None:
 def test_what_is_written_is_whole_and_twice_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(style, "SHARP", 600)  # small pictures are drawn faster
-    run = made_run(tmp_path, model__hidden=[16], model__conditional=False)
+    monkeypatch.setattr(plates, "SHARP", 600)  # small pictures are drawn faster
+    run = untrained_run(tmp_path, model__hidden=[16], model__conditional=False)
     one, two = (manifold.manifold(run, tmp_path / name) for name in ("one", "two"))
     for first, second in zip(one, two, strict=True):
         assert first.read_bytes() == second.read_bytes(), first.name
@@ -105,7 +106,7 @@ def test_what_is_written_is_whole_and_twice_the_same(
 
 
 def test_the_page_gives_the_numbers(tmp_path: Path) -> None:
-    run = made_run(tmp_path, model__hidden=[16])
+    run = untrained_run(tmp_path, model__hidden=[16])
     posterior = latent.encode(run)
     _, page = drawn(tmp_path)
     found = 100 * latent.neighbour_accuracy(posterior.mu, posterior.labels)
@@ -117,7 +118,7 @@ def test_the_page_gives_the_numbers(tmp_path: Path) -> None:
 
 
 def test_the_tables_hold_every_posterior_and_dimension(tmp_path: Path) -> None:
-    run = made_run(tmp_path, model__hidden=[16], model__latent_dim=3)
+    run = untrained_run(tmp_path, model__hidden=[16], model__latent_dim=3)
     posterior = latent.encode(run)
     files = manifold.write_tables(posterior, tmp_path)
     rows, dimensions = (

@@ -178,6 +178,7 @@ def test_reports_are_attached_where_their_runs_are(
     again = load_runs(experiment=experiment, runs=published)
     assert [run.uid for run in again.rows] == [run.uid for run in every.rows]
     assert "only a sweep" in attach.attach(every, [page], "compare")
+    assert f"run {one.rows[0].run_id}" in attach.attach(one, [page], "compare")
 
 
 def test_a_store_that_is_away_loses_no_report(published: Path, tmp_path: Path) -> None:

@@ -1,0 +1,127 @@
+"""A comparison in words: one sentence a setting, and what to be careful about."""
+
+from __future__ import annotations
+
+import math
+
+from analysis.comparing import settings, tables
+from analysis.comparing.settings import Comparison, Difference, Setting
+from analysis.comparing.significance import ENOUGH
+from cvae import metrics
+
+FIDELITY, TRUSTED = "test/label_fidelity", 0.95  # of prior samples; less is warned of
+
+METHOD = (
+    "n counts runs; ± is their sample standard deviation. Intervals are 95 % t "
+    "intervals of the mean, of paired differences or of unpaired ones (Welch): they "
+    "hold the true mean in 95 % of simulated samples at n = 3, 5 and 10. Differences "
+    "are of runs paired by seed where the seeds agree. p is of a permutation test of "
+    "the means, exact where it can be, adjusted for all settings (Benjamini and "
+    "Hochberg). The best setting is chosen on the validation images where every run "
+    "has that figure; if it is chosen on the same figure as is reported, differences "
+    "to it look slightly large."
+)
+
+
+def verdicts(comparison: Comparison) -> list[str]:
+    """One a setting, the best first: how good it is, how far from the reference."""
+    metric, reference = comparison.metric, comparison.reference
+    unit = metrics.metric(metric).unit
+    lines: list[str] = []
+    for setting, whole, each in comparison.rows:
+        name = comparison.name(setting)
+        if comparison.lettered:
+            differs = settings.apart(setting, reference) if each else setting.values
+            name = f"{name} ({settings.label(differs)})"
+        amount = f"{metrics.mean_sd(setting.column(metric).tolist(), metric)} {unit}"
+        n = "one run" if whole.n == 1 else f"n = {whole.n}"
+        head = f"{name}: {amount.strip()} ({n})"
+        is_best = setting is comparison.best
+        if is_best and len(comparison.settings) > 1:
+            head += ", the best"
+        distance = _distance(each, setting, comparison) if each else ""
+        lines.insert(0 if is_best else len(lines), f"{head}{distance}.")
+    if (more := len(lines) - tables.LONGEST) > 0:
+        lines[tables.LONGEST :] = [f"{more} more settings are in statistics.csv."]
+    return lines
+
+
+def _distance(each: Difference, setting: Setting, comparison: Comparison) -> str:
+    """`; 1.00 ± 0.61 worse than the best (5 pairs by seed, …)`."""
+    metric, reference, summary = (
+        comparison.metric,
+        comparison.reference,
+        each.summary,
+    )
+    name = comparison.name(reference)
+    whom = "the best" if reference is comparison.best else name
+    amount = metrics.number(abs(summary.mean), metric)
+    if not math.isnan(summary.sd):
+        amount += f" ± {metrics.number(summary.sd, metric)}"
+    worse = metrics.metric(metric).sign * summary.mean > 0
+    verdict = f"{amount} {'worse' if worse else 'better'} than {whom}"
+    if summary.mean == 0:
+        verdict = f"the same as {whom}"
+    details = []
+    if (fields := len(settings.apart(setting, reference))) > 1:
+        details.append(f"they differ in {fields} fields: no single cause")
+    if each.pairs:
+        what = "run" if setting.pooled or reference.pooled else "seed"
+        pairs = "pair" if each.pairs == 1 else "pairs"
+        details.append(f"{each.pairs} {pairs} by {what}")
+    if not math.isnan(summary.low):
+        low, high = tables.between(summary.low, summary.high, metric).split(" to ")
+        details.append(f"95 % interval {low} to {high}")
+    if math.isnan(each.p):
+        details.append(f"too few seeds for a test, which takes {ENOUGH}")
+    else:
+        p = tables.p_value(each.adjusted)
+        details.append(f"adjusted p {p if p[0] == '<' else f'= {p}'}")
+    return f"; {verdict} ({', '.join(details)})"
+
+
+def cautions(comparison: Comparison) -> list[str]:
+    every = comparison.settings
+    notes = []
+    if len(every) > 1:
+        chosen = comparison.chosen_on
+        where = "reported on test" if chosen != comparison.metric else "and reported"
+        notes.append(f"the best setting is chosen on {chosen}, {where}")
+    if pooled := sorted({key for setting in every for key in setting.pooled}):
+        notes.append(
+            f"each setting pools runs that differ in {', '.join(pooled)}: compare by "
+            "the paired differences, which hold these fixed, not by mean ± sd"
+        )
+    seeds = [setting.seeds for setting in every]
+    if len(seeds) > 1 and min(seeds) < ENOUGH:
+        few = sum(count < ENOUGH for count in seeds)
+        notes.append(
+            f"too few seeds: {few} of {len(seeds)} settings have under {ENOUGH}, and "
+            "no p-value"
+        )
+    return [*notes, *_control(comparison)]
+
+
+def _control(comparison: Comparison) -> list[str]:
+    """Warnings where the best setting's samples do not carry the asked label."""
+    known = [each for each in comparison.settings if len(each.column(FIDELITY))]
+    if comparison.best not in known:
+        return []
+
+    def fidelity(setting: Setting) -> float:
+        return float(setting.column(FIDELITY).mean())
+
+    notes, control = [], max(known, key=fidelity)
+    best = fidelity(comparison.best)
+    if fidelity(control) > best:
+        notes.append(
+            f"the best {comparison.metric} is not the best control: its {FIDELITY} is "
+            f"{100 * best:.1f} %, that of {comparison.name(control)} "
+            f"{100 * fidelity(control):.1f} %; METRIC={FIDELITY} compares by it"
+        )
+    if best < TRUSTED:
+        notes.append(
+            f"only {100 * best:.1f} % of the best setting's samples show the digit "
+            "that was asked for"
+        )
+    return notes

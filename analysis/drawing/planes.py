@@ -1,0 +1,203 @@
+"""Runs as points in a plane: rate and distortion, and the bound and its control."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from analysis.comparing.settings import Comparison, Setting, text
+from analysis.drawing import style
+from analysis.drawing.plates import Plate
+from analysis.reading.runs import RunRow
+from cvae import metrics
+
+SHOWN = 7  # settings told apart by colour
+GREY = "#767676"
+ISO: dict[str, Any] = {"color": "#cccccc", "lw": 0.8, "zorder": 0}
+
+
+def rate_distortion(comparison: Comparison) -> Plate | None:
+    """Rate against distortion on the test set (Alemi et al. 2018)."""
+    part = comparison.metric.partition("/")[0]
+    rate, distortion = f"{part}/kl", f"{part}/recon"
+    points = _points(comparison, rate, distortion)
+    if not points:
+        return None
+    figure, axes = _scatter(comparison, points, rate, distortion)
+    _iso_lines(axes)
+    axes.grid(False)
+    style.title(figure, f"Rate and distortion, {part} set ({runs_words(len(points))})")
+    caption = (
+        f"`{rate}` (rate) against `{distortion}` (distortion), a point a run. Along a "
+        "grey line their sum, neg_elbo, is the number at its end; lower left is better."
+    )
+    return Plate("plane", figure, caption)
+
+
+def control(comparison: Comparison) -> Plate | None:
+    """The bound against label fidelity, where runs have it: both have to be good."""
+    bound, fidelity = "test/neg_elbo", "test/label_fidelity"
+    points = _points(comparison, bound, fidelity)
+    if not points:
+        return None
+    figure, axes = _scatter(comparison, points, bound, fidelity, iso=False)
+    axes.set_ylim(top=min(1.02, axes.get_ylim()[1]))
+    style.title(figure, f"Bound and control ({runs_words(len(points))})")
+    caption = (
+        f"`{bound}` against `{fidelity}`, the share of prior samples that show the "
+        "digit asked for, a point a run: upper left is better. The best bound is not "
+        "always the best control."
+    )
+    return Plate("control", figure, caption)
+
+
+def _points(comparison: Comparison, *keys: str) -> list[tuple[Setting, RunRow]]:
+    """The runs that have all these metrics, small latent spaces last, so on top."""
+    points = [
+        (setting, run)
+        for setting in comparison.settings
+        for run in setting.runs
+        if all(math.isfinite(run.metrics.get(key, math.nan)) for key in keys)
+    ]
+    return sorted(points, key=lambda point: -point[1].fields["model.latent_dim"])
+
+
+def _scatter(
+    comparison: Comparison,
+    points: list[tuple[Setting, RunRow]],
+    across: str,
+    up: str,
+    *,
+    iso: bool = True,
+) -> tuple[Figure, Axes]:
+    """The points: colour by β or setting, area by latent size; legend beside them."""
+    runs = [run for _, run in points]
+    x = np.array([run.metrics[across] for run in runs])
+    y = np.array([run.metrics[up] for run in runs])
+    coloured, by = _hues(comparison, points)
+    sizes, sized = _sizes(runs)
+    figure = style.figure(4.4)
+    axes = figure.subplots()
+    colour = [coloured[hue] for hue in by]
+    axes.scatter(x, y, s=sizes, c=colour, alpha=0.8, lw=0.6, ec="white")
+    axes.set(xlim=_roomy(x), ylim=_roomy(y), xlabel=axis(across), ylabel=axis(up))
+    handles = [
+        *(_dot(colour, 36, name) for name, colour in _some(coloured) if name),
+        *(_dot(GREY, size, name) for name, size in _some(sized)),
+        *([Line2D([], [], label="equal neg_elbo", **ISO)] if iso else []),
+    ]
+    if handles:
+        figure.legend(handles=handles, loc="outside right upper", fontsize=8)
+    return figure, axes
+
+
+def colours(settings: Sequence[Setting]) -> list[Any]:
+    """One colour a setting: ordered ones where one number is what differs."""
+    values = [value for setting in settings for value in setting.values.values()]
+    if (
+        len(settings) > 2
+        and len(values) == len(settings)
+        and all(map(is_number, values))
+    ):
+        return ordered(len(settings))
+    return [style.COLOURS[at % len(style.COLOURS)] for at in range(len(settings))]
+
+
+def ordered(count: int) -> list[Any]:
+    scale = mpl.colormaps["viridis"]
+    return [scale(at) for at in np.linspace(0.0, 0.88, max(count, 2))[:count]]
+
+
+def _hues(
+    comparison: Comparison, points: list[tuple[Setting, RunRow]]
+) -> tuple[dict[str, Any], list[str]]:
+    """Colours by β where it differs, else by setting; and the colour's name of each."""
+    betas = sorted({float(run.fields["objective.beta"]) for _, run in points})
+    if len(betas) > 1:
+        names = [f"beta = {text(beta)}" for beta in betas]
+        by = [
+            f"beta = {text(float(run.fields['objective.beta']))}" for _, run in points
+        ]
+        return dict(zip(names, ordered(len(names)), strict=True)), by
+    if 1 < len(comparison.settings) <= SHOWN:
+        names = [comparison.name(each) for each in comparison.settings]
+        by = [comparison.name(setting) for setting, _ in points]
+        return dict(zip(names, colours(comparison.settings), strict=True)), by
+    return {"": style.COLOURS[0]}, [""] * len(points)
+
+
+def _sizes(runs: Sequence[RunRow]) -> tuple[list[float], dict[str, float]]:
+    """Areas by latent size; and the legend's, where it differs."""
+    latents = sorted({int(run.fields["model.latent_dim"]) for run in runs})
+    if len(latents) == 1:
+        return [45.0] * len(runs), {}
+    area = dict(zip(latents, np.linspace(18, 160, len(latents)).tolist(), strict=True))
+    sizes = [area[int(run.fields["model.latent_dim"])] for run in runs]
+    return sizes, {f"latent_dim = {latent}": area[latent] for latent in latents}
+
+
+def _iso_lines(axes: Axes) -> None:
+    """Lines of equal neg_elbo = kl + recon, each named where it leaves the frame."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    width, height = right - left, high - low
+    for total in MaxNLocator(11, steps=[1, 2, 5, 10]).tick_values(
+        left + low, right + high
+    ):
+        axes.plot([left, right], [total - left, total - right], **ISO)
+        at_the_right = total - right > low + 0.05 * height
+        x, y = (right, total - right) if at_the_right else (total - low, low)
+        if y < high - 0.03 * height and x > left + 0.15 * width:
+            axes.annotate(
+                f"{total:g}",
+                (x, y),
+                xytext=(-3, 0) if at_the_right else (0, 3),
+                textcoords="offset points",
+                color=GREY,
+                fontsize=8,
+                ha="right",
+                va="center" if at_the_right else "bottom",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+            )
+    axes.set(xlim=(left, right), ylim=(low, high))
+
+
+def _roomy(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    room = 0.12 * (high - low) or 1.0
+    return max(0.0, low - room), high + room
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _some(named: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What a legend has room for: all, or some from the first to the last."""
+    items = list(named.items())
+    if len(items) <= SHOWN:
+        return items
+    return [items[round(at)] for at in np.linspace(0, len(items) - 1, SHOWN)]
+
+
+def _dot(colour: Any, area: float, name: str) -> Line2D:
+    return Line2D(
+        [], [], marker="o", ls="", color=colour, ms=math.sqrt(area), label=name
+    )
+
+
+def runs_words(count: int) -> str:
+    return f"n = {count} {'run' if count == 1 else 'runs'}"
+
+
+def axis(metric: str) -> str:
+    measured = metrics.metric(metric).unit
+    return f"{metric} ({measured})" if measured else metric

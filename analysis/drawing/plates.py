@@ -1,0 +1,122 @@
+"""Plates: a figure with its name and caption, written to disk and shown on a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from analysis.drawing import style
+from cvae import grids
+from cvae.grids import Picture
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A figure, or a bare picture; its file without suffix; the words under it.
+
+    Without a caption a page may link to it but does not show it.
+    """
+
+    name: str
+    figure: Figure | Picture
+    caption: str = ""
+
+    @property
+    def markdown(self) -> str:
+        return f"![{self.name}]({self.name}.png)\n\n{self.caption}"
+
+    def save(self, folder: Path, formats: Iterable[str] = ("png",)) -> list[Path]:
+        """Write the plate into `folder`; the files. A bare picture is always a PNG."""
+        if isinstance(self.figure, Figure):
+            return save(self.figure, folder / self.name, formats)
+        path = folder / f"{self.name}.png"
+        grids.save_png(self.figure, path)
+        return [path]
+
+
+class Panel(NamedTuple):
+    """A grey picture (height, width) uint8 with the line that stands over it."""
+
+    title: str
+    picture: Picture
+
+
+INSET = 3.0  # points between the edge and a title
+SHARP = 1800  # dots: twice the column, so that pictures stay sharp on dense screens
+TITLE, APART = 15.0, 7.0  # points: the line over a panel, the space between two
+
+
+def mosaic(panels: Sequence[Panel], columns: int) -> Figure:
+    """Pictures in rows of `columns`; every pixel is a square of whole dots, no axes.
+
+    All columns are as wide as the widest picture, a row as high as its highest.
+    """
+    rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
+    columns = len(rows[0])
+    widest = max(panel.picture.shape[1] for panel in panels)
+    heights = [max(panel.picture.shape[0] for panel in row) for row in rows]
+    scale = max(1, SHARP // (columns * widest))
+    dpi = round(scale * columns * widest / style.WIDTH)
+    over, apart = round(TITLE * dpi / 72), round(APART * dpi / 72)
+    wide = columns * (scale * widest + apart) - apart
+    high = scale * sum(heights) + len(rows) * (over + apart) - apart
+    # a hundredth of a dot more, lest rounding costs a whole one
+    drawn = Figure(figsize=((wide + 0.01) / dpi, (high + 0.01) / dpi), dpi=dpi)
+    drawn.set_layout_engine("none")
+    top = high
+    for row, height in zip(rows, heights, strict=True):
+        top -= over
+        for column, (title, picture) in enumerate(row):
+            left = column * (scale * widest + apart)
+            tall, broad = scale * picture.shape[0], scale * picture.shape[1]
+            box = (left / wide, (top - tall) / high, broad / wide, tall / high)
+            axes = drawn.add_axes(box)
+            axes.set_axis_off()
+            place: dict[str, Any] = {
+                "xycoords": "axes fraction",
+                "textcoords": "offset points",
+            }
+            axes.annotate(title, (0, 1), (INSET, 4), **place, size=10)
+            # "none" and not "nearest": a vector file keeps the pixels as they are
+            colours = np.repeat(picture[..., None], 3, axis=2)
+            axes.imshow(colours, interpolation="none", aspect="auto")
+        top -= scale * height + apart
+    return drawn
+
+
+def save(figure: Figure, path: Path, formats: Iterable[str] = ("png",)) -> list[Path]:
+    """Write `path` with each format as its suffix; no date and no version in the bytes.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    undated: dict[str, dict[str, None]] = {
+        "svg": {"Date": None, "Creator": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
+    written = []
+    for kind in formats:
+        target = path.with_suffix(f".{kind}")
+        if kind == "png":
+            _save_png(figure, target)
+        else:
+            figure.savefig(target, metadata=undated[kind])
+        written.append(target)
+    return written
+
+
+def _save_png(figure: Figure, target: Path) -> None:
+    """A PNG without an alpha channel, in grey where nothing is coloured."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    dots = np.asarray(canvas.buffer_rgba())[..., :3]
+    grey = (dots == dots[..., :1]).all()
+    Image.fromarray(dots[..., 0] if grey else dots).save(target, format="PNG")
