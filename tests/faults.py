@@ -1,0 +1,139 @@
+"""Deliberate faults: does a test notice each of them?
+
+    python -m tests.faults            all of them, a line each
+    python -m tests.faults 3 17       these
+
+Each changes one piece of text in a copy of what is committed and runs the tests that
+ought to fail. The text is looked for in all of cvae and analysis, so that a file may
+move; a fault whose text is no longer there, once, is `stale` and wants mending.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests import children
+
+RECORDED = "tests/run/test_recorded.py -k not(make)"
+EVALUATE = "tests/test_evaluate.py"
+OBJECTIVE = "tests/test_objective.py"
+ENGINE = "tests/test_engine.py -k not(shipped)"
+MODEL = "tests/test_model.py"
+DRAWS = "tests/test_draws.py"
+DURABLE = "tests/run/test_durable.py"
+FOLDER = "tests/run/test_folder.py"
+CHECKPOINT = "tests/run/test_checkpoint.py"
+MNIST = "tests/test_mnist.py"
+FIELDS = "tests/spec/test_fields.py"
+DOCUMENT = "tests/spec/test_document.py"
+VARIANTS = "tests/spec/test_variants.py"
+SIGNIFICANCE = "tests/analysis/test_significance.py"
+COMPARE = "tests/analysis/test_compare.py"
+LATENT = "tests/analysis/test_latent.py"
+GRIDS = "tests/test_grids.py"
+NOTE = "tests/tracking/test_note.py"
+ARTIFACTS = "tests/tracking/test_artifacts.py"
+
+# old text, new text, the tests that ought to notice
+FAULTS: tuple[tuple[str, str, str], ...] = (
+    # what a run records
+    ("data.test, spec, beta=spec", "data.validation, spec, beta=spec", RECORDED),
+    ("data.validation, spec, beta=beta", "data.train, spec, beta=beta", RECORDED),
+    ("beta=beta,\n        samples=spec.", "beta=1.0,\n        samples=spec.", RECORDED),
+    ("posterior.argmax(1) ==", "posterior.argmin(1) ==", RECORDED),
+    ("= sum(seconds.values())", "= 0.0", RECORDED),
+    ("controls[-1].tolist()", "controls[0].tolist()", RECORDED),
+    ("data.train.images.float().mean(0)", "data.test.images.float().mean(0)", RECORDED),
+    ("BINARIZE_SEED = 20150901", "BINARIZE_SEED = 20150902", RECORDED),
+    ("SPLIT_SEED = 20140214", "SPLIT_SEED = 20140215", RECORDED),
+    ('f"{seed}/{name}"', 'f"{name}/{seed}"', RECORDED),
+    # model, objective, evaluation
+    ("bound = 1 / math.sqrt", "bound = 2 / math.sqrt", MODEL),
+    ("reversed(hidden)", "hidden", MODEL),
+    ("exp() - 1 - logvar", "exp() - 1 + logvar", OBJECTIVE),
+    ("torch.exp(0.5 * logvar), noise", "torch.exp(logvar), noise", OBJECTIVE),
+    ("logsumexp(values, 0) - math", "logsumexp(values, 0) + math", OBJECTIVE),
+    ("beta * step / warmup_steps", "beta * (step + 1) / warmup_steps", OBJECTIVE),
+    ("ACTIVE_VARIANCE = 0.01", "ACTIVE_VARIANCE = 0.1", EVALUATE),
+    ("var(0, correction=0)", "var(0, correction=1)", EVALUATE),
+    ("torch.full_like(y, label)", "y", EVALUATE),
+    # training
+    ("0.15 * total", "0.25 * total", ENGINE),
+    ('"adamw": 0.01', '"adamw": 0.0', ENGINE),
+    ("clip_grad_norm_(parameters, clip)", "clip_grad_norm_(parameters, 1)", ENGINE),
+    # data and spec
+    ("images > 127", "images > 128", MNIST),
+    ("u >= 1 - probability / 2", "u >= 1 - probability", MNIST),
+    ("labels >= CLASSES", "labels > CLASSES", MNIST),
+    ("hexdigest()[:8]", "hexdigest()[1:9]", FIELDS),
+    ("sort_keys=True, separators", "sort_keys=False, separators", FIELDS),
+    ("list(range(value))", "list(range(1, value + 1))", VARIANTS),
+    # files, locks, checkpoints
+    ("os.fsync(folder)", "os.stat(folder)", DURABLE),
+    ("os.fsync(file.fileno())\n            if", "if", DURABLE),
+    ('facts["device"] != here', 'facts["device"] == "tpu"', DURABLE),
+    ("if found != expected:", "if False:", CHECKPOINT),
+    ("age < SILENCE", "age > SILENCE", FOLDER),
+    ("file.truncate(whole)", "pass", FOLDER),
+    # samples and pictures
+    ("torch.randn(num_samples,", "torch.rand(num_samples,", DRAWS),
+    ("temperature * noise, labels", "temperature**2 * noise, labels", DRAWS),
+    (".repeat_interleave(columns)", ".repeat(columns)", GRIDS),
+    # tracking, analysis
+    ('"records.jsonl", "run.json", "git', '"run.json", "git', ARTIFACTS),
+    ("html.escape(text, quote=False)", "text", NOTE),
+    ("sample.std(ddof=1)", "sample.std(ddof=0)", SIGNIFICANCE),
+    ("equal_var=False", "equal_var=True", SIGNIFICANCE),
+)
+
+
+def place_of(root: Path, old: str) -> Path | None:
+    """The only file with the only occurrence of a text."""
+    files = [f for room in ("cvae", "analysis") for f in (root / room).rglob("*.py")]
+    counts = {file: file.read_text().count(old) for file in files}
+    places = [file for file, count in counts.items() if count]
+    return places[0] if sum(counts.values()) == 1 else None
+
+
+def verdicts(root: Path, numbers: list[int]) -> Iterator[tuple[int, str, str]]:
+    """(number, file, caught | SURVIVED | stale) of each fault."""
+    environment = children.environment(PYTHONPATH=str(root))
+    for number in numbers:
+        old, new, tests = FAULTS[number - 1]
+        file = place_of(root, old)
+        if file is None:
+            yield number, "?", "stale"
+            continue
+        whole = file.read_text()
+        file.write_text(whole.replace(old, new))
+        words = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests.split()]
+        done = children.python(*words, cwd=root, env=environment)
+        file.write_text(whole)
+        known = {0: "SURVIVED", 1: "caught"}
+        verdict = known.get(done.returncode, f"pytest ended with {done.returncode}")
+        yield number, str(file.relative_to(root)), verdict
+
+
+def main(words: list[str]) -> int:
+    numbers = [int(word) for word in words] or list(range(1, len(FAULTS) + 1))
+    survived = 0
+    with tempfile.TemporaryDirectory() as place:
+        archive = ["git", "archive", "--output", f"{place}/tar", "HEAD"]
+        assert children.run(archive).returncode == 0
+        assert children.run(["tar", "-xf", f"{place}/tar", "-C", place]).returncode == 0
+        began = time.monotonic()
+        for number, file, verdict in verdicts(Path(place), numbers):
+            old, new, _ = FAULTS[number - 1]
+            cells = [verdict, file, f"`{old}` → `{new}`".replace("\n", " ")]
+            print(f"| {number} | {' | '.join(cells)} |", flush=True)
+            survived += verdict != "caught"
+        print(f"\n{survived} not caught, {time.monotonic() - began:.0f} s")
+    return int(survived > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
