@@ -113,21 +113,18 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     from cvae.spec.document import load_spec, read_document, split_overrides
 
-    spec = load_spec(options.config, split_overrides(options.set))
+    changes = split_overrides(options.set)
+    spec = load_spec(options.config, changes)
     header = read_document(options.config).header
     # only now: torch takes seconds to import
     from cvae.run import recorder, runner
+    from cvae.run.folder import Origin
 
     clock = recorder.Clock(began=_BEGAN)
     clock.add("imports", time.perf_counter() - _BEGAN)
-    command = _again("experiment", options)
+    origin = Origin(header, _again("experiment", options), tuple(changes))
     folder = runner.run(
-        spec,
-        runs=options.runs,
-        offline=options.offline,
-        header=header,
-        command=command,
-        clock=clock,
+        spec, runs=options.runs, offline=options.offline, origin=origin, clock=clock
     )
     _report(folder, options.offline)
 
@@ -244,8 +241,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _sync(options: argparse.Namespace) -> None:
-    from cvae.run.folder import folders, sweeps
-    from cvae.samples import find_run
+    from cvae.run.find import find_run, folders, sweeps
     from cvae.tracking.publish import Tracker
 
     chosen = (
@@ -275,7 +271,7 @@ def _sync(options: argparse.Namespace) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from cvae.run.folder import folders
+    from cvae.run.find import folders
 
     for folder in folders(options.runs):
         records = folder.records()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import safetensors
 import safetensors.torch
@@ -15,7 +13,8 @@ from torch import Tensor
 from cvae import engine, grids, mnist
 from cvae.errors import RunNotFound
 from cvae.model import CVAE
-from cvae.run.folder import RUNS, RunFolder, folders
+from cvae.run.find import find_run
+from cvae.run.folder import RUNS, RunFolder
 from cvae.spec.fields import Spec
 
 
@@ -27,39 +26,6 @@ class Run:
     spec: Spec
     folder: RunFolder
     shape: tuple[int, int]  # rows, columns of one image
-
-
-def find_run(
-    run: str | os.PathLike[str] | None = None, *, runs: str | os.PathLike[str] = RUNS
-) -> RunFolder:
-    """The finished run meant by a name, id, folder or MLflow run id; newest if several.
-
-    Raises:
-        RunNotFound: none fits.
-    """
-    everything = folders(Path(runs))
-    finished = [folder for folder in everything if folder.status == "FINISHED"]
-    if run is None:
-        if not finished:
-            raise RunNotFound(
-                f"no finished run in {runs}/; make one with\n"
-                "  make experiment CONFIG=experiments/quickstart.yaml"
-            )
-        return max(finished, key=lambda folder: folder.info.get("ended", 0))
-    wanted = os.fspath(run)
-    fitting = [folder for folder in everything if _means(folder, wanted)]
-    done = [folder for folder in fitting if folder in finished]
-    if done:
-        return max(done, key=lambda folder: folder.info.get("ended", 0))
-    if fitting:
-        raise RunNotFound(
-            f"{fitting[-1].path} is {fitting[-1].status.lower()}, not finished; the "
-            "same make experiment command goes on with it"
-        )
-    known = ", ".join(folder.name for folder in finished[-5:]) or "none"
-    raise RunNotFound(
-        f"no run {wanted[:200]!r} in {runs}/; the latest finished: {known}"
-    )
 
 
 def load_run(
@@ -124,17 +90,3 @@ def generate_conditional_samples(
     noise = torch.randn(num_samples, found.model.latent_dim, generator=generator)
     labels = torch.full((num_samples,), int(digit))
     return grids.digits(found.model, temperature * noise, labels)
-
-
-def _means(folder: RunFolder, wanted: str) -> bool:
-    """Whether `wanted` is this run's folder, name, spec name, id or MLflow run id."""
-    if wanted in (folder.name, folder.info.get("id")):
-        return True
-    if re.fullmatch(re.escape(wanted) + r"-[0-9a-f]{8}(-\d+)?", folder.name):
-        return True
-    if re.fullmatch(r"[0-9a-f]{32}", wanted):
-        return bool(folder.published.get("run_id") == wanted)
-    try:
-        return Path(wanted).resolve() == folder.path.resolve()
-    except (OSError, ValueError):
-        return False

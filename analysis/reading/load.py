@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal
 from analysis.reading.runs import RunRow, Runs
 from analysis.reading.sources import from_folders, from_store
 from cvae.errors import RunNotFound
-from cvae.run.folder import RUNS, has_store, sweeps
+from cvae.run.find import sweeps
+from cvae.run.folder import RUNS, has_store
 from cvae.spec.fields import NAME
 
 if TYPE_CHECKING:

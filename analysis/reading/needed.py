@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cvae.errors import RunNotFound
-from cvae.run.folder import RunFolder, finished_run
+from cvae.run.find import finished_run
+from cvae.run.folder import RunFolder
 from cvae.samples import Run, load_run
 from cvae.spec.document import load_spec
 from cvae.spec.fields import Spec

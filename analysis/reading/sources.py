@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.reading.runs import DEFAULTS, RunRow
-from cvae.run.folder import RunFolder, SweepFolder, folders
+from cvae.run.find import folders
+from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.fields import flatten
 
 if TYPE_CHECKING:

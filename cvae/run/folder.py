@@ -11,30 +11,34 @@ figures/              grids as PNG
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import re
-import socket
-import threading
-import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
-from cvae.errors import Busy, Damaged
+from cvae.errors import Damaged
 from cvae.files import naming, write_atomic
+from cvae.run import lock
 from cvae.spec.document import parse, validate
 from cvae.spec.fields import Spec, flatten, nested
 
 Record = dict[str, Any]
 RUNS = Path("runs")
-PATIENCE = 1.0  # seconds; others look at a lock for a moment, and owners sign it late
-BEAT = 5.0  # seconds between a holder's signs of life
-SILENCE = 30.0  # seconds after which a holder on another machine counts as dead
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run comes from, as its `run.json` says it."""
+
+    header: str = ""  # the head comment of its YAML file
+    command: str = ""  # what to type to get the same again
+    changes: tuple[str, ...] = ()  # overrides of the file, `model.latent_dim=8`
+    sweep: Mapping[str, Any] = field(default_factory=dict)  # sweep, swept, label
 
 
 class Described:
@@ -143,144 +147,24 @@ class RunFolder(Described):
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process; freed by the kernel however the process ends.
-
-        The owner's name stands in the lock until it lets go: a name in a free lock is
-        that of a process that died.
+        """Hold the run for this process (see `lock.hold`).
 
         Raises:
             Busy: naming the process that holds it.
         """
-        with (self.path / "lock").open("a+") as file:
-            _claim(file)
-            with naming(self.path / "lock"):
-                file.truncate(0)
-                file.write(_sign())
-                file.flush()
+        with lock.hold(self.path / "lock"):
             for part in self.path.rglob(".*.part"):  # of those who died writing
                 part.unlink(missing_ok=True)
-            try:
-                with _signs_of_life(file):
-                    yield
-            finally:
-                file.truncate(0)
+            yield
 
     def held(self) -> bool:
-        """Whether a living process holds the lock."""
-        try:
-            with (self.path / "lock").open("r") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return _heard_of(file) is not None
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
+        """Whether a living process holds the run."""
+        return lock.held(self.path / "lock")
 
     @property
     def abandoned(self) -> bool:
         """Whether the last process at it died, whatever it had written until then."""
-        try:
-            signed = (self.path / "lock").stat().st_size > 0
-        except OSError:
-            return False
-        return signed and not self.held()
-
-
-def _claim(file: IO[str]) -> None:
-    """Take the lock, or say who has it."""
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError as error:
-            file.seek(0)
-            owner = file.read(200).strip()
-            if time.monotonic() > until:
-                folder = Path(file.name).parent
-                owner = owner or "another process"
-                raise Busy(f"{folder}: already being run by {owner}") from error
-        time.sleep(0.02)
-    if (age := _heard_of(file)) is not None:
-        file.seek(0)
-        raise Busy(
-            f"{Path(file.name).parent}: already being run by {file.read(200).strip()}, "
-            f"heard of {age:.0f} s ago; if it is dead, try again in {SILENCE:.0f} s"
-        )
-
-
-def _sign() -> str:
-    started = time.strftime("%Y-%m-%d %H:%M:%S")
-    return f"pid {os.getpid()} on {socket.gethostname()} since {started}\n"
-
-
-@contextlib.contextmanager
-def _signs_of_life(file: IO[str]) -> Iterator[None]:
-    """Touch the lock while it is held: locks do not reach across every file system."""
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(BEAT):
-            with contextlib.suppress(OSError):
-                os.utime(file.fileno())
-
-    thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def _heard_of(file: IO[str]) -> float | None:
-    """Seconds since the last sign of life of a holder on another machine, if recent."""
-    file.seek(0)
-    owner = re.match(r"pid \d+ on (\S+) ", file.read(200))
-    if owner is None or owner[1] == socket.gethostname():
-        return None
-    age = time.time() - os.fstat(file.fileno()).st_mtime
-    return age if age < SILENCE else None
-
-
-def folders(runs: Path) -> list[RunFolder]:
-    """Every run under `runs`, the most recently started last."""
-    found = [RunFolder(path.parent) for path in runs.glob("*/run.json")]
-    return sorted(
-        found, key=lambda folder: (folder.info.get("started", 0), folder.name)
-    )
-
-
-def folder_for(spec: Spec, runs: Path) -> RunFolder:
-    """The unfinished run of this spec, or the first free folder for a new one.
-
-    A finished run whose process died before it let go may be told nowhere yet: it is
-    gone on with, too.
-    """
-    made = _made(spec, runs)
-    if made and (made[-1].info.get("status") != "FINISHED" or made[-1].abandoned):
-        return made[-1]
-    stem = f"{spec.name}-{spec.id}"
-    return RunFolder(runs / (f"{stem}-{_number(made[-1]) + 1}" if made else stem))
-
-
-def finished_run(spec: Spec, runs: Path) -> RunFolder | None:
-    """The newest finished run of this spec."""
-    done = [f for f in _made(spec, runs) if f.info.get("status") == "FINISHED"]
-    return done[-1] if done else None
-
-
-def _made(spec: Spec, runs: Path) -> list[RunFolder]:
-    """The folders of this spec, `<name>-<id>` and its repetitions `-2`, `-3`, …"""
-    stem = re.compile(re.escape(f"{spec.name}-{spec.id}") + r"(-\d+)?")
-    found = runs.glob(f"{spec.name}-{spec.id}*")
-    made = [RunFolder(path) for path in found if stem.fullmatch(path.name)]
-    return sorted(made, key=_number)
-
-
-def _number(folder: RunFolder) -> int:
-    number = re.search(r"-[0-9a-f]{8}-(\d+)$", folder.name)
-    return int(number[1]) if number else 1
+        return lock.abandoned(self.path / "lock")
 
 
 class SweepFolder(Described):
@@ -299,13 +183,6 @@ class SweepFolder(Described):
         home = self.path.parent.parent
         found = [RunFolder(home / run["folder"]) for run in self.info.get("runs", [])]
         return [folder for folder in found if folder.info]
-
-
-def sweeps(runs: Path) -> list[SweepFolder]:
-    """Every sweep under `runs`, by name."""
-    return [
-        SweepFolder(path.parent) for path in sorted(runs.glob("sweeps/*/sweep.json"))
-    ]
 
 
 def tracking_uri(runs: Path) -> str:

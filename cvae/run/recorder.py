@@ -7,7 +7,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from cvae import engine, evaluate, files, grids, mnist
 from cvae.errors import Diverged
 from cvae.model import CVAE
 from cvae.run import provenance, state
-from cvae.run.folder import Record, RunFolder
+from cvae.run.folder import Origin, Record, RunFolder
 from cvae.run.state import State, stream
 from cvae.spec.fields import Spec
 
@@ -56,15 +56,9 @@ def introduce(
     spec: Spec,
     data: mnist.MNIST,
     now: State,
-    *,
-    header: str,
-    command: str,
-    part_of: Mapping[str, Any],
+    origin: Origin,
 ) -> None:
-    """Who runs what on what, into `run.json`; what a first start said is kept.
-
-    `part_of` is what a sweep adds to it.
-    """
+    """Who runs what on what, into `run.json`; what a first start said is kept."""
     facts: dict[str, Any] = {}
     if "facts" not in folder.info:
         git, diff = provenance.git_state()
@@ -73,8 +67,9 @@ def introduce(
         parameters = sum(weight.numel() for weight in now.model.parameters())
         facts = {
             "started": time.time(),
-            "header": header,
-            "command": command,
+            "header": origin.header,
+            "command": origin.command,
+            "changes": list(origin.changes),
             "git": git,
             "facts": {"parameters": parameters}
             | provenance.hardware(now.device)
@@ -94,7 +89,7 @@ def introduce(
         }
     host = socket.gethostname()
     facts |= {"status": "RUNNING", "reason": "", "pid": os.getpid(), "host": host}
-    folder.update(**facts, **part_of)
+    folder.update(**facts, **origin.sweep)
 
 
 def _data_name(spec: Spec, data: mnist.MNIST) -> str:

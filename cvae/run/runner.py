@@ -9,16 +9,17 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from cvae import engine, mnist
 from cvae.errors import Busy, TrackingError, UsageError, in_words
 from cvae.run import progress, recorder, state
-from cvae.run.folder import RunFolder, finished_run, folder_for, folders
+from cvae.run.find import finished_run, folder_for, folders
+from cvae.run.folder import Origin, RunFolder
 from cvae.run.progress import Progress
 from cvae.run.recorder import Clock
 from cvae.spec.fields import Spec
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cvae")
 Publish = Callable[..., None]
+NO_ORIGIN = Origin()
 LAST_WORDS = 3.0  # seconds that an interrupted run may take to tell the store
 
 
@@ -36,18 +38,16 @@ def run(
     *,
     runs: Path,
     offline: bool = False,
-    header: str = "",
-    command: str = "",
+    origin: Origin = NO_ORIGIN,
     clock: Clock | None = None,
     tracker: Tracker | None = None,
-    part_of: Mapping[str, Any] | None = None,
     show: Progress = progress.one_run,
 ) -> RunFolder:
     """Train, evaluate and publish one spec; go on where an unfinished run stopped.
 
     Args:
         tracker: a store already connected; none is looked for then.
-        part_of: what a sweep adds to `run.json`; a finished run is not repeated then.
+        origin: for `run.json`; a finished run of a sweep is not repeated.
         show: passes the epochs on and shows them on its way.
 
     Raises:
@@ -57,23 +57,15 @@ def run(
     device = pick_device(spec.training.device)
     with clock("data"):
         data = mnist.load_mnist(spec.data.root, **recorder.split_options(spec))
-    with claim(spec, runs, again=part_of is None) as folder:
+    with claim(spec, runs, again=not origin.sweep) as folder:
         if tracker is None and not offline:
             tracker = connect(runs, clock)
         now = state.assemble(spec, data, device)
-        recorder.introduce(
-            folder,
-            spec,
-            data,
-            now,
-            header=header,
-            command=command,
-            part_of=part_of or {},
-        )
+        recorder.introduce(folder, spec, data, now, origin)
         publish = _publisher(tracker, folder, clock)
         with _status(folder, publish):
             publish()
-            if part_of is None:
+            if not origin.sweep:
                 bury(runs, tracker)
             done = state.resume(folder, now)
             train = data.train.to(device)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from cvae.run.folder import Origin
 from cvae.spec.fields import Spec
 
 
@@ -16,11 +16,9 @@ class Job:
     number: int
     label: str
     spec: Spec
-    part_of: dict[str, Any]  # what the run's `run.json` says of its sweep
+    origin: Origin  # for the run's `run.json`
     runs: Path
     offline: bool
-    header: str
-    command: str
     threads: int
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
-from cvae.run.folder import finished_run
+from cvae.run.find import finished_run
 from cvae.spec.fields import Spec
 from cvae.sweep.job import Ended, Event, Job, Progressed, Said
 from cvae.sweep.table import parameters

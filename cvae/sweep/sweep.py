@@ -20,7 +20,8 @@ from cvae import mnist
 from cvae.errors import SweepIncomplete
 from cvae.files import write_atomic
 from cvae.run import recorder, runner
-from cvae.run.folder import SweepFolder, finished_run
+from cvae.run.find import finished_run
+from cvae.run.folder import Origin, SweepFolder
 from cvae.run.recorder import Clock
 from cvae.spec.variants import Plan
 from cvae.sweep import processes, progress, ray_cluster, table
@@ -160,15 +161,17 @@ def _jobs(
             number=number,
             label=variant.label,
             spec=variant.spec,
-            part_of={
-                "sweep": plan.name,
-                "swept": dict(variant.swept),
-                "label": variant.label,
-            },
+            origin=Origin(
+                plan.header,
+                command,
+                sweep={
+                    "sweep": plan.name,
+                    "swept": dict(variant.swept),
+                    "label": variant.label,
+                },
+            ),
             runs=runs,
             offline=offline,
-            header=plan.header,
-            command=command,
             threads=use.threads,
         )
 

@@ -10,7 +10,8 @@ import torch
 
 from cvae import engine
 from cvae.metrics import BOUND, mean_sd
-from cvae.run.folder import RunFolder, finished_run, folder_for
+from cvae.run.find import finished_run, folder_for
+from cvae.run.folder import RunFolder
 from cvae.spec.fields import Spec
 from cvae.spec.variants import SEEDS, Plan, Variant
 

@@ -16,7 +16,7 @@ import torch
 from cvae import engine
 from cvae.errors import Busy, Expected, TrackingError
 from cvae.run import runner
-from cvae.run.folder import finished_run
+from cvae.run.find import finished_run
 from cvae.run.recorder import Clock
 from cvae.sweep.job import Ended, Event, Job, Progressed, Said
 
@@ -54,10 +54,8 @@ def perform(job: Job, say: Callable[[Event], None]) -> Ended:
                 job.spec,
                 runs=job.runs,
                 offline=tracker is None,
-                header=job.header,
-                command=job.command,
+                origin=job.origin,
                 tracker=tracker,
-                part_of=job.part_of,
                 show=show,
             )
         except Busy as error:

@@ -20,7 +20,8 @@ from analysis.reading import latent, needed
 from analysis.reading.needed import SINGLE, SWEEPS, Needed
 from cvae import __main__, engine
 from cvae.errors import RunNotFound
-from cvae.run.folder import RunFolder, finished_run
+from cvae.run.find import finished_run
+from cvae.run.folder import RunFolder
 from cvae.spec.document import split_overrides
 from cvae.spec.fields import Spec, flatten, nested
 from cvae.tracking import note

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from cvae.errors import Busy, Damaged, SpecError
-from cvae.run.folder import SILENCE, RunFolder, folder_for, folders
+from cvae.run.find import folder_for, folders
+from cvae.run.folder import RunFolder
+from cvae.run.lock import SILENCE
 from tests import children
 from tests.conftest import spec
 
@@ -179,7 +181,7 @@ def test_a_holder_on_another_machine_counts_while_it_gives_signs_of_life(
 def test_a_holder_gives_signs_of_life(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cvae.run.folder.BEAT", 0.01)
+    monkeypatch.setattr("cvae.run.lock.BEAT", 0.01)
     with folder.lock():
         os.utime(folder.path / "lock", (1, 1))
         deadline = time.monotonic() + 20
@@ -192,7 +194,7 @@ def test_a_holder_gives_signs_of_life(
 def test_a_look_at_the_lock_keeps_nobody_from_taking_it(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cvae.run.folder.PATIENCE", 60)  # a late timer is no fault
+    monkeypatch.setattr("cvae.run.lock.PATIENCE", 60)  # a late timer is no fault
     for _ in range(2):
         with folder.lock():
             pass

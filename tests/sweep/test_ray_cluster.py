@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cvae.run.folder import folders
+from cvae.run.find import folders
 from cvae.spec.variants import read_plan
 from tests.children import Child, until
 from tests.conftest import data_set, write

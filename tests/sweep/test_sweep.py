@@ -13,7 +13,8 @@ import pytest
 from mlflow import MlflowClient
 
 from cvae.run import runner
-from cvae.run.folder import RunFolder, SweepFolder, folders
+from cvae.run.find import folders
+from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.variants import Plan, read_plan
 from cvae.sweep import table
 from tests.children import Child, Done, until

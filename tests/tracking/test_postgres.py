@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from cvae.run.folder import folders
+from cvae.run.find import folders
 from tests import children
 from tests.conftest import data_set, write
 from tests.sweep.test_sweep import spec_file

@@ -1,0 +1,200 @@
+"""Which run is meant: by spec, by name or id, by what it changes."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import re
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cvae.errors import RunNotFound
+from cvae.run.folder import RUNS, RunFolder, SweepFolder
+from cvae.spec.fields import Spec, flatten
+
+
+def folders(runs: Path) -> list[RunFolder]:
+    """Every run under `runs`, the most recently started last."""
+    every = [RunFolder(path.parent) for path in runs.glob("*/run.json")]
+    return sorted(every, key=lambda f: (f.info.get("started", 0), f.name))
+
+
+def sweeps(runs: Path) -> list[SweepFolder]:
+    """Every sweep under `runs`, by name."""
+    return [
+        SweepFolder(path.parent) for path in sorted(runs.glob("sweeps/*/sweep.json"))
+    ]
+
+
+def folder_for(spec: Spec, runs: Path) -> RunFolder:
+    """The unfinished run of this spec, or the first free folder for a new one.
+
+    A finished run whose process died before it let go of the lock may not be in the
+    tracking store yet: it counts as unfinished.
+    """
+    made = _made(spec, runs)
+    if made and (made[-1].info.get("status") != "FINISHED" or made[-1].abandoned):
+        return made[-1]
+    stem = f"{spec.name}-{spec.id}"
+    return RunFolder(runs / (f"{stem}-{_number(made[-1]) + 1}" if made else stem))
+
+
+def finished_run(spec: Spec, runs: Path) -> RunFolder | None:
+    """The newest finished run of this spec."""
+    done = [f for f in _made(spec, runs) if f.info.get("status") == "FINISHED"]
+    return done[-1] if done else None
+
+
+def _made(spec: Spec, runs: Path) -> list[RunFolder]:
+    """The folders of this spec, `<name>-<id>` and its repetitions `-2`, `-3`, …"""
+    stem = re.compile(re.escape(f"{spec.name}-{spec.id}") + r"(-\d+)?")
+    paths = runs.glob(f"{spec.name}-{spec.id}*")
+    made = [RunFolder(path) for path in paths if stem.fullmatch(path.name)]
+    return sorted(made, key=_number)
+
+
+def _number(folder: RunFolder) -> int:
+    number = re.search(r"-[0-9a-f]{8}-(\d+)$", folder.name)
+    return int(number[1]) if number else 1
+
+
+def display_name(folder: RunFolder) -> str:
+    """The run by what it changes: `quickstart latent_dim=8 seed=1`, `… #2` if repeated.
+
+    From the `--set` overrides and the sweep's variant in `run.json`; runs of earlier
+    versions have the overrides in their recorded command only.
+    """
+    info, changes = folder.info, dict[str, str]()
+    for change in info.get("changes", _changes_in(info.get("command", ""))):
+        key, _, value = change.partition("=")
+        changes[key] = value
+    changes |= {key: _plain(value) for key, value in info.get("swept", {}).items()}
+    words = [re.sub(r"-[0-9a-f]{8}(-\d+)?$", "", folder.name)]
+    words += [
+        f"{_short(key)}={value}"
+        for key, value in sorted(changes.items(), key=lambda change: _place(change[0]))
+        if key != "name" and not key.startswith(("tracking.", "sweep."))
+    ]
+    number = _number(folder)
+    return " ".join([*words, f"#{number}"] if number > 1 else words)
+
+
+def _changes_in(command: str) -> list[str]:
+    """The overrides in `make experiment CONFIG=… SET='a.b=1 c.d=2'`."""
+    from cvae.spec.document import split_overrides
+
+    try:
+        words = shlex.split(command)
+        return [
+            change
+            for word in words
+            if word.startswith("SET=")
+            for change in split_overrides(word.removeprefix("SET="))
+        ]
+    except ValueError:  # no command of ours
+        return []
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).replace(" ", "").lower() if value is not None else "null"
+
+
+@functools.cache
+def _keys() -> list[str]:
+    return list(flatten(Spec(name="any")))
+
+
+def _place(key: str) -> int:
+    """The place of a dotted key in the spec; `run.json` keeps no order."""
+    return _keys().index(key) if key in _keys() else len(_keys())
+
+
+def _short(key: str) -> str:
+    """The last part of a dotted key, where no other section has one of that name."""
+    last = key.rpartition(".")[2]
+    return last if [k.rpartition(".")[2] for k in _keys()].count(last) < 2 else key
+
+
+def find_run(
+    run: str | os.PathLike[str] | None = None, *, runs: str | os.PathLike[str] = RUNS
+) -> RunFolder:
+    """The finished run meant by a name, id, folder or MLflow run id; newest if several.
+
+    A name is a spec's, a folder's or a run's by what it changes (`display_name`); a
+    path may lead outside `runs`.
+
+    Raises:
+        RunNotFound: none fits.
+    """
+    everything = folders(Path(runs))
+    if run is None:
+        if done := _finished(everything):
+            return done[-1]
+        raise RunNotFound(
+            f"no finished run in {runs}/; make one with\n"
+            "  make experiment CONFIG=experiments/quickstart.yaml"
+        )
+    wanted = os.fspath(run)
+    fitting = [folder for folder in everything if _means(folder, wanted)]
+    fitting = fitting or _elsewhere(wanted)
+    if done := _finished(fitting):
+        return done[-1]
+    if fitting:
+        raise RunNotFound(
+            f"{fitting[-1].path} is {fitting[-1].status.lower()}, not finished; the "
+            "same make experiment command goes on with it"
+        )
+    raise RunNotFound(
+        f"no run {wanted[:200]!r} in {runs}/; {_suggestion(wanted, everything)}"
+    )
+
+
+def _finished(some: Iterable[RunFolder]) -> list[RunFolder]:
+    """Those that are finished, the last to end at the end."""
+    done = [folder for folder in some if folder.status == "FINISHED"]
+    return sorted(done, key=lambda folder: folder.info.get("ended", 0))
+
+
+def _suggestion(wanted: str, everything: list[RunFolder]) -> str:
+    names: dict[str, None] = {}
+    for folder in everything:
+        shown = display_name(folder)
+        names |= dict.fromkeys((shown.split(" ")[0], shown, folder.name))
+    if near := difflib.get_close_matches(wanted[:200], names, 1):
+        return f"did you mean {near[0]!r}?"
+    latest = [folder.name for folder in _finished(everything)[-5:]]
+    return f"the latest finished: {', '.join(latest) or 'none'}"
+
+
+def _elsewhere(wanted: str) -> list[RunFolder]:
+    """The run in the folder at this path, which need not lie under `runs`."""
+    try:
+        path = Path(wanted)
+        if os.sep in wanted and (path / "run.json").is_file():
+            return [RunFolder(path)]
+    except (OSError, ValueError):
+        pass
+    return []
+
+
+def _means(folder: RunFolder, wanted: str) -> bool:
+    """Whether `wanted` is this run's folder, name, spec name, id or MLflow run id."""
+    if wanted in (folder.name, folder.info.get("id")):
+        return True
+    if re.fullmatch(re.escape(wanted) + r"-[0-9a-f]{8}(-\d+)?", folder.name):
+        return True
+    if re.fullmatch(r"[0-9a-f]{32}", wanted):
+        return bool(folder.published.get("run_id") == wanted)
+    if wanted and re.sub(r" #\d+$", "", display_name(folder)) == wanted:
+        return True
+    if " #" in wanted and display_name(folder) == wanted:
+        return True
+    try:
+        return Path(wanted).resolve() == folder.path.resolve()
+    except (OSError, ValueError):
+        return False
