@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cvae.samples import Run, generate_conditional_samples
-from tests.conftest import made_run
+from tests.conftest import untrained_run
 
 
 def drawn(
@@ -32,7 +32,7 @@ def drawn(
 def test_z_is_standard_normal_and_one_for_each_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    z = drawn(made_run(tmp_path, model__latent_dim=2), monkeypatch).double()
+    z = drawn(untrained_run(tmp_path, model__latent_dim=2), monkeypatch).double()
     assert z.shape == (4000, 2)
     assert len(z.unique(dim=0)) == 4000
     error = 5 / 4000**0.5  # five standard errors of a mean of standard normals
@@ -46,7 +46,7 @@ def test_z_is_standard_normal_and_one_for_each_sample(
 def test_temperature_is_the_standard_deviation_in_units_of_the_priors(
     temperature: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = made_run(tmp_path, model__latent_dim=2, model__prior="learned")
+    run = untrained_run(tmp_path, model__latent_dim=2, model__prior="learned")
     with torch.no_grad():
         table = run.model.state_dict()["prior_table"]
         table.normal_(generator=torch.Generator().manual_seed(1))
