@@ -41,8 +41,8 @@ from PIL import Image
 from cvae import __main__
 from cvae.run import checkpoint, runner  # noqa: F401
 from cvae.run.folder import RunFolder
+from cvae.tracking.connection import make_database
 from cvae.tracking.publish import STEP_IMAGE
-from cvae.tracking.store import make_database
 
 SPEC = """\
 name: soak

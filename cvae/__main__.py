@@ -299,7 +299,6 @@ def _ui(options: argparse.Namespace) -> NoReturn:
     from cvae.tracking.publish import Tracker
 
     tracker = Tracker(options.runs)
-    uri = tracker.uri
     address = f"http://{options.host}:{options.port}"
     if options.host not in LOOPBACK:
         log.warning(
@@ -307,13 +306,14 @@ def _ui(options: argparse.Namespace) -> NoReturn:
             "whoever reaches this port can read, change and delete the runs",
             options.host,
         )
-    if uri.startswith("http"):
-        raise SystemExit(f"the runs are on the tracking server: open {uri}")
+    if tracker.uri.startswith("http"):
+        raise SystemExit(f"the runs are on the tracking server: open {tracker.uri}")
     pages = tracker.pages(address) or {"no runs yet": address}
     print("MLflow (Ctrl-C ends it)")
     for name, page in pages.items():
         print(f"  {name}: {page}", flush=True)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = tracker.address  # may hold a password
     os.environ["PATH"] = (
         f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     )
@@ -322,7 +322,6 @@ def _ui(options: argparse.Namespace) -> NoReturn:
         [
             *(sys.executable, "-m", "mlflow", "ui", "--host", options.host),
             *("--port", str(options.port), "--workers", "1"),
-            *("--backend-store-uri", uri),
         ],
     )
 

@@ -284,8 +284,9 @@ def test_the_ui_listens_on_this_machine_only_unless_asked_with_a_warning(
     shutil.copy(finished[0] / "mlflow.db", tmp_path / "mlflow.db")
     started: list[list[str]] = []
     monkeypatch.setattr(os, "execv", lambda program, words: started.append(words))
-    monkeypatch.setenv("PATH", os.environ["PATH"])  # both are put back afterwards
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # all are put back afterwards
     monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     arguments = ["--host", host] if host else []
     with caplog.at_level("WARNING", "cvae"):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from analysis.reading.runs import Runs
 from cvae.errors import TrackingError
-from cvae.run.folder import SweepFolder, has_store
+from cvae.run.folder import SweepFolder
+from cvae.tracking.address import has_store
 
 if TYPE_CHECKING:
     from cvae.tracking.store import Store

@@ -16,8 +16,9 @@ from analysis.reading.runs import RunRow, Runs
 from analysis.reading.sources import from_folders, from_store
 from cvae.errors import RunNotFound
 from cvae.run.find import sweeps
-from cvae.run.folder import RUNS, has_store
+from cvae.run.folder import RUNS
 from cvae.spec.fields import NAME
+from cvae.tracking.address import has_store
 
 if TYPE_CHECKING:
     from cvae.tracking.store import Store

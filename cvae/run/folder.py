@@ -183,21 +183,3 @@ class SweepFolder(Described):
         home = self.path.parent.parent
         found = [RunFolder(home / run["folder"]) for run in self.info.get("runs", [])]
         return [folder for folder in found if folder.info]
-
-
-def tracking_uri(runs: Path) -> str:
-    """MLFLOW_TRACKING_URI, or the sqlite file inside `runs`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or (
-        f"sqlite:///{runs.resolve() / 'mlflow.db'}"
-    )
-
-
-def database(uri: str) -> Path:
-    """The file of a sqlite store."""
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0]).resolve()
-
-
-def has_store(runs: Path) -> bool:
-    """Whether there is a tracking store to read; a `Tracker` would make one."""
-    uri = tracking_uri(runs)
-    return not uri.startswith("sqlite:") or database(uri).exists()

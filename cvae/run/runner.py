@@ -143,9 +143,9 @@ def _status(folder: RunFolder, publish: Publish) -> Iterator[None]:
 
 def preload() -> None:
     """Import what `connect` needs, which takes seconds."""
-    from cvae.tracking import publish, store  # noqa: F401
+    from cvae.tracking import connection, publish  # noqa: F401
 
-    store.preload()
+    connection.preload()
 
 
 def connect(runs: Path, clock: Clock) -> Tracker:

@@ -13,8 +13,7 @@ from typing import NoReturn
 
 from cvae.errors import Terminated
 from cvae.run.runner import preload
-from cvae.sweep.job import Ended, Event, Job
-from cvae.sweep.worker import perform
+from cvae.sweep.worker import Ended, Event, Job, perform
 
 PATIENCE = 10.0  # seconds that an interrupted run has to write where it stopped
 spawn = multiprocessing.get_context("spawn")

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from cvae.run.find import finished_run
 from cvae.spec.fields import Spec
-from cvae.sweep.job import Ended, Event, Job, Progressed, Said
 from cvae.sweep.table import parameters
+from cvae.sweep.worker import Ended, Event, Job, Progressed, Said
 
 
 def many_runs(

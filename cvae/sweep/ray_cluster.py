@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae.errors import UsageError
-from cvae.sweep.job import Ended, Event, Job, Said
-from cvae.sweep.worker import perform
+from cvae.sweep.worker import Ended, Event, Job, Said, perform
 
 RETRIES = 3  # of a task whose process or node died
 PATIENCE = 60.0  # seconds until the lock of a dead node's run is free

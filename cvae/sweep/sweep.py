@@ -25,7 +25,7 @@ from cvae.run.folder import Origin, SweepFolder
 from cvae.run.recorder import Clock
 from cvae.spec.variants import Plan
 from cvae.sweep import processes, progress, ray_cluster, table
-from cvae.sweep.job import Ended, Event, Job
+from cvae.sweep.worker import Ended, Event, Job
 
 if TYPE_CHECKING:
     from cvae.tracking.publish import Tracker

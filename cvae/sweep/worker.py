@@ -1,4 +1,7 @@
-"""One run of a sweep in this process: every outcome is an answer, none an exception."""
+"""One run of a sweep in this process: its job, the run, the events it sends.
+
+Every outcome is an event, none an exception.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +21,57 @@ from cvae import engine
 from cvae.errors import Busy, Expected, TrackingError
 from cvae.run import runner
 from cvae.run.find import finished_run
+from cvae.run.folder import Origin
 from cvae.run.recorder import Clock
-from cvae.sweep.job import Ended, Event, Job, Progressed, Said
+from cvae.spec.fields import Spec
 
 if TYPE_CHECKING:
     from cvae.tracking.publish import Tracker
 
 log = logging.getLogger("cvae")
 KNOWN = (Expected, OSError)  # their message is enough, no traceback
+
+
+@dataclass(frozen=True)
+class Job:
+    """A variant to run, where, and with how many threads."""
+
+    number: int
+    label: str
+    spec: Spec
+    origin: Origin  # for the run's `run.json`
+    runs: Path
+    offline: bool
+    threads: int
+
+
+@dataclass(frozen=True)
+class Said:
+    """A line for the user."""
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """So many epochs of the run are done."""
+
+    number: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """FINISHED, FAILED, KILLED or BUSY, and why."""
+
+    number: int
+    status: str
+    reason: str
+    seconds: float
+
+
+Event = Said | Progressed | Ended
 
 
 def perform(job: Job, say: Callable[[Event], None]) -> Ended:

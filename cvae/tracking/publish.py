@@ -7,37 +7,29 @@ the time of its record, which makes a repeated point the same point.
 
 from __future__ import annotations
 
-import getpass
 import json
 import logging
 import math
-import os
 import re
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import (
-    Dataset,
-    DatasetInput,
-    InputTag,
-    Metric,
-    Param,
-    RunTag,
-)
+from mlflow.entities import Param, RunTag
 from PIL import Image
 
 from cvae.errors import TrackingError
 from cvae.files import write_atomic
-from cvae.run.folder import Record, RunFolder, SweepFolder
+from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.fields import flatten
 from cvae.tracking import charts
+from cvae.tracking.connection import clear_errors, within
+from cvae.tracking.entities import datasets, points, text, user
 from cvae.tracking.note import description, sweep_description
-from cvae.tracking.store import BATCH, Store, clear_errors, within
+from cvae.tracking.store import BATCH, Store
 
 PAUSE = 60.0  # seconds between attempts to reach a store that went away
 STEP_IMAGE = re.compile(r"(?P<key>[a-z_]+)-(?P<step>\d+)\.png")
@@ -64,7 +56,7 @@ class Tracker(Store):
         Raises:
             TrackingError: the store cannot be reached or refuses; call again later.
         """
-        with clear_errors(self.uri):
+        with clear_errors(self.address):
             seen = self._begin(folder)
             self._metrics(folder, seen)
             self._images(folder, seen)
@@ -83,12 +75,12 @@ class Tracker(Store):
             TrackingError: as `publish`.
         """
         info = folder.info
-        with clear_errors(self.uri):
+        with clear_errors(self.address):
             experiment = self.experiment(info["experiment"])
             run_id = _cursor(folder, self.uri).get("run_id")
             if not run_id or not self.has(run_id):
                 tags = {
-                    "mlflow.user": _user(),
+                    "mlflow.user": user(),
                     "mlflow.source.name": info["command"],
                     "mlflow.source.type": "LOCAL",
                     "cvae.kind": "sweep",
@@ -102,8 +94,8 @@ class Tracker(Store):
             swept: dict[str, list[str]] = {key: [] for key in info["keys"]}
             for run in info["runs"]:
                 for key, value in run["swept"].items():
-                    if _text(value) not in swept[key]:
-                        swept[key].append(_text(value))
+                    if text(value) not in swept[key]:
+                        swept[key].append(text(value))
             tags = {f"sweep.{key}": ", ".join(found) for key, found in swept.items()}
             tags["mlflow.note.content"] = sweep_description(folder)
             self.client.log_batch(
@@ -134,7 +126,7 @@ class Tracker(Store):
         if running and time.monotonic() - self.failed_at < PAUSE:
             return False
         try:
-            with clear_errors(self.uri):
+            with clear_errors(self.address):
                 within(seconds, lambda: self.publish(folder))
         except TrackingError as error:
             self.failed_at = time.monotonic()
@@ -163,10 +155,10 @@ class Tracker(Store):
             self._tags(folder),
             int(1000 * info["started"]),
         )
-        params = [Param(key, _text(value)) for key, value in flatten(spec).items()]
-        params += [Param(key, _text(value)) for key, value in info["facts"].items()]
+        params = [Param(key, text(value)) for key, value in flatten(spec).items()]
+        params += [Param(key, text(value)) for key, value in info["facts"].items()]
         self.client.log_batch(run_id, params=params)
-        self.client.log_inputs(run_id, _datasets(info))
+        self.client.log_inputs(run_id, datasets(info))
         self.client.log_artifact(run_id, str(folder.path / "spec.yaml"))
         seen = {"uri": self.uri, "run_id": run_id, "experiment_id": experiment}
         seen |= {"records": 0, "images": []}
@@ -187,7 +179,7 @@ class Tracker(Store):
         """What the run is found, sorted and nested by."""
         info = folder.info
         tags = {
-            "mlflow.user": _user(),
+            "mlflow.user": user(),
             "mlflow.source.name": info.get("command", "cvae"),
             "mlflow.source.type": "LOCAL",
             "cvae.uid": info["uid"],
@@ -202,19 +194,19 @@ class Tracker(Store):
             if not run_id and parent.info:
                 run_id = self.publish_sweep(parent)
             tags["cvae.sweep"] = name
-            tags |= {f"sweep.{key}": _text(v) for key, v in info["swept"].items()}
+            tags |= {f"sweep.{key}": text(v) for key, v in info["swept"].items()}
             if run_id:
                 tags["mlflow.parentRunId"] = run_id
         return tags
 
     def _metrics(self, folder: RunFolder, seen: dict[str, Any]) -> None:
         records = folder.records()
-        points = [
-            point for record in records[seen["records"] :] for point in _points(record)
+        new = [
+            point for record in records[seen["records"] :] for point in points(record)
         ]
-        for start in range(0, len(points), BATCH):
-            self.client.log_batch(seen["run_id"], metrics=points[start : start + BATCH])
-        if points:
+        for start in range(0, len(new), BATCH):
+            self.client.log_batch(seen["run_id"], metrics=new[start : start + BATCH])
+        if new:
             seen["records"] = len(records)
             _remember(folder, seen)
 
@@ -270,33 +262,6 @@ class Tracker(Store):
             self.client.set_experiment_tag(seen["experiment_id"], charts.TAG, view)
         seen |= {"status": status, "described": known}
         _remember(folder, seen)
-
-
-def _points(record: Record) -> Iterator[Metric]:
-    for key, value in record["metrics"].items():
-        yield Metric(key, value, record["time"], record["epoch"])
-
-
-def _datasets(info: dict[str, Any]) -> list[DatasetInput]:
-    inputs = []
-    for context, count in info["data"]["images"].items():
-        dataset = Dataset(
-            name=f"{info['data']['name']}-{context}",
-            digest=info["data"]["digest"],
-            source_type="local",
-            source=json.dumps({"uri": info["data"]["root"]}),
-            profile=json.dumps({"num_rows": count, "sha256": info["data"]["sha256"]}),
-        )
-        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
-    return inputs
-
-
-def _user() -> str:
-    return getpass.getuser() if hasattr(os, "getuid") else ""
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _cursor(folder: RunFolder | SweepFolder, uri: str) -> dict[str, Any]:

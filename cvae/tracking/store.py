@@ -1,48 +1,38 @@
-"""A tracking store: reached, and read page by page; `tracking.py` writes to it.
-
-Only these two files import MLflow.
-"""
+"""A tracking store: reached, and read page by page; `publish.py` writes runs to it."""
 
 from __future__ import annotations
 
 import fcntl
 import logging
 import math
-import os
-import sqlite3
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from cvae.errors import TrackingError
-from cvae.run.folder import database, tracking_uri
 from cvae.tracking import charts
-
-# An absent server is noticed in seconds, and nobody is phoned home.
-for _key, _value in {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "GIT_PYTHON_REFRESH": "quiet",
-}.items():
-    os.environ.setdefault(_key, _value)
-
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
+from cvae.tracking.address import (
+    database,
+    is_sqlite,
+    mlflow_command,
+    redacted,
+    tracking_uri,
+)
+from cvae.tracking.connection import (
+    MlflowClient,
+    MlflowException,
+    clear_errors,
+    make_database,
+    within,
+)
 
 BATCH = 1000  # what a call may log or ask for, MLflow's own limit
 CONNECT = 6.0  # seconds that a server or database may take to say hello
 
-T = TypeVar("T")
 log = logging.getLogger("cvae")
-for _name in ("urllib3", "mlflow.store.db.utils"):  # we say it ourselves, in one line
-    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 class Stored(NamedTuple):
@@ -67,12 +57,13 @@ class Store:
 
     def __init__(self, runs: Path) -> None:
         self.runs = runs
-        self.uri = tracking_uri(runs)
-        self.local = self.uri.startswith("sqlite:")
-        with clear_errors(self.uri):
+        self.address = tracking_uri(runs)  # may hold a password: never shown
+        self.uri = redacted(self.address)  # what is printed and kept in files
+        self.local = is_sqlite(self.address)
+        with clear_errors(self.address):
             if self.local:
                 with self._one_at_a_time():
-                    make_database(database(self.uri))
+                    make_database(database(self.address))
             self.client = self.greet()
 
     def greet(self) -> MlflowClient:
@@ -82,8 +73,8 @@ class Store:
             TrackingError: it does not.
         """
         seconds = math.inf if self.local else CONNECT
-        with clear_errors(self.uri):
-            client = within(seconds, lambda: MlflowClient(self.uri))
+        with clear_errors(self.address):
+            client = within(seconds, lambda: MlflowClient(self.address))
             within(seconds, lambda: client.search_experiments(max_results=1))
         return client
 
@@ -105,9 +96,11 @@ class Store:
                 )
         if found.lifecycle_stage != "active":
             raise TrackingError(
-                f"the experiment {name!r} was deleted but keeps its name; restore it "
-                f"(mlflow experiments restore -x {found.experiment_id}) or "
-                "choose another with tracking.experiment"
+                f"the experiment {name!r} was deleted but keeps its name; choose "
+                "another with tracking.experiment, or restore it:\n  "
+                + mlflow_command(
+                    self.address, *("experiments", "restore", "-x"), found.experiment_id
+                )
             )
         return str(found.experiment_id)
 
@@ -122,7 +115,7 @@ class Store:
 
     def pages(self, address: str) -> dict[str, str]:
         """The comparison page of every experiment in a UI at `address`, by name."""
-        with clear_errors(self.uri):
+        with clear_errors(self.address):
             found = self.client.search_experiments()
         return {
             experiment.name: charts.link(address, experiment.experiment_id)
@@ -132,7 +125,7 @@ class Store:
 
     def experiments(self) -> dict[str, str]:
         """The id of every experiment by its name."""
-        with clear_errors(self.uri):
+        with clear_errors(self.address):
             found = self.client.search_experiments()
         return {each.name: str(each.experiment_id) for each in found}
 
@@ -145,41 +138,43 @@ class Store:
         token: str | None = None
         while token != "":
             try:
-                with clear_errors(self.uri):
+                with clear_errors(self.address):
                     page = self.client.search_runs(
                         experiments, query, max_results=BATCH, page_token=token
                     )
             except TrackingError as error:
                 code = getattr(error.__cause__, "error_code", "")
                 if query and code == "INVALID_PARAMETER_VALUE":
-                    raise ValueError(f"filter {query!r}: {error.__cause__}") from error
+                    raise ValueError(
+                        redacted(f"filter {query!r}: {error.__cause__}")
+                    ) from error
                 raise
             yield from map(_stored, page)
             token = page.token or ""
 
     def history(self, run_id: str, key: str) -> list[tuple[int, float]]:
         """(step, value) of a metric, in order of steps."""
-        with clear_errors(self.uri):
+        with clear_errors(self.address):
             points = self.client.get_metric_history(run_id, key)
         return sorted({point.step: point.value for point in points}.items())
 
     def artifact(self, run_id: str, path: str) -> bytes | None:
         """The content of a run's artifact; None if there is none."""
         with tempfile.TemporaryDirectory() as aside, suppress(TrackingError, OSError):
-            with clear_errors(self.uri):
+            with clear_errors(self.address):
                 found = self.client.download_artifacts(run_id, path, aside)
             return Path(found).read_bytes()
         return None
 
     def attach(self, run_id: str, path: Path, folder: str) -> None:
         """Add a file to the run's artifacts, in a folder of them; an older one goes."""
-        with clear_errors(self.uri):
+        with clear_errors(self.address):
             self.client.log_artifact(run_id, str(path), folder)
 
     def page(self, experiment: str, name: str) -> str:
         """The id of a run of the experiment that only holds files, made if missing."""
         query = f"tags.`cvae.kind` = 'page' and attributes.run_name = '{name}'"
-        with clear_errors(self.uri):
+        with clear_errors(self.address):
             for run in self.client.search_runs([experiment], query, max_results=1):
                 return str(run.info.run_id)
             run = self.client.create_run(
@@ -191,7 +186,7 @@ class Store:
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
         """Migrations and experiment creation take no lock of their own in MLflow."""
-        place = database(self.uri).parent if self.local else self.runs
+        place = database(self.address).parent if self.local else self.runs
         place.mkdir(parents=True, exist_ok=True)
         with (place / ".store.lock").open("a") as file:
             for tries in range(60 * 20):
@@ -219,77 +214,3 @@ def _stored(run: Any) -> Stored:
         run.data.tags,
         next((given.dataset.digest for given in inputs), ""),
     )
-
-
-def preload() -> None:
-    """Import what MLflow itself imports at the first use of a database: a second."""
-    if not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
-        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
-
-
-def make_database(path: Path) -> None:
-    """A new database, aside and then renamed: MLflow cannot go on with half of one."""
-    if path.exists():
-        return
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    aside = path.with_name(f".{path.name}.part")
-    for file in path.parent.glob(f"{aside.name}*"):
-        file.unlink()
-    with closing(sqlite3.connect(aside)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
-    store = SqlAlchemyStore(f"sqlite:///{aside}", (path.parent / "artifacts").as_uri())
-    store.engine.dispose()
-    with closing(sqlite3.connect(aside)) as connection:  # the log into the file
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    aside.replace(path)
-
-
-def within(seconds: float, act: Callable[[], T]) -> T:
-    """`act()`, but not waited for any longer; it may then go on behind the scenes.
-
-    Raises:
-        TimeoutError: it takes longer. Whatever `act` raises.
-    """
-    if seconds == math.inf:
-        return act()
-    answer: Future[T] = Future()
-
-    def ask() -> None:
-        try:
-            answer.set_result(act())
-        except BaseException as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=ask, daemon=True).start()
-    wait([answer], seconds)
-    if not answer.done():
-        raise TimeoutError(f"no answer in {seconds:.0f} s")
-    return answer.result()
-
-
-@contextmanager
-def clear_errors(uri: str) -> Iterator[None]:
-    """Whatever MLflow, its database or the network throws, as one clear line."""
-    import requests
-    import sqlalchemy.exc
-
-    try:
-        yield
-    except (
-        MlflowException,
-        requests.RequestException,
-        sqlalchemy.exc.SQLAlchemyError,
-        OSError,  # the artifacts' disk, and what took too long
-        ValueError,  # an answer that is no JSON
-        ImportError,  # the database's driver
-        sqlite3.Error,
-    ) as error:
-        text = " ".join(str(error).split())
-        advice = ""
-        if "out-of-date database schema" in text:
-            advice = (
-                "; made by another MLflow version: copy the file, then "
-                f"'mlflow db upgrade {uri}'"
-            )
-        raise TrackingError(f"tracking store {uri}: {text[:300]}{advice}") from error

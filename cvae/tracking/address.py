@@ -1,0 +1,93 @@
+"""Where the tracking store is, and what of it may be shown. Imports no MLflow."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+from cvae.errors import TrackingError
+
+VARIABLE = "MLFLOW_TRACKING_URI"
+SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+HIDDEN = "***"
+
+
+def tracking_uri(runs: Path) -> str:
+    """MLFLOW_TRACKING_URI, or the sqlite file inside `runs`; it may hold a password.
+
+    Raises:
+        TrackingError: it names a database in memory, which ends with the process.
+    """
+    uri = os.environ.get(VARIABLE) or sqlite_uri(runs.resolve() / "mlflow.db")
+    if is_sqlite(uri):
+        name = uri.partition("://")[2].partition("?")[0].strip("/")
+        if name in ("", ":memory:"):
+            raise TrackingError(
+                f"{VARIABLE}={uri}: a database in memory ends with the process, and "
+                "nothing would be kept; name a file, as in sqlite:///runs/mlflow.db, "
+                f"or unset {VARIABLE}"
+            )
+    return uri
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of a sqlite file. In a URI `?`, `#` and `%` have a meaning: escaped.
+
+    MLflow takes the text after `sqlite:///` for a path and would make its folders, so
+    a path that needs escapes names the driver, which MLflow leaves to SQLAlchemy.
+    """
+    if re.search("[?#%]", str(path)):
+        return f"sqlite+pysqlite:///{quote(str(path))}"
+    return f"sqlite:///{path}"
+
+
+def is_sqlite(uri: str) -> bool:
+    return uri.startswith(("sqlite:", "sqlite+"))
+
+
+def database(uri: str) -> Path:
+    """The file of a sqlite store."""
+    path = uri.partition(":///")[2].partition("?")[0]
+    return Path(unquote(path)).resolve()
+
+
+def has_store(runs: Path) -> bool:
+    """Whether there is a tracking store to read; a `Tracker` would make one."""
+    uri = tracking_uri(runs)
+    return not is_sqlite(uri) or database(uri).exists()
+
+
+def redacted(text: str) -> str:
+    """`text` without the passwords of the URLs in it, or of this environment."""
+    text = re.sub(r"(\w://[^\s:/@]*):\S*@", rf"\1:{HIDDEN}@", text)
+    text = re.sub(r"(https?://)[^\s:/@]+@", rf"\1{HIDDEN}@", text)
+    text = re.sub(r"(?i)([?&](?:password|token)=)[^&\s]+", rf"\1{HIDDEN}", text)
+    try:
+        password = urlsplit(os.environ.get(VARIABLE, "")).password or ""
+    except ValueError:
+        password = ""
+    known = {password, unquote(password), *(os.environ.get(key, "") for key in SECRETS)}
+    for secret in sorted(known, key=len, reverse=True):
+        if len(secret) > 3:  # a shorter one would cut ordinary words
+            text = text.replace(secret, HIDDEN)
+    return text
+
+
+def mlflow_command(uri: str, *arguments: str) -> str:
+    """A command of MLflow's, to be typed into the shell that met the error.
+
+    The store's URI is passed in the environment, so no password is printed.
+    """
+    given = "" if os.environ.get(VARIABLE) else f"{VARIABLE}={shlex.quote(uri)} "
+    return f"{given}{shlex.quote(sys.executable)} -m mlflow {shlex.join(arguments)}"
+
+
+def upgrade_command(uri: str) -> str:
+    """The command that brings a database to the schema of this MLflow."""
+    if os.environ.get(VARIABLE):
+        return f'{shlex.quote(sys.executable)} -m mlflow db upgrade "${VARIABLE}"'
+    return f"{shlex.quote(sys.executable)} -m mlflow db upgrade {shlex.quote(uri)}"

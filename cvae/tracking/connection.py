@@ -1,0 +1,109 @@
+"""Reaching a store: MLflow's settings, a new database, time limits, clear errors."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from cvae.errors import TrackingError
+from cvae.tracking.address import redacted, sqlite_uri, upgrade_command
+
+# An absent server is noticed in seconds, and nobody is phoned home.
+for _key, _value in {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}.items():
+    os.environ.setdefault(_key, _value)
+
+from mlflow import MlflowClient as MlflowClient  # noqa: E402
+from mlflow.exceptions import MlflowException as MlflowException  # noqa: E402
+
+T = TypeVar("T")
+for _name in ("urllib3", "mlflow.store.db.utils"):  # we say it ourselves, in one line
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+def preload() -> None:
+    """Import what MLflow itself imports at the first use of a database: a second."""
+    if not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
+def make_database(path: Path) -> None:
+    """A new database, aside and then renamed: MLflow cannot go on with half of one."""
+    if path.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    aside = path.with_name(f".{path.name}.part")
+    for file in path.parent.glob(f"{aside.name}*"):
+        file.unlink()
+    with closing(sqlite3.connect(aside)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    store = SqlAlchemyStore(sqlite_uri(aside), (path.parent / "artifacts").as_uri())
+    store.engine.dispose()
+    with closing(sqlite3.connect(aside)) as connection:  # the log into the file
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    aside.replace(path)
+
+
+def within(seconds: float, act: Callable[[], T]) -> T:
+    """`act()`, but not waited for any longer; it may then go on behind the scenes.
+
+    Raises:
+        TimeoutError: it takes longer. Whatever `act` raises.
+    """
+    if seconds == math.inf:
+        return act()
+    answer: Future[T] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(act())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    wait([answer], seconds)
+    if not answer.done():
+        raise TimeoutError(f"no answer in {seconds:.0f} s")
+    return answer.result()
+
+
+@contextmanager
+def clear_errors(uri: str) -> Iterator[None]:
+    """Whatever MLflow, its database or the network throws, as one clear line."""
+    import requests
+    import sqlalchemy.exc
+
+    try:
+        yield
+    except (
+        MlflowException,
+        requests.RequestException,
+        sqlalchemy.exc.SQLAlchemyError,
+        OSError,  # the artifacts' disk, and what took too long
+        ValueError,  # an answer that is no JSON
+        ImportError,  # the database's driver
+        sqlite3.Error,
+    ) as error:
+        text = " ".join(str(error).split())
+        advice = ""
+        if "out-of-date database schema" in text:
+            advice = (
+                "; made by another MLflow version: copy the file, then\n  "
+                + upgrade_command(uri)
+            )
+        text = redacted(f"tracking store {uri}: {text}")[:400]
+        raise TrackingError(f"{text}{advice}") from error

@@ -1,0 +1,40 @@
+"""Facts and records of a run in MLflow's own types."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
+
+from cvae.run.folder import Record
+
+
+def points(record: Record) -> Iterator[Metric]:
+    for key, value in record["metrics"].items():
+        yield Metric(key, value, record["time"], record["epoch"])
+
+
+def datasets(info: dict[str, Any]) -> list[DatasetInput]:
+    inputs = []
+    for context, count in info["data"]["images"].items():
+        dataset = Dataset(
+            name=f"{info['data']['name']}-{context}",
+            digest=info["data"]["digest"],
+            source_type="local",
+            source=json.dumps({"uri": info["data"]["root"]}),
+            profile=json.dumps({"num_rows": count, "sha256": info["data"]["sha256"]}),
+        )
+        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
+    return inputs
+
+
+def user() -> str:
+    return getpass.getuser() if hasattr(os, "getuid") else ""
+
+
+def text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
