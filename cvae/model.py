@@ -30,7 +30,8 @@ class CVAE(nn.Module):
     """q(z|x,y) and p(x|z,y), both diagonal; `conditional=False` drops y everywhere.
 
     `generator` draws the initial weights (U(±1/√fan_in), torch's own rule); without one
-    they are left uninitialised, to be loaded.
+    they are left uninitialised, to be loaded. `label_scale` is the size of the one-hot
+    label: at size 1 it loses against the image and z early in training.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class CVAE(nn.Module):
         conditional: bool = True,
         activation: str = "relu",
         prior: str = "standard",
+        label_scale: float = 1.0,
         pixels: int = 784,
         classes: int = 10,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.latent_dim, self.pixels = latent_dim, pixels
+        self.label_scale = label_scale
         self.classes = classes if conditional else 0
         widths = [pixels + self.classes, *hidden, 2 * latent_dim]
         self.encoder = _mlp(widths, ACTIVATIONS[activation])
@@ -93,7 +96,7 @@ class CVAE(nn.Module):
     def _with_label(self, values: Tensor, y: Tensor) -> Tensor:
         if not self.classes:
             return values
-        one_hot = F.one_hot(y, self.classes).to(values.dtype)
+        one_hot = self.label_scale * F.one_hot(y, self.classes).to(values.dtype)
         return torch.cat([values, one_hot.expand(*values.shape[:-1], -1)], dim=-1)
 
 

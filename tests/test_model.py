@@ -19,6 +19,7 @@ PARAMETERS: list[tuple[dict[str, Any], int]] = [
     ({"latent_dim": 2, "hidden": ()}, 13_372),
     ({"latent_dim": 2, "hidden": (), "conditional": False}, 5_492),
     ({"latent_dim": 2, "hidden": (512, 256), "prior": "learned"}, 1_076_540),
+    ({"latent_dim": 2, "hidden": (512, 256), "prior": "full"}, 1_076_550),
     ({"latent_dim": 1, "hidden": (3,), "pixels": 4, "classes": 2}, 57),
 ]
 
@@ -122,3 +123,13 @@ def test_a_learned_prior_starts_standard_and_differs_by_label() -> None:
     assert found[0].tolist() == [[12, 13], [12, 13], [0, 1]]
     assert found[1].tolist() == [[14, 15], [14, 15], [2, 3]]
     assert isinstance(small().prior, Standard)
+
+
+def test_the_label_enters_both_halves_at_its_scale() -> None:
+    model, large = small(), small(label_scale=4.0)
+    with torch.no_grad():
+        linear(model.encoder, 0).weight[:, -10:].mul_(4)
+        linear(model.decoder, 0).weight[:, -10:].mul_(4)
+    x, z, y = torch.rand(3, model.pixels), torch.randn(3, 2), torch.tensor([1, 7, 7])
+    torch.testing.assert_close(large.encode(x, y), model.encode(x, y))
+    torch.testing.assert_close(large.decode(z, y), model.decode(z, y))

@@ -19,7 +19,7 @@ def made(kind: str, seed: int = 0) -> Prior:
     """A prior whose numbers are drawn; in double precision."""
     numbers = PRIORS[kind].numbers(Z)
     table = torch.randn(10, numbers, generator=generator(seed), dtype=torch.float64)
-    prior: Prior = PRIORS[kind](0.5 * table)
+    prior: Prior = PRIORS[kind](0.5 * table / getattr(PRIORS[kind], "PACE", 1.0))
     return prior
 
 

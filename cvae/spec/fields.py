@@ -42,7 +42,8 @@ class Model(Section):
     latent_dim: int = Field(2, ge=1, le=4096)
     hidden: tuple[Width, ...] = Field((512, 256), strict=False, max_length=16)
     activation: Literal["relu", "tanh", "gelu", "silu"] = "relu"
-    prior: Literal["standard", "learned"] = "standard"
+    prior: Literal["standard", "learned", "full"] = "standard"
+    label_scale: float = Field(1.0, gt=0, le=1e3)
 
     @field_validator("hidden", mode="before")
     @classmethod
@@ -53,9 +54,9 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _learned_prior_needs_labels(self) -> Model:
-        if self.prior == "learned" and not self.conditional:
+        if self.prior != "standard" and not self.conditional:
             raise ValueError(
-                "prior: learned is p(z given y) and needs conditional: true"
+                f"prior: {self.prior} is p(z given y) and needs conditional: true"
             )
         return self
 

@@ -20,6 +20,7 @@ OTHERWISE: dict[str, Any] = {
     "model.hidden": [400],
     "model.activation": "tanh",
     "model.prior": "learned",
+    "model.label_scale": 4.0,
     "objective.beta": 4.0,
     "objective.warmup_epochs": 10,
     "objective.importance_samples": 5,
