@@ -144,6 +144,9 @@ def load_mnist(
             f"{root}: training images are {shapes['train']} and test images "
             f"{shapes['t10k']} pixels; both must have one size"
         )
+    if 0 in shapes["train"]:
+        rows, columns = shapes["train"]
+        raise DataError(f"{root}: images of {rows} × {columns} pixels hold nothing")
     if not len(splits["t10k"]):
         raise DataError(f"{root}: the test files hold no images")
     train, validation = _split(root, splits["train"], train_images, validation_images)
@@ -171,9 +174,11 @@ def salt_and_pepper(
 
 
 def _locate(root: Path, name: str) -> Path:
-    for path in (root / name, root / f"{name}.gz"):
-        if path.is_file():
-            return path
+    dotted = name.replace("-idx", ".idx")  # as some mirrors write it
+    for stem in (name, dotted):
+        for path in (root / stem, root / f"{stem}.gz"):
+            if path.is_file():
+                return path
     if not root.is_dir():
         raise DataError(
             f"{root}: no such folder; data.root must hold {', '.join(SHA256)} "
@@ -222,7 +227,9 @@ def _read_idx(path: Path, dimensions: int) -> tuple[Tensor, str]:
                 data += chunk
     except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) else None
-        raise DataError(f"{path}: cannot be read: {reason or error}") from error
+        raise DataError(
+            f"{path}: cannot be read: {reason or error}{_hint(path)}"
+        ) from error
     if len(data) != length:
         found = "more" if len(data) > length else str(len(header) + len(data))
         raise DataError(
@@ -241,16 +248,32 @@ def _parse_header(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]
     if len(header) < 4 + 4 * dimensions:
         raise DataError(
             f"{path}: truncated: {len(header)} bytes, an IDX header of {dimensions} "
-            f"dimensions takes {4 + 4 * dimensions}"
+            f"dimensions takes {4 + 4 * dimensions}{_hint(path)}"
         )
     magic, *sizes = struct.unpack(f">{1 + dimensions}I", header)
     if magic != wanted:
         raise DataError(
             f"{path}: magic number {magic}, expected {wanted} (unsigned bytes in "
             f"{dimensions} dimensions); is it an IDX file of "
-            f"{'images' if dimensions == 3 else 'labels'}?"
+            f"{'images' if dimensions == 3 else 'labels'}?{_hint(path)}"
         )
     return tuple(sizes)
+
+
+def _hint(path: Path) -> str:
+    """What a file that is no IDX file is by its first bytes, and what to do then."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError:
+        return ""
+    if start[:2] == b"\x1f\x8b" and path.suffix != ".gz":
+        return f"; it is gzip-compressed: rename it to {path.name}.gz"
+    if start.lstrip().startswith(b"<"):
+        return "; it is a web page, not data: download it again"
+    if start[:4] == b"\0\0\x08\x03" and path.suffix == ".gz":
+        return f"; it is not compressed: rename it to {path.stem}"
+    return ""
 
 
 def _check_length(path: Path, expected: int) -> None:

@@ -310,6 +310,47 @@ def test_an_empty_test_set_is_refused(tiny_root: Path) -> None:
         load_mnist(tiny_root)
 
 
+@pytest.mark.parametrize("size", [(0, 0), (0, 28), (28, 0)])
+def test_images_without_a_pixel_are_refused(
+    tiny_root: Path, size: tuple[int, int]
+) -> None:
+    none = {IMAGES: idx(np.zeros((300, *size), np.uint8))}
+    none[TEST_IMAGES] = idx(np.zeros((100, *size), np.uint8))
+    with pytest.raises(DataError, match=f"{size[0]} × {size[1]} pixels"):
+        load_mnist(write(tiny_root, none))
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_dotted_names_are_found(tmp_path: Path, ending: str) -> None:
+    files = {
+        name.replace("-idx", ".idx") + ending: gzip.compress(raw) if ending else raw
+        for name, raw in data_set().items()
+    }
+    assert len(load_mnist(write(tmp_path, files)).train) == 300
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "advice"),
+    [
+        (
+            IMAGES,
+            gzip.compress(SMALL_IMAGES),
+            f"gzip-compressed: rename it to {IMAGES}.gz",
+        ),
+        (IMAGES, b"<!DOCTYPE html><html>404 not found</html>", "a web page"),
+        (IMAGES, b"\n<html>", "a web page"),
+        (f"{IMAGES}.gz", b"<!DOCTYPE html>", "a web page"),
+        (f"{IMAGES}.gz", SMALL_IMAGES, f"not compressed: rename it to {IMAGES}"),
+    ],
+)
+def test_a_file_under_a_wrong_name_is_named_for_what_it_is(
+    tmp_path: Path, name: str, content: bytes, advice: str
+) -> None:
+    write(tmp_path, {name: content})
+    with pytest.raises(DataError, match=advice):
+        load_mnist_images(tmp_path / name)
+
+
 def test_checksums_hold_in_the_shipped_folder_only(
     tiny_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

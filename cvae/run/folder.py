@@ -19,13 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cvae.errors import Damaged
 from cvae.files import naming, write_atomic
 from cvae.run import lock
-from cvae.spec.document import parse, validate
-from cvae.spec.fields import Spec, flatten, nested
+from cvae.spec.document import dump, load_resolved
+from cvae.spec.fields import Spec
 
 Record = dict[str, Any]
 RUNS = Path("runs")
@@ -97,16 +95,14 @@ class RunFolder(Described):
         """The resolved spec of the run.
 
         Raises:
-            SpecError: the file was edited into something else.
+            SpecError: the file is missing, damaged, or was edited into something else.
         """
-        path = self.path / "spec.yaml"
-        return validate(parse(path.read_text(), str(path)))
+        return load_resolved(self.path / "spec.yaml")
 
     def create(self, spec: Spec) -> None:
         """Make the folder and write the spec; the uid names the run in every store."""
         self.figures.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(nested(flatten(spec)), sort_keys=False)
-        write_atomic(self.path / "spec.yaml", text.encode())
+        write_atomic(self.path / "spec.yaml", dump(spec).encode())
         self.update(uid=uuid.uuid4().hex, id=spec.id, status="NEW")
 
     def records(self) -> list[Record]:

@@ -18,7 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from cvae.errors import SpecError
-from cvae.spec.fields import Spec
+from cvae.spec.fields import BEFORE, Spec, flatten, nested
 
 LARGEST = 256 * 1024  # bytes; a spec is a page, and PyYAML reads 100 kB a second
 DEEPEST = 8  # levels of nesting; a spec has three
@@ -59,6 +59,39 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
         )
     apply_overrides(document, overrides)
     return validate(document)
+
+
+def load_resolved(path: str | Path) -> Spec:
+    """The spec of a run folder; a field younger than the run has its value `BEFORE`.
+
+    Raises:
+        SpecError: the file is damaged, or was edited into something else.
+    """
+    document = read_document(path)
+    if isinstance(document.tree, dict):
+        for key, value in BEFORE.items():
+            section, _, name = key.partition(".")
+            fields = document.tree.setdefault(section, {})
+            if isinstance(fields, dict):
+                fields.setdefault(name, value)
+    return validate(document)
+
+
+def dump(spec: Spec) -> str:
+    """Every field as YAML that this module reads back equal."""
+    return yaml.dump(nested(flatten(spec)), Dumper=_Dumper, sort_keys=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML quotes what YAML 1.1 takes for a number; files are read by YAML 1.2."""
+
+
+def _text_node(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    style = None if isinstance(scalar(text), str) else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text_node)
 
 
 def read_document(path: str | Path) -> Document:

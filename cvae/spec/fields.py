@@ -1,6 +1,6 @@
 """One run as a frozen, typed value: its fields, their bounds and its content id.
 
-`specfile.py` builds it from YAML. Nothing here touches a folder, a device or torch.
+`document.py` builds it from YAML. Nothing here touches a folder, a device or torch.
 """
 
 from __future__ import annotations
@@ -8,12 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 NAME_RULE = "1 to 80 letters, digits, '_', '-' or '.', beginning with a letter or digit"
+
+# What runs had before a field existed, or before its default changed, by dotted key. It
+# stays the baseline of the id, and a run folder that lacks the key is read with it: old
+# runs keep their id and their meaning, and new ones get the new default.
+BEFORE: dict[str, Any] = {}
 
 Width = Annotated[int, Field(ge=1, le=65536, strict=True)]
 Decay = Annotated[float, Field(ge=0, lt=1, strict=True)]
@@ -139,11 +145,12 @@ class Spec(Section):
     def id(self) -> str:
         """8 hex digits of the content that sets the run apart from the defaults.
 
-        Name and tracking are left out; a new field with a default changes no id.
+        Name and tracking are left out. A new field with a default changes no id; where
+        a default changes, `BEFORE` keeps the ids of old runs.
         """
         content = {
             key: value
-            for key, value in differences(self).items()
+            for key, value in differences(self, BEFORE).items()
             if key != "name" and not key.startswith("tracking.")
         }
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -161,11 +168,12 @@ def flatten(spec: Spec) -> dict[str, Any]:
     return flat
 
 
-def differences(spec: Spec) -> dict[str, Any]:
-    """The dotted fields that differ from the defaults."""
-    defaults = flatten(Spec(name="default"))
+def differences(spec: Spec, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The dotted fields that differ from the defaults, or from `before` where it has
+    the key."""
+    baseline = flatten(Spec(name="default")) | dict(before or {})
     return {
-        key: value for key, value in flatten(spec).items() if value != defaults[key]
+        key: value for key, value in flatten(spec).items() if value != baseline[key]
     }
 
 

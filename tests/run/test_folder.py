@@ -89,6 +89,12 @@ def test_an_edited_spec_is_a_spec_error(folder: RunFolder) -> None:
         folder.spec()
 
 
+def test_a_missing_spec_is_a_spec_error_too(folder: RunFolder) -> None:
+    (folder.path / "spec.yaml").unlink()
+    with pytest.raises(SpecError, match=r"spec\.yaml.*No such file"):
+        folder.spec()
+
+
 def test_updates_are_merged(folder: RunFolder) -> None:
     folder.update(status="FAILED", reason="x")
     folder.update(reason="y")

@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from cvae.errors import SpecError
 from cvae.spec.document import (
     apply_overrides,
+    dump,
+    load_resolved,
     load_spec,
     parse,
     read_document,
     validate,
 )
-from cvae.spec.fields import Spec, differences
+from cvae.spec.fields import BEFORE, NAME, Spec, differences
 from tests import children
 from tests.conftest import tried
 
@@ -413,3 +416,48 @@ def test_bombs_are_refused_in_little_memory_and_nothing_is_written(
     assert len(refusals) >= 2 * len(BOMBS)
     assert all(len(line) < 1000 for line in done.stderr.splitlines())
     assert {path.suffix for path in tmp_path.iterdir()} == {".yaml"}
+
+
+PRINTABLE = st.characters(categories=("L", "N", "P", "S"))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    name=st.from_regex(NAME, fullmatch=True),
+    root=st.text(min_size=1, max_size=60),
+    experiment=st.text(PRINTABLE, min_size=1, max_size=60),
+)
+@example(name="1e-3", root="0o17", experiment="2e05")
+@example(name="0x1f", root="null", experiment="true")
+@example(name="1.", root="~", experiment=".inf")
+@example(name="007", root="\x85\u2028 a  b ", experiment="no: β #1")
+def test_whatever_is_accepted_reads_back_equal(
+    name: str, root: str, experiment: str
+) -> None:
+    tree = {
+        "name": name,
+        "data": {"root": root},
+        "tracking": {"experiment": experiment},
+    }
+    try:
+        made = Spec.model_validate(tree)
+    except ValidationError:
+        assume(False)
+    assert validate(parse(dump(made), "spec.yaml")) == made
+
+
+def test_a_field_younger_than_a_run_has_the_value_from_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "spec.yaml"
+    old = "name: old\nmodel: {latent_dim: 3}\n"  # of before model.activation
+    path.write_text(old)
+    old_id, today = load_spec(path).id, Spec(name="new")
+    monkeypatch.setitem(BEFORE, "model.activation", "tanh")
+    assert load_resolved(path).model.activation == "tanh"
+    assert load_resolved(path).id == old_id  # the old run keeps its name
+    assert load_spec(path).model.activation == "relu"  # a user's file: the default
+    assert load_spec(path).id != old_id
+    assert today.id != "44136fa3"
+    path.write_text(dump(today))
+    assert load_resolved(path) == today
