@@ -10,11 +10,55 @@ SHELL := /bin/bash
 ARGUMENTS := CONFIG SET RUN DIGIT N SEED TEMPERATURE OUT K LABEL_K HOST PORT OFFLINE \
 	PYTEST PY JOBS THREADS ENGINE GPUS DRY EXPERIMENT SWEEP FILTER BY AGAINST METRIC \
 	FORMATS ELLIPSES ONLY
+# What each target takes besides PY; anything else on the command line is refused.
+takes.data :=
+takes.experiment := CONFIG SET OFFLINE
+takes.sweep := CONFIG SET OFFLINE DRY JOBS THREADS ENGINE GPUS
+takes.samples := RUN DIGIT N SEED TEMPERATURE OUT
+takes.evaluate := RUN K LABEL_K
+takes.compare := EXPERIMENT SWEEP RUN FILTER BY AGAINST METRIC FORMATS OUT
+takes.report := $(takes.compare)
+takes.manifold := RUN DIGIT FORMATS ELLIPSES OUT
+takes.figures := ONLY JOBS SET OFFLINE
+takes.sync := RUN
+takes.ui := HOST PORT
+takes.soak := N
+takes.test := PYTEST
+takes.test-services := PYTEST
+
+GIVEN := $(strip $(foreach name,$(.VARIABLES),\
+	$(if $(filter command,$(firstword $(origin $(name)))),$(name))))
+TAKEN := PY $(sort $(foreach goal,$(MAKECMDGOALS),$(takes.$(goal))))
+define nearest
+$(shell python3 -c 'import difflib, sys; names = sys.argv[2:]; \
+	print(*difflib.get_close_matches(sys.argv[1].upper(), names, 1, 0.5))' \
+	'$(subst ','\'',$(1))' $(2) 2>/dev/null)
+endef
+define refuse
+$(error $(1)=: no such variable for make $(or $(MAKECMDGOALS),help)$(if \
+	$(filter $(1),$(ARGUMENTS)),,$(subst @, ,$(addprefix ;@did@you@mean@,$(addsuffix \
+	=?,$(call nearest,$(1),$(TAKEN))))))$(if $(filter SET,$(TAKEN)),; a field of the \
+	spec goes into SET: SET="training.seed=1"); it takes $(strip $(TAKEN)))
+endef
+$(foreach name,$(filter-out $(TAKEN),$(GIVEN)),$(call refuse,$(name)))
+
+# Only make's command line counts: shells export HOST, N or SEED for reasons of their own.
 define literal
-override $(1) := $$(value $(1))
+override $(1) := $$(if $$(filter $(1),$$(GIVEN)),$$(value $(1)))
 export $(1)
 endef
 $(foreach name,$(ARGUMENTS),$(eval $(call literal,$(name))))
+
+# A switch is on or off; the commands below ask whether it is empty.
+ON := 1 yes true on YES Yes TRUE True ON On
+OFF := 0 no false off NO No FALSE False OFF Off
+define switch
+ifneq (,$$(filter-out $$(ON) $$(OFF),$$($(1))))
+$$(error $(1)=$$($(1)): say 1 or 0 (yes or no, true or false, on or off))
+endif
+override $(1) := $$(filter $$(ON),$$($(1)))
+endef
+$(foreach name,OFFLINE DRY ELLIPSES,$(eval $(call switch,$(name))))
 
 ifdef PY
 PYTHON := "$${PY}"
