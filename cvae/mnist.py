@@ -12,6 +12,8 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -94,6 +96,18 @@ def load_mnist_labels(path: str | os.PathLike[str]) -> Tensor:
         DataError: as `load_mnist_images`, and a label above 9.
     """
     return _read_labels(Path(path))[0]
+
+
+def image_shape(root: str | os.PathLike[str]) -> tuple[int, int]:
+    """(height, width) of the training images in `root`, read from the file's header.
+
+    Raises:
+        DataError: the file is missing, or its header is wrong.
+    """
+    path = _locate(Path(root), "train-images-idx3-ubyte")
+    with _clear_errors(path), _open(path) as file:
+        _, height, width = _parse_header(path, file.read(16), dimensions=3)
+    return height, width
 
 
 def load_mnist(
@@ -212,24 +226,30 @@ def _open(path: Path) -> BinaryIO:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def _read_idx(path: Path, dimensions: int) -> tuple[Tensor, str]:
-    """One IDX file of unsigned bytes as a tensor, and the SHA-256 of its raw bytes."""
-    if not path.exists() and path.with_name(path.name + ".gz").exists():
-        path = path.with_name(path.name + ".gz")
+@contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
+    """What the disk or the decompression throws, as one clear line."""
     try:
-        with _open(path) as file:
-            header = file.read(4 + 4 * dimensions)
-            sizes = _parse_header(path, header, dimensions)
-            length = math.prod(sizes)
-            _check_length(path, len(header) + length)
-            data = bytearray()
-            while len(data) <= length and (chunk := file.read(1 << 22)):
-                data += chunk
+        yield
     except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise DataError(
             f"{path}: cannot be read: {reason or error}{_hint(path)}"
         ) from error
+
+
+def _read_idx(path: Path, dimensions: int) -> tuple[Tensor, str]:
+    """One IDX file of unsigned bytes as a tensor, and the SHA-256 of its raw bytes."""
+    if not path.exists() and path.with_name(path.name + ".gz").exists():
+        path = path.with_name(path.name + ".gz")
+    with _clear_errors(path), _open(path) as file:
+        header = file.read(4 + 4 * dimensions)
+        sizes = _parse_header(path, header, dimensions)
+        length = math.prod(sizes)
+        _check_length(path, len(header) + length)
+        data = bytearray()
+        while len(data) <= length and (chunk := file.read(1 << 22)):
+            data += chunk
     if len(data) != length:
         found = "more" if len(data) > length else str(len(header) + len(data))
         raise DataError(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cvae import engine
+from cvae import engine, mnist
 from cvae.metrics import BOUND, mean_sd
 from cvae.run.find import finished_run, folder_for
 from cvae.run.folder import RunFolder
@@ -32,10 +34,19 @@ def rows(plan: Plan, runs: Path) -> list[dict[str, Any]]:
 
 
 def parameters(spec: Spec) -> int:
-    """Trainable numbers of the spec's network on images of 28 × 28."""
+    """Trainable numbers of the spec's network on images of its data's size.
+
+    Raises:
+        DataError: the data's header cannot be read.
+    """
     with torch.device("meta"):
-        model = engine.build_model(spec, pixels=784)
+        model = engine.build_model(spec, pixels=_pixels(spec.data.root))
     return sum(weight.numel() for weight in model.parameters())
+
+
+@cache  # a sweep asks for every variant, and again when the data may be gone
+def _pixels(root: str) -> int:
+    return math.prod(mnist.image_shape(root))
 
 
 def summary(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[list[str]]:

@@ -1,0 +1,53 @@
+"""What a sweep's table says before and after its runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cvae.errors import DataError
+from cvae.spec.variants import Plan, read_plan
+from cvae.sweep import table
+from tests.conftest import data_set, idx, write
+
+HIDDEN, LATENT, CLASSES = 8, 2, 10
+
+
+def plan_on(folder: Path, root: Path) -> Plan:
+    path = folder / "small.yaml"
+    path.write_text(
+        f"name: small\ndata: {{root: {root}}}\nmodel: {{hidden: [{HIDDEN}]}}\n"
+        "sweep: {seeds: 2}\n"
+    )
+    return read_plan(path)
+
+
+def weights(pixels: int) -> int:
+    """Those of one hidden layer in encoder and decoder, counted by hand."""
+    encoder = (pixels + CLASSES + 1) * HIDDEN + 2 * (HIDDEN + 1) * LATENT
+    return encoder + (LATENT + CLASSES + 1) * HIDDEN + (HIDDEN + 1) * pixels
+
+
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (4, 5)])
+def test_parameters_are_counted_for_the_size_of_the_images(
+    tmp_path: Path, height: int, width: int
+) -> None:
+    images = {
+        f"{split}-images-idx3-ubyte": idx(np.zeros((count, height, width), np.uint8))
+        for split, count in (("train", 300), ("t10k", 100))
+    }
+    plan = plan_on(tmp_path, write(tmp_path / "data", data_set() | images))
+    expected = weights(height * width)
+    assert [row["parameters"] for row in table.rows(plan, tmp_path)] == [expected] * 2
+    head, *lines = table.dry(plan, tmp_path)
+    column = head.index("parameters")
+    assert [line[column] for line in lines] == [f"{expected:,}"] * 2
+
+
+def test_without_data_nothing_is_counted_and_the_missing_file_is_named(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(DataError, match="train-images-idx3-ubyte"):
+        table.dry(plan_on(tmp_path, write(tmp_path / "data", {})), tmp_path)
