@@ -62,14 +62,14 @@ $(foreach name,OFFLINE DRY ELLIPSES,$(eval $(call switch,$(name))))
 
 ifdef PY
 PYTHON := "$${PY}"
-READY :=
+READY := python
 else
 PYTHON := .venv/bin/python
 READY := .venv/.ready
 endif
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup data experiment sweep samples evaluate compare manifold figures \
+.PHONY: python help setup data experiment sweep samples evaluate compare manifold figures \
 	report list sync ui bench soak test test-services lint clean
 
 help:  ## this list
@@ -83,9 +83,20 @@ help:  ## this list
 setup: $(READY) data  ## venv, packages, data                 make setup
 
 .venv/.ready: requirements.txt
+	@command -v python3 >/dev/null || { echo "there is no python3: install Python \
+	3.11 or newer, with venv" >&2; exit 1; }
+	@python3 -c 'import sys; sys.version_info >= (3, 11) or sys.exit("python3 is Python \
+	%d.%d: 3.11 or newer is needed; install it, or name the python of an environment \
+	that has the packages: make … PY=path/to/python" % sys.version_info[:2])'
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || { echo "python3 has no venv: \
+	install it, on Debian and Ubuntu with apt install python3-venv" >&2; exit 1; }
 	python3 -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
+
+python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("PY is Python \
+	%d.%d: 3.11 or newer is needed" % sys.version_info[:2])' >/dev/null
 
 data: $(READY)  ## unpack and verify MNIST               make data
 	@$(PYTHON) -m cvae data

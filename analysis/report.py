@@ -200,7 +200,7 @@ def _commands(runs: Runs, again: str) -> list[tuple[str, str]]:
 
 def _when(runs: Runs) -> str:
     days = [
-        datetime.datetime.fromtimestamp(run.started, datetime.timezone.utc).date()
+        datetime.datetime.fromtimestamp(run.started, datetime.UTC).date()
         for run in runs.rows
     ]
     first, last = min(days), max(days)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -146,3 +149,76 @@ def test_make_takes_every_command_that_the_documents_offer() -> None:
     assert len(offers()) > 10
     for target, *names in offers():
         assert set(names) <= takes(target) | {"PY"}, target
+
+
+# -- which Python ----------------------------------------------------------------------
+
+OLD = "import sys; sys.version_info = (3, 10, 13)"
+BARE = "import sys; sys.modules['ensurepip'] = None"  # as Debian's without python3-venv
+
+
+def stand_in(path: Path, before: str) -> None:
+    """A Python that runs `before` ahead of each -c, and nothing else."""
+    path.write_text(
+        f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} -c "{before}\n$2"\n'
+        "touch trap\n"
+    )
+    path.chmod(0o755)
+
+
+def setup(folder: Path) -> Done:
+    """`make list` in a new clone with only `folder`'s python3 on the PATH."""
+    for name in ("Makefile", "requirements.txt"):
+        shutil.copy(children.ROOT / name, folder)
+    (folder / "bin").mkdir(exist_ok=True)
+    program = shutil.which("make")
+    assert program is not None
+    touch = shutil.which("touch")
+    assert touch is not None
+    (folder / "bin" / "touch").symlink_to(touch)
+    return children.run(
+        [program, "list"],
+        cwd=folder,
+        limit=60,
+        env=children.environment(PATH=str(folder / "bin")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        (OLD, "python3 is Python 3.10: 3.11 or newer is needed; install it"),
+        (BARE, "python3 has no venv: install it, on Debian and Ubuntu with apt"),
+        (None, "there is no python3: install Python 3.11 or newer, with venv"),
+    ],
+)
+def test_a_python_that_cannot_set_up_is_named_before_anything_is_made(
+    before: str | None, words: str, tmp_path: Path
+) -> None:
+    if before:
+        (tmp_path / "bin").mkdir()
+        stand_in(tmp_path / "bin" / "python3", before)
+    done = setup(tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr.splitlines()[0]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / ".venv").exists()
+    assert not (tmp_path / "trap").exists()
+
+
+def test_an_old_python_of_the_user_is_named(tmp_path: Path) -> None:
+    stand_in(tmp_path / "python", OLD)
+    done = make("list", f"PY={tmp_path / 'python'}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("PY is Python 3.10: 3.11 or newer is needed\n")
+    assert done.stdout == ""
+
+
+def test_every_file_that_says_which_python_says_the_same() -> None:
+    project = tomllib.loads((children.ROOT / "pyproject.toml").read_text())
+    lowest = project["project"]["requires-python"]
+    assert lowest == ">=3.11"
+    assert project["tool"]["ruff"]["target-version"] == "py311"
+    assert project["tool"]["mypy"]["python_version"] == "3.11"
+    assert TEXT.count("sys.version_info >= (3, 11)") == 2
+    assert "Python 3.11 or newer" in (children.ROOT / "README.md").read_text()
