@@ -27,6 +27,7 @@ from analysis.comparing.sentences import FIDELITY, METHOD, TRUSTED
 from analysis.reading import arguments, attach
 from analysis.reading.runs import RunRow, Runs
 from cvae.run.folder import SweepFolder
+from cvae.tracking.note import stated
 
 HERE = Path(__file__).parent
 GRIDS = {
@@ -145,10 +146,10 @@ def _questions(runs: Runs, best: RunRow) -> list[str]:
         header = SweepFolder(runs.place / "sweeps" / runs.sweep).info.get("header")
         if header:
             return [header]
-    here = [run.folder.info.get("header", "") for run in runs.rows if run.folder]
+    here = [stated(run.folder.info) for run in runs.rows if run.folder]
     if not here:
         try:
-            here = [json.loads(runs.file(best, "run.json") or b"{}").get("header", "")]
+            here = [stated(json.loads(runs.file(best, "run.json") or b"{}"))]
         except (ValueError, AttributeError):
             here = []
     return [header for header in dict.fromkeys(here) if header]

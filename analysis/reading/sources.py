@@ -42,6 +42,7 @@ def from_store(
 def _stored_run(stored: Stored, folder: RunFolder | None) -> RunRow:
     known = {key: value for key, value in stored.params.items() if _is_field(key)}
     facts = {key: stored.params[key] for key in stored.params.keys() - known.keys()}
+    facts |= stored.facts  # runs published before have them among the params
     fields = DEFAULTS | {key: _value(key, text) for key, text in known.items()}
     return RunRow(
         name=folder.name if folder else stored.name,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cvae.run.folder import RunFolder, SweepFolder
 
@@ -19,8 +20,10 @@ def description(folder: RunFolder) -> str:
         headline = "test neg_elbo {:.2f} = recon {:.2f} + kl {:.2f}".format(*figures)
         headline += " nats per image"
     lines = [f"**{headline}**", ""]
-    if header := info.get("header"):
+    if header := stated(info):
         lines += [_question(header), ""]
+    if changes := _changes(info):
+        lines += [f"Changed from the file: {', '.join(map(_code, changes))}", ""]
     if info.get("reason"):
         lines += [f"Ended early: {_plain(info['reason'])}", ""]
     if final:
@@ -31,6 +34,23 @@ def description(folder: RunFolder) -> str:
         lines += ["", "recon, kl, neg_elbo, loss and nll are in nats per image."]
     lines += ["", f"Again: {_code(info.get('command', ''))}"]
     return "\n".join(lines)
+
+
+def stated(info: Mapping[str, Any]) -> str:
+    """The head comment of a run's file, from its `run.json`.
+
+    What it expects holds for the file as it is: left out where fields were changed.
+    """
+    header: str = info.get("header", "")
+    if not _changes(info):
+        return header
+    return re.sub(r"(?m)^Expected:.*\n?(?:(?![A-Z]\w*:).+\n?)*", "", header).strip()
+
+
+def _changes(info: Mapping[str, Any]) -> list[str]:
+    """The overrides of a run that change what it computes."""
+    changes = info.get("changes", [])
+    return [each for each in changes if not each.startswith(("name=", "tracking."))]
 
 
 def sweep_description(folder: SweepFolder) -> str:

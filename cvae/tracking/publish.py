@@ -29,7 +29,7 @@ from cvae.tracking import charts
 from cvae.tracking.connection import clear_errors, within
 from cvae.tracking.entities import datasets, points, text, user
 from cvae.tracking.note import description, sweep_description
-from cvae.tracking.store import BATCH, Store
+from cvae.tracking.store import BATCH, FACT, Store
 
 PAUSE = 60.0  # seconds between attempts to reach a store that went away
 STEP_IMAGE = re.compile(r"(?P<key>[a-z_]+)-(?P<step>\d+)\.png")
@@ -156,8 +156,11 @@ class Tracker(Store):
             int(1000 * info["started"]),
         )
         params = [Param(key, text(value)) for key, value in flatten(spec).items()]
-        params += [Param(key, text(value)) for key, value in info["facts"].items()]
-        self.client.log_batch(run_id, params=params)
+        facts = {key: text(value) for key, value in info["facts"].items()}
+        if count := facts.pop("parameters", ""):  # of the model: as good as a setting
+            params.append(Param("parameters", count))
+        tags = [RunTag(f"{FACT}{key}", value) for key, value in facts.items()]
+        self.client.log_batch(run_id, params=params, tags=tags)
         self.client.log_inputs(run_id, datasets(info))
         self.client.log_artifact(run_id, str(folder.path / "spec.yaml"))
         seen = {"uri": self.uri, "run_id": run_id, "experiment_id": experiment}

@@ -30,6 +30,7 @@ from cvae.tracking.connection import (
 )
 
 BATCH = 1000  # what a call may log or ask for, MLflow's own limit
+FACT = "fact."  # prefix of the tags that name hardware and versions
 CONNECT = 6.0  # seconds that a server or database may take to say hello
 
 log = logging.getLogger("cvae")
@@ -46,6 +47,12 @@ class Stored(NamedTuple):
     metrics: dict[str, float]
     tags: dict[str, str]
     digest: str  # of the data set; empty if none was logged
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Hardware and versions, by the names that `run.json` gives them."""
+        facts = [key for key in self.tags if key.startswith(FACT)]
+        return {key.removeprefix(FACT): self.tags[key] for key in facts}
 
 
 class Store:

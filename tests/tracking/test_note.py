@@ -25,6 +25,34 @@ def test_text_of_the_user_stays_text(folder: RunFolder, field: str) -> None:
     assert "<" not in note
 
 
+HEADER = """Question: is it so?
+Expected: test/neg_elbo ≤ 131 nats per image,
+ten clean digits
+Time: 30 s"""
+
+
+def test_a_changed_run_lists_its_changes_and_expects_nothing(folder: RunFolder) -> None:
+    folder.update(header=HEADER, changes=["model.latent_dim=8", "objective.beta=`2`"])
+    note = description(folder)
+    assert (
+        "Changed from the file: `model.latent_dim=8`, `` objective.beta=`2` ``" in note
+    )
+    assert "Question: is it so?  \nTime: 30 s" in note
+    assert "131" not in note
+    assert "ten clean digits" not in note
+
+
+@pytest.mark.parametrize("changes", [[], ["name=other"], ["tracking.experiment=mine"]])
+def test_a_run_of_the_file_as_it_is_keeps_what_is_expected(
+    folder: RunFolder, changes: list[str]
+) -> None:
+    folder.update(header=HEADER, changes=changes)
+    note = description(folder)
+    assert "≤ 131" in note
+    assert "ten clean digits" in note
+    assert "Changed" not in note
+
+
 @pytest.mark.parametrize("command", ["make x", "make SET='a=`b`'", "`", "``` <b>"])
 def test_the_command_stays_one_piece_of_code(folder: RunFolder, command: str) -> None:
     folder.update(command=command)

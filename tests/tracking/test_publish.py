@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 from pathlib import Path
 
@@ -66,7 +67,9 @@ def test_a_run_is_logged_whole(finished: tuple[Path, object]) -> None:
     for key, value in flatten(folder.spec()).items():
         assert params[key] == (value if isinstance(value, str) else json.dumps(value))
     assert params["parameters"] == "1076500"
-    assert params["device"] == "cpu"
+    assert params.keys() == {*flatten(folder.spec()), "parameters"}
+    assert run.data.tags["fact.device"] == "cpu"
+    assert run.data.tags["fact.version.python"] == platform.python_version()
     for part in ("train", "val"):
         for key in ("recon", "kl", "neg_elbo", "loss", "active_units"):
             history = client.get_metric_history(run.info.run_id, f"{part}/{key}")
