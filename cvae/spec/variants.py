@@ -26,11 +26,11 @@ from cvae.spec.document import (
     Document,
     Path_,
     apply_overrides,
-    field_names,
     read_document,
     validate,
 )
 from cvae.spec.fields import Spec
+from cvae.spec.mistakes import field_names
 
 MOST = 10_000  # variants; more is a slip of the pen
 SEEDS = "training.seed"
