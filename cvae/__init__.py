@@ -12,6 +12,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import; `--help` and spec errors must not wait for it
     if name in ("load_mnist_images", "load_mnist_labels"):

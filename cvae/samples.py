@@ -55,6 +55,8 @@ def generate_conditional_samples(
     run: str | os.PathLike[str] | Run | None = None,
     seed: int | None = None,
     temperature: float = 1.0,
+    *,
+    runs: str | os.PathLike[str] = RUNS,
 ) -> Tensor:
     """Draw z from the prior and decode it as `digit`.
 
@@ -62,21 +64,29 @@ def generate_conditional_samples(
         run: a finished run (see `load_run`); the newest by default.
         seed: the same seed gives the same images; None gives new ones every time.
         temperature: standard deviation of z in units of the prior's; 0 is its mean.
+        runs: the folder of runs in which `run` is looked for.
 
     Returns:
         (num_samples, D) decoder means in [0, 1]; D is 784 for MNIST.
 
     Raises:
-        ValueError: digit not in 0…9, bad count or temperature, unconditional model.
+        ValueError: digit not in 0…9, bad count, seed or temperature, unconditional
+            model.
         RunNotFound: no such run.
     """
     if isinstance(digit, bool) or digit not in range(mnist.CLASSES):
         raise ValueError(f"digit must be 0 to 9, found {digit!r}")
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, found {num_samples}")
+    if not _whole(num_samples) or num_samples < 1:
+        raise ValueError(
+            f"num_samples must be an integer of at least 1, found {num_samples!r}"
+        )
+    if seed is not None and not (_whole(seed) and -(2**63) <= seed < 2**64):
+        raise ValueError(
+            f"seed must be an integer of −2**63 to 2**64 − 1, found {seed!r}"
+        )
     if not 0 <= temperature <= 1e3:
         raise ValueError(f"temperature must be 0 to 1000, found {temperature}")
-    found = run if isinstance(run, Run) else load_run(run)
+    found = run if isinstance(run, Run) else load_run(run, runs=runs)
     if not found.model.classes:
         raise ValueError(
             f"{found.folder.name} is unconditional: it cannot be asked for a digit; "
@@ -90,3 +100,7 @@ def generate_conditional_samples(
     noise = torch.randn(num_samples, found.model.latent_dim, generator=generator)
     labels = torch.full((num_samples,), int(digit))
     return grids.digits(found.model, temperature * noise, labels)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cvae import __main__
+from cvae import __main__, commands
 from cvae.errors import RunNotFound, SpecError
 from cvae.run.folder import RunFolder
 from cvae.samples import load_run
@@ -106,7 +106,11 @@ def test_samples_writes_the_digits_asked_for(
         (["run", QUICKSTART, "--set", "data.root=/nowhere"], 3, "no such folder"),
         (["run", QUICKSTART, "--set", "training.device=cuda"], 2, "no CUDA device"),
         (["samples", "--run", "nothing"], 2, "no run 'nothing'"),
-        (["samples", "--digit", "12"], 2, "make experiment CONFIG="),
+        (["samples"], 2, "make experiment CONFIG="),
+        (["samples", "--digit", "12"], 2, "--digit: must be an integer of 0 to 9"),
+        (["samples", "--seed", "9" * 20], 2, "--seed: must be an integer of"),
+        (["samples", "--out", "x.jpg"], 2, "end the name in .png"),
+        (["evaluate", "--label-samples", "-1"], 2, "must be an integer of 0 to"),
     ],
 )
 def test_a_mistake_gets_one_clear_message_and_its_exit_code(
@@ -310,3 +314,35 @@ def test_make_passes_overrides_with_blanks_and_lists() -> None:
 def test_the_schema_describes_every_section() -> None:
     schema = json.loads(cvae("schema").stdout)
     assert set(schema["properties"]) >= {"name", "data", "model", "training"}
+
+
+@pytest.mark.parametrize("form", ["a folder", "a name without a suffix"])
+def test_samples_are_written_into_the_folder_that_out_names(
+    finished: tuple[Path, Done], tmp_path: Path, form: str
+) -> None:
+    out = tmp_path / "pictures"
+    if form == "a folder":
+        out.mkdir()
+    done = cvae(
+        "samples", "--runs", str(finished[0]), "--digit", "5", "--out", str(out)
+    )
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in out.iterdir()] == ["digit_5.png"]
+
+
+@pytest.mark.parametrize(
+    ("config", "path"),
+    [
+        ("quickstart", "experiments/quickstart.yaml"),
+        ("quickstart.yaml", "experiments/quickstart.yaml"),
+        ("beta", "experiments/sweeps/beta.yaml"),
+        ("experiments/quickstart.yaml", "experiments/quickstart.yaml"),
+        ("../quickstart", "../quickstart"),
+        ("", ""),
+    ],
+)
+def test_a_bare_name_is_looked_for_in_experiments(
+    config: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert commands.spec_file(config) == path

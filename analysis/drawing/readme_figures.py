@@ -20,9 +20,9 @@ from analysis.reading import latent
 from analysis.reading.latent import Posterior
 from analysis.reading.load import load_runs
 from analysis.reading.needed import Needed
-from cvae import grids, mnist
+from cvae import grids
 from cvae.grids import Picture
-from cvae.run import recorder
+from cvae.run.data import load_data
 from cvae.run.folder import RunFolder
 from cvae.samples import Run, generate_conditional_samples
 
@@ -93,8 +93,7 @@ def denoising(needed: Needed) -> list[Plate]:
     run = needed.run("denoising")
     posterior = latent.encode(run)
     places = shown(posterior)
-    options = recorder.split_options(run.spec)
-    clean = mnist.load_mnist(run.spec.data.root, **options).test.images[places]
+    clean = load_data(run.spec, run.folder).test.images[places]
     share = f"{100 * run.spec.data.corrupt:g} % of the pixels destroyed"
     panels = [
         Panel("clean", row(clean.numpy() / 255, run)),

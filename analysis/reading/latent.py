@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import Tensor
 
-from cvae import evaluate, mnist
+from cvae import evaluate
 from cvae.priors import gaussian_kl_per_dim
-from cvae.run import recorder
+from cvae.run.data import load_data
 from cvae.run.state import stream
 from cvae.samples import Run
 
@@ -75,7 +75,7 @@ def encode(run: Run) -> Posterior:
         DataError: the data set is not there. ValueError: the posterior is not finite.
     """
     data, spec, model = run.spec.data, run.spec, run.model
-    test = mnist.load_mnist(data.root, **recorder.split_options(spec)).test
+    test = load_data(spec, run.folder).test
     noise = stream(spec.training.seed, "evaluate")
     parts: list[tuple[Tensor, ...]] = []
     for x, _, y in evaluate.chunks(model, test, noise, corrupt=data.corrupt):

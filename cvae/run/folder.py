@@ -84,6 +84,8 @@ class RunFolder(Described):
         self.checkpoint = path / "checkpoint.safetensors"
         self.weights = path / "model.safetensors"
         self.figures = path / "figures"
+        self._records: list[Record] = []
+        self._stamp: tuple[int, int] | None = None  # of the file they were read from
 
     @property
     def status(self) -> str:
@@ -106,17 +108,23 @@ class RunFolder(Described):
         self.update(uid=uuid.uuid4().hex, id=spec.id, status="NEW")
 
     def records(self) -> list[Record]:
-        """All complete lines of `records.jsonl`, oldest first."""
+        """All complete lines of `records.jsonl`, oldest first.
+
+        They are kept in memory, and decoded again only if the file was changed by
+        anything but `append`.
+        """
+        path = self.path / "records.jsonl"
         try:
-            text = (self.path / "records.jsonl").read_text()
+            stamp = _stamp(path)
+            if stamp != self._stamp:
+                lines = path.read_text().split("\n")[:-1]  # the last one is cut off
+                self._records = [json.loads(line) for line in lines]
+                self._stamp = stamp
         except FileNotFoundError:
             return []
-        lines = text.split("\n")[:-1]  # what follows the last newline was cut off
-        try:
-            return [json.loads(line) for line in lines]
         except ValueError as error:
-            path = self.path / "records.jsonl"
             raise Damaged(f"{path}: altered, a line is not JSON: {error}") from error
+        return list(self._records)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -131,15 +139,18 @@ class RunFolder(Described):
         line = json.dumps(record, allow_nan=False) + "\n"
         path = self.path / "records.jsonl"
         with naming(path), path.open("a+b") as file:
-            end = file.seek(0, os.SEEK_END)
-            if end:
-                file.seek(0)
-                whole = file.read().rfind(b"\n") + 1
-                if whole != end:
-                    file.truncate(whole)
+            known = self._stamp is not None and self._stamp == _stamp(path)
+            if end := file.seek(0, os.SEEK_END):
+                file.seek(end - 1)
+                if file.read() != b"\n":
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
+        if known:
+            self._records.append(record)
+            self._stamp = _stamp(path)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -161,6 +172,12 @@ class RunFolder(Described):
     def abandoned(self) -> bool:
         """Whether the last process at it died, whatever it had written until then."""
         return lock.abandoned(self.path / "lock")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes with a file's content: its size and time of change."""
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
 
 
 class SweepFolder(Described):

@@ -17,11 +17,13 @@ HERE = Path(__file__).resolve().parent
 def git_state() -> tuple[dict[str, str], str]:
     """commit, branch and dirty ("true"/"false") of this code, and its uncommitted diff.
 
-    Empty where there is no git or no repository.
+    The commit is "unknown" where no git repository tracks this very file: code that
+    was unpacked inside another checkout does not come from that checkout's commit.
     """
-    commit = _git("rev-parse", "HEAD")
+    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)
+    commit = _git("rev-parse", "HEAD") if tracked else ""
     if not commit:
-        return {}, ""
+        return {"commit": "unknown"}, ""
     diff = _git("diff", "HEAD", "--no-ext-diff", "--", ":(exclude)*.gz")
     dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
     branch = _git("rev-parse", "--abbrev-ref", "HEAD")
@@ -57,10 +59,13 @@ def hardware(device: Any) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str:
+    """What git says of this folder; GIT_DIR and the like would mean another one."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
         done = subprocess.run(
             ["git", *arguments],
             cwd=HERE,
+            env=environment,
             capture_output=True,
             timeout=10,
             check=True,

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cvae import engine, mnist
-from cvae.errors import Busy, TrackingError, UsageError, in_words
-from cvae.run import progress, recorder, state
+from cvae import engine
+from cvae.errors import Busy, Expected, TrackingError, UsageError, in_words
+from cvae.run import progress, state
+from cvae.run.clock import Clock
+from cvae.run.data import check_data, load_data
 from cvae.run.find import finished_run, folder_for, folders
 from cvae.run.folder import Origin, RunFolder
 from cvae.run.progress import Progress
-from cvae.run.recorder import Clock
+from cvae.run.recorder import Recorder
 from cvae.spec.fields import Spec
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("cvae")
 Publish = Callable[..., None]
 NO_ORIGIN = Origin()
+UNREADABLE = (Expected, OSError, ValueError, LookupError)  # a damaged run's folder
 LAST_WORDS = 3.0  # seconds that an interrupted run may take to tell the store
 
 
@@ -56,27 +59,29 @@ def run(
     clock = clock or Clock()
     device = pick_device(spec.training.device)
     with clock("data"):
-        data = mnist.load_mnist(spec.data.root, **recorder.split_options(spec))
+        data = load_data(spec)
     with claim(spec, runs, again=not origin.sweep) as folder:
+        check_data(folder, data)
         if tracker is None and not offline:
             tracker = connect(runs, clock)
-        now = state.assemble(spec, data, device)
-        recorder.introduce(folder, spec, data, now, origin)
+        begun = state.assemble(spec, data, device)
+        recorder = Recorder(folder, spec, data, begun, clock)
+        recorder.start(origin)
         publish = _publisher(tracker, folder, clock)
         with _status(folder, publish):
             publish()
             if not origin.sweep:
                 bury(runs, tracker)
-            done = state.resume(folder, now)
+            done = state.resume(folder, begun)
             train = data.train.to(device)
             epochs = engine.train(
-                now.model, now.optimizer, train, spec, now.streams, start=done
+                begun.model, begun.optimizer, train, spec, begun.streams, start=done
             )
             for epoch in show(epochs, folder.name, done, spec.training.epochs):
                 clock.add("training", epoch.seconds)
-                recorder.record(folder, now, spec, data, epoch, clock)
+                recorder.epoch(epoch)
                 publish()
-            recorder.finish(folder, now, spec, data, clock, publish)
+            recorder.finish(publish)
     return folder
 
 
@@ -168,15 +173,21 @@ def connect(runs: Path, clock: Clock) -> Tracker:
 
 
 def bury(runs: Path, tracker: Tracker | None) -> None:
-    """Runs whose process died become KILLED; the store hears of ends that it missed."""
+    """Runs whose process died become KILLED; the store hears of ends that it missed.
+
+    A folder that cannot be read or written is named: it stops no other run.
+    """
     reachable = tracker is not None
     for folder in folders(runs):
-        if folder.info.get("status") == "RUNNING" and not folder.held():
-            with contextlib.suppress(Busy), folder.lock():
-                reason = "its process died"
-                folder.update(status="KILLED", reason=reason, ended=time.time())
-        if tracker and reachable and tracker.missed(folder):
-            reachable = tracker.try_publish(folder)
+        try:
+            if folder.info.get("status") == "RUNNING" and not folder.held():
+                with contextlib.suppress(Busy), folder.lock():
+                    reason = "its process died"
+                    folder.update(status="KILLED", reason=reason, ended=time.time())
+            if tracker and reachable and tracker.missed(folder):
+                reachable = tracker.try_publish(folder)
+        except UNREADABLE as error:
+            log.warning("%s: left as it is: %s", folder.path, error)
 
 
 def _publisher(tracker: Tracker | None, folder: RunFolder, clock: Clock) -> Publish:

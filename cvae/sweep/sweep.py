@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from cvae import mnist
 from cvae.errors import SweepIncomplete
 from cvae.files import write_atomic
-from cvae.run import recorder, runner
+from cvae.run import data, runner
+from cvae.run.clock import Clock
 from cvae.run.find import finished_run
 from cvae.run.folder import Origin, SweepFolder
-from cvae.run.recorder import Clock
 from cvae.spec.variants import Plan
 from cvae.sweep import processes, progress, ray_cluster, table
 from cvae.sweep.worker import Ended, Event, Job
@@ -78,7 +78,7 @@ def sweep(
     tracker = None
     try:
         with _events(jobs, use) as events:
-            check_data(plan)
+            check_data(plan, runs)
             tracker = None if offline else runner.connect(runs, Clock())
             _introduce(folder, plan, command)
             publish(folder, plan, tracker)
@@ -98,19 +98,21 @@ def sweep(
     return folder
 
 
-def check_data(plan: Plan) -> None:
+def check_data(plan: Plan, runs: Path) -> None:
     """Load each split that the variants ask for once.
 
     Raises:
-        DataError: the data is wrong, or too small for a variant.
+        DataError: the data is wrong, too small for a variant, or not what a finished
+            run was made with.
     """
-    loaded = set()
+    loaded: dict[tuple[object, ...], mnist.MNIST] = {}
     for variant in plan.variants:
-        options = recorder.split_options(variant.spec)
+        options = data.split_options(variant.spec)
         key = (variant.spec.data.root, *options.values())
         if key not in loaded:
-            loaded.add(key)
-            mnist.load_mnist(variant.spec.data.root, **options)
+            loaded[key] = mnist.load_mnist(variant.spec.data.root, **options)
+        if done := finished_run(variant.spec, runs):
+            data.check_data(done, loaded[key])
 
 
 def publish(folder: SweepFolder, plan: Plan, tracker: Tracker | None) -> None:

@@ -20,9 +20,9 @@ import torch
 from cvae import engine
 from cvae.errors import Busy, Expected, TrackingError
 from cvae.run import runner
+from cvae.run.clock import Clock
 from cvae.run.find import finished_run
 from cvae.run.folder import Origin
-from cvae.run.recorder import Clock
 from cvae.spec.fields import Spec
 
 if TYPE_CHECKING:

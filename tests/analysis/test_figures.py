@@ -237,7 +237,7 @@ def test_what_is_missing_is_run_by_commands_that_parse(
     assert [o.jobs for o in options[1:]] == [2, None]
     assert {o.runs for o in options} == {tmp_path}
     plain = list(there.overrides)
-    settings = [split_overrides(o.set) for o in options]
+    settings = [split_overrides(o.changes) for o in options]
     assert settings == [plain, [*plain, "seeds=3"], plain]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import socket
@@ -306,3 +307,18 @@ def test_folders_are_listed_by_their_start(tmp_path: Path) -> None:
         folder.create(spec(training__seed=seed))
         folder.update(started=started)
     assert [folder.info["started"] for folder in folders(tmp_path)] == [1, 2, 3]
+
+
+def test_records_are_decoded_once_however_often_they_are_asked_for(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.append(LINE)
+    expected = folder.records()
+    other = RunFolder(folder.path)  # as another process sees it
+    folder.append(LINE | {"epoch": 2})
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "loads", lambda text: pytest.fail("decoded again"))
+        assert folder.records() == folder.records() == [*expected, LINE | {"epoch": 2}]
+    other.append(LINE | {"epoch": 3})
+    assert folder.records() == other.records()
+    assert [record["epoch"] for record in folder.records()] == [1, 2, 3]

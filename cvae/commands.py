@@ -1,0 +1,280 @@
+"""What each command does, with arguments that are parsed already."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from cvae.errors import Busy, Damaged, Expected, RunNotFound, TrackingError, UsageError
+from cvae.metrics import headline, metric, number
+
+# Imports inside the functions: torch and MLflow take seconds, `--help` must not wait.
+if TYPE_CHECKING:
+    from cvae.run.folder import RunFolder
+
+log = logging.getLogger("cvae")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def run(config: str, *, runs: Path, changes: str, offline: bool, began: float) -> None:
+    from cvae.spec.document import load_spec, read_document, split_overrides
+
+    path, overrides = spec_file(config), split_overrides(changes)
+    spec = load_spec(path, overrides)
+    header = read_document(path).header
+    from cvae.run import runner  # only now: a wrong spec is said at once
+    from cvae.run.clock import Clock
+    from cvae.run.folder import Origin
+
+    clock = Clock(began=began)
+    clock.add("imports", time.perf_counter() - began)
+    origin = Origin(header, _again("experiment", config, changes), tuple(overrides))
+    folder = runner.run(spec, runs=runs, offline=offline, origin=origin, clock=clock)
+    _report(folder, offline)
+
+
+def spec_file(config: str) -> str:
+    """The path of a spec; a bare name is looked for in experiments/ and its sweeps/."""
+    if os.sep in config or Path(config).exists():
+        return config
+    name = config if config.endswith((".yaml", ".yml")) else f"{config}.yaml"
+    for home in (Path("experiments"), Path("experiments/sweeps")):
+        if name != ".yaml" and (home / name).is_file():
+            return str(home / name)
+    return config
+
+
+def _again(target: str, config: str, changes: str) -> str:
+    """What to type to get the same again."""
+    command = f"make {target} CONFIG={shlex.quote(config)}"
+    return f"{command} SET={shlex.quote(changes)}" if changes else command
+
+
+def sweep(
+    config: str,
+    *,
+    runs: Path,
+    changes: str,
+    offline: bool,
+    dry: bool,
+    jobs: int | None,
+    threads: int | None,
+    engine: str,
+    gpus: float,
+) -> None:
+    from cvae.spec.document import split_overrides
+    from cvae.spec.variants import read_plan
+
+    plan = read_plan(spec_file(config), split_overrides(changes))
+    from cvae.sweep import sweep, table  # only now: a wrong spec is said at once
+
+    if dry:
+        _print_table(table.dry(plan, runs))
+        return
+    folder = sweep.sweep(
+        plan,
+        runs=runs,
+        use=sweep.resources(engine, jobs, threads, gpus),
+        offline=offline,
+        command=_again("sweep", config, changes),
+    )
+    print(f"\n{plan.name}: {len(plan.variants)} runs finished; mean ± sd over seeds\n")
+    _print_table(table.summary(plan, table.rows(plan, runs)))
+    print(f"\n  table: {folder.path / 'table.csv'}")
+    print(f"  next:  make report SWEEP={plan.name}   make ui")
+
+
+def _print_table(lines: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def _report(folder: RunFolder, offline: bool) -> None:
+    """The figures of a finished run and what to do next, on stdout."""
+    metrics = folder.metrics
+    print(f"{folder.name}: finished, {metrics['time/total']:.0f} s in all")
+    for key, value in metrics.items():
+        if key.startswith("test/"):
+            print(f"  {key:24} {number(value, key):>10} {metric(key).unit}")
+    print(f"  grids: {folder.figures / 'digits.png'}")
+    print(f"         {folder.figures / 'reconstructions.png'}")
+    print(f"  next:  make samples RUN={folder.name} DIGIT=5   make ui")
+    if folder.published.get("status") != "FINISHED":
+        why = "--offline" if offline else "the tracking store was away"
+        print(f"  not in MLflow yet ({why}): make sync RUN={folder.name}")
+
+
+def samples(
+    *,
+    runs: Path,
+    run: str | None,
+    digit: int | None,
+    n: int,
+    seed: int | None,
+    temperature: float,
+    out: Path | None,
+) -> None:
+    from cvae import grids
+    from cvae.samples import generate_conditional_samples, load_run
+
+    name = "digits" if digit is None else f"digit_{digit}"
+    path = _picture(out or Path("samples"), f"{name}.png")
+    model = load_run(run, runs=runs)
+    images = [
+        generate_conditional_samples(one, n, model, seed, temperature)
+        for one in (range(10) if digit is None else [digit])
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = n if digit is None else math.ceil(n**0.5)
+    grids.save_png(grids.sheet(images, columns, model.shape), path)
+    print(f"{path}: {n} × {name.replace('_', ' ')} from {model.folder.name}")
+
+
+def _picture(out: Path, name: str) -> Path:
+    """The PNG to write: `out` itself, or `name` in it if it has no suffix.
+
+    Raises:
+        UsageError: the suffix is that of another format.
+    """
+    if out.is_dir() or not out.suffix:
+        return out / name
+    if out.suffix.lower() != ".png":
+        raise UsageError(
+            f"OUT={out}: pictures are written as PNG; end the name in .png, or name a "
+            "folder"
+        )
+    return out
+
+
+def evaluate(
+    *, runs: Path, run: str | None, importance_samples: int, label_samples: int
+) -> None:
+    from cvae.run.evaluation import evaluate_run
+    from cvae.samples import load_run
+
+    known = load_run(run, runs=runs)
+    folder = known.folder
+    if label_samples and not known.model.classes:
+        raise UsageError(f"{folder.name} is unconditional: it has no label posterior")
+    figures = evaluate_run(
+        folder,
+        known.spec,
+        known.model,
+        importance_samples=importance_samples,
+        label_samples=label_samples,
+    )
+    if folder.published:
+        from cvae.tracking.publish import Tracker
+
+        Tracker(runs).try_publish(folder)
+    print(f"{folder.name}, all test images")
+    for key, value in figures.items():
+        print(f"  {key:32} {value:.4f}")
+
+
+def sync(*, runs: Path, run: str | None) -> None:
+    from cvae.run.find import find_run, folders, sweeps
+    from cvae.tracking.publish import Tracker
+
+    chosen = (
+        [find_run(run, runs=runs)]
+        if run
+        else [folder for folder in folders(runs) if not folder.held()]
+    )
+    if not chosen:
+        raise RunNotFound(f"no runs in {runs}/")
+    tracker = Tracker(runs)
+    for one in [] if run else sweeps(runs):
+        tracker.publish_sweep(one)
+    missing = []
+    for folder in chosen:
+        try:
+            with folder.lock():
+                tracker.publish(folder)
+            print(f"{folder.name}: {folder.status.lower()}, published to {tracker.uri}")
+        except Busy:
+            continue  # begun in the meantime: it publishes itself
+        except TrackingError as error:
+            missing.append(folder.name)
+            log.error("%s: %s", folder.name, error)
+            tracker.greet()  # one run's fault, or the store's?
+        except (Expected, ValueError, LookupError) as error:  # a damaged folder
+            missing.append(folder.name)
+            log.error("%s: %s", folder.name, error)
+    if missing:
+        raise TrackingError(f"not published: {', '.join(missing)}")
+
+
+def list_runs(*, runs: Path) -> None:
+    from cvae.run.find import display_name, folders
+
+    every = folders(runs)
+    if not every:
+        print(f"no runs in {runs}/; make one with make experiment CONFIG=…")
+        return
+    lines = [["run", "status", "epochs", "neg_elbo", "what it changes"]]
+    for folder in every:
+        status, epochs, score = folder.status.lower(), "–", "–"
+        try:
+            records = folder.records()
+            score = number(headline(folder.metrics), "test/neg_elbo")
+            epochs = str(records[-1]["epoch"] if records else 0)
+        except (Damaged, LookupError, TypeError) as error:
+            status = "damaged"
+            log.warning("%s: %s", folder.path, error)
+        lines.append([folder.name, status, epochs, score, display_name(folder)])
+    _print_table(lines)
+
+
+def data(*, runs: Path) -> None:
+    from cvae import mnist
+
+    shipped = mnist.load_mnist(mnist.SHIPPED_ROOT)
+    count = f"{len(shipped.train)} + {len(shipped.test)}"
+    print(f"{mnist.SHIPPED_ROOT}: {count} images, verified")
+
+
+def schema(*, runs: Path) -> None:
+    from cvae.spec.fields import Spec
+
+    print(json.dumps(Spec.model_json_schema(), indent=2))
+
+
+def ui(*, runs: Path, host: str, port: int) -> NoReturn:
+    from cvae.tracking.publish import Tracker
+
+    tracker = Tracker(runs)
+    address = f"http://{host}:{port}"
+    if host not in LOOPBACK:
+        log.warning(
+            "warning: %s is open to the network, and MLflow asks for no password: "
+            "whoever reaches this port can read, change and delete the runs",
+            host,
+        )
+    if tracker.uri.startswith("http"):
+        raise SystemExit(f"the runs are on the tracking server: open {tracker.uri}")
+    pages = tracker.pages(address) or {"no runs yet": address}
+    print("MLflow (Ctrl-C ends it)")
+    for name, page in pages.items():
+        print(f"  {name}: {page}", flush=True)
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = tracker.address  # may hold a password
+    os.environ["PATH"] = (
+        f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
+    os.execv(
+        sys.executable,
+        [
+            *(sys.executable, "-m", "mlflow", "ui", "--host", host),
+            *("--port", str(port), "--workers", "1"),
+        ],
+    )

@@ -1,0 +1,126 @@
+"""The figures of a run's model: the bound of a split, importance-sampled estimates."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from cvae import evaluate, mnist
+from cvae.errors import Diverged
+from cvae.model import CVAE
+from cvae.run.data import load_data
+from cvae.run.folder import Record, RunFolder
+from cvae.run.state import stream
+from cvae.spec.fields import Spec
+
+
+def bound(
+    model: CVAE, images: mnist.Images, spec: Spec, *, beta: float
+) -> dict[str, float]:
+    """recon, kl, neg_elbo, loss and active units, with the noise of the run's seed."""
+    return evaluate.bound(
+        model,
+        images,
+        stream(spec.training.seed, "evaluate"),
+        beta=beta,
+        samples=spec.objective.importance_samples,
+        corrupt=spec.data.corrupt,
+    )
+
+
+def importance_figures(
+    model: CVAE,
+    images: mnist.Images,
+    spec: Spec,
+    *,
+    importance_samples: int,
+    label_samples: int,
+) -> dict[str, float]:
+    """`nll_isK`, and by Bayes' rule `label_accuracy_isK` and `marginal_nll_isK`.
+
+    A number of samples of 0 leaves its figures out.
+    """
+    seed, corrupt = spec.training.seed, spec.data.corrupt
+    figures: dict[str, float] = {}
+    if importance_samples:
+        figures[f"nll_is{importance_samples}"] = evaluate.importance_nll(
+            model,
+            images,
+            stream(seed, "evaluate"),
+            samples=importance_samples,
+            corrupt=corrupt,
+        )
+    if label_samples:
+        posterior, nll = evaluate.label_posterior(
+            model,
+            images,
+            stream(seed, "evaluate"),
+            samples=label_samples,
+            corrupt=corrupt,
+        )
+        right = posterior.argmax(1) == images.labels.cpu()
+        figures[f"label_accuracy_is{label_samples}"] = float(right.double().mean())
+        figures[f"marginal_nll_is{label_samples}"] = nll
+    return figures
+
+
+def test_figures(model: CVAE, test: mnist.Images, spec: Spec) -> dict[str, float]:
+    """All figures of the test images that the spec asks for, as `test/…`."""
+    figures = bound(model, test, spec, beta=spec.objective.beta) | importance_figures(
+        model,
+        test,
+        spec,
+        importance_samples=spec.evaluation.importance_samples,
+        label_samples=spec.evaluation.label_samples,
+    )
+    return {f"test/{key}": value for key, value in figures.items()}
+
+
+def evaluate_run(
+    folder: RunFolder,
+    spec: Spec,
+    model: CVAE,
+    *,
+    importance_samples: int,
+    label_samples: int,
+) -> dict[str, float]:
+    """`importance_figures` of a finished run; new ones are added to its records.
+
+    Raises:
+        Busy: another process holds the run.
+        DataError: the data are not those that the run was made with.
+    """
+    data = load_data(spec, folder)
+    with folder.lock():
+        figures = importance_figures(
+            model,
+            data.test,
+            spec,
+            importance_samples=importance_samples,
+            label_samples=label_samples,
+        )
+        metrics = {f"test/{key}": value for key, value in figures.items()}
+        known = folder.metrics
+        if new := {key: value for key, value in metrics.items() if key not in known}:
+            last = folder.records()[-1]
+            folder.append(record(last["epoch"], last["step"], new))
+    return metrics
+
+
+def record(epoch: int, step: int, metrics: dict[str, float]) -> Record:
+    """A line of `records.jsonl`; the seconds are added by who measured them.
+
+    Raises:
+        Diverged: a metric is not finite.
+    """
+    for key, value in metrics.items():
+        if not math.isfinite(value):
+            raise Diverged(f"{key} is not finite after step {step}")
+    now = int(time.time() * 1000)
+    return {
+        "epoch": epoch,
+        "step": step,
+        "time": now,
+        "metrics": metrics,
+        "seconds": {},
+    }
