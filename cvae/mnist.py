@@ -1,27 +1,19 @@
-"""Raw MNIST: the IDX reader, checksums, splits, and tensors that stay on the device.
-
-The format is the one of http://yann.lecun.com/exdb/mnist: big-endian, two zero bytes,
-a type byte (8 = unsigned byte), the number of dimensions, one 32-bit size each, data.
-"""
+"""Raw MNIST: checksums, splits, and tensors that stay on the device."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import math
 import os
-import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from cvae.errors import DataError
+from cvae.idx import open_raw, read_idx, read_sizes
 
 CLASSES = 10
 SHIPPED_ROOT = Path(__file__).resolve().parent.parent / "mnist_data" / "raw"
@@ -36,9 +28,6 @@ SHA256 = {
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351"
     "222c34898ecbeaf847f06e48f7ec33f2",
 }
-DEFLATE_LIMIT = 1032  # no deflate stream expands by more than this factor
-BOMB_LIMIT = 100  # no images do; checked from BOMB_BYTES on
-BOMB_BYTES = 256 * 1024**2
 SPLIT_SEED = 20140214  # fixed for every run: splits do not depend on training.seed
 BINARIZE_SEED = 20150901  # fixed likewise: one binarised test set for all runs
 
@@ -83,7 +72,7 @@ def load_mnist_images(path: str | os.PathLike[str]) -> Tensor:
     Raises:
         DataError: wrong magic, type or dimensions, truncated or trailing bytes.
     """
-    return _read_idx(Path(path), dimensions=3)[0]
+    return read_idx(Path(path), dimensions=3)[0]
 
 
 def load_mnist_labels(path: str | os.PathLike[str]) -> Tensor:
@@ -105,8 +94,7 @@ def image_shape(root: str | os.PathLike[str]) -> tuple[int, int]:
         DataError: the file is missing, or its header is wrong.
     """
     path = _locate(Path(root), "train-images-idx3-ubyte")
-    with _clear_errors(path), _open(path) as file:
-        _, height, width = _parse_header(path, file.read(16), dimensions=3)
+    _, height, width = read_sizes(path, dimensions=3)
     return height, width
 
 
@@ -142,7 +130,7 @@ def load_mnist(
             f"{split}-images-idx3-ubyte",
             f"{split}-labels-idx1-ubyte",
         )
-        images, sha256[image_file] = _read_idx(files[image_file], dimensions=3)
+        images, sha256[image_file] = read_idx(files[image_file], dimensions=3)
         labels, sha256[label_file] = _read_labels(files[label_file])
         if len(images) != len(labels):
             raise DataError(
@@ -207,7 +195,7 @@ def _decompress_beside(path: Path) -> Path:
         return path
     raw, aside = path.with_suffix(""), path.with_suffix(f".{os.getpid()}.part")
     try:
-        with _open(path) as source, aside.open("wb") as target:
+        with open_raw(path) as source, aside.open("wb") as target:
             while chunk := source.read(1 << 20):
                 target.write(chunk)
             target.flush()
@@ -222,99 +210,8 @@ def _decompress_beside(path: Path) -> Path:
     return raw
 
 
-def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
-@contextmanager
-def _clear_errors(path: Path) -> Iterator[None]:
-    """What the disk or the decompression throws, as one clear line."""
-    try:
-        yield
-    except (OSError, EOFError, zlib.error) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise DataError(
-            f"{path}: cannot be read: {reason or error}{_hint(path)}"
-        ) from error
-
-
-def _read_idx(path: Path, dimensions: int) -> tuple[Tensor, str]:
-    """One IDX file of unsigned bytes as a tensor, and the SHA-256 of its raw bytes."""
-    if not path.exists() and path.with_name(path.name + ".gz").exists():
-        path = path.with_name(path.name + ".gz")
-    with _clear_errors(path), _open(path) as file:
-        header = file.read(4 + 4 * dimensions)
-        sizes = _parse_header(path, header, dimensions)
-        length = math.prod(sizes)
-        _check_length(path, len(header) + length)
-        data = bytearray()
-        while len(data) <= length and (chunk := file.read(1 << 22)):
-            data += chunk
-    if len(data) != length:
-        found = "more" if len(data) > length else str(len(header) + len(data))
-        raise DataError(
-            f"{path}: the header promises {' × '.join(map(str, sizes))} = {length} "
-            f"bytes after {len(header)} of header, found {found}; the file is "
-            f"{'followed by trailing bytes' if len(data) > length else 'truncated'}"
-        )
-    digest = hashlib.sha256(header)
-    digest.update(data)
-    flat = torch.frombuffer(data, dtype=torch.uint8) if length else torch.empty(0)
-    return flat.to(torch.uint8).view(sizes), digest.hexdigest()
-
-
-def _parse_header(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
-    wanted = 0x800 + dimensions
-    if len(header) < 4 + 4 * dimensions:
-        raise DataError(
-            f"{path}: truncated: {len(header)} bytes, an IDX header of {dimensions} "
-            f"dimensions takes {4 + 4 * dimensions}{_hint(path)}"
-        )
-    magic, *sizes = struct.unpack(f">{1 + dimensions}I", header)
-    if magic != wanted:
-        raise DataError(
-            f"{path}: magic number {magic}, expected {wanted} (unsigned bytes in "
-            f"{dimensions} dimensions); is it an IDX file of "
-            f"{'images' if dimensions == 3 else 'labels'}?{_hint(path)}"
-        )
-    return tuple(sizes)
-
-
-def _hint(path: Path) -> str:
-    """What a file that is no IDX file is by its first bytes, and what to do then."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError:
-        return ""
-    if start[:2] == b"\x1f\x8b" and path.suffix != ".gz":
-        return f"; it is gzip-compressed: rename it to {path.name}.gz"
-    if start.lstrip().startswith(b"<"):
-        return "; it is a web page, not data: download it again"
-    if start[:4] == b"\0\0\x08\x03" and path.suffix == ".gz":
-        return f"; it is not compressed: rename it to {path.stem}"
-    return ""
-
-
-def _check_length(path: Path, expected: int) -> None:
-    """Refuse a header that the file on disk cannot hold, before allocating for it."""
-    on_disk = path.stat().st_size
-    if path.suffix == ".gz":
-        limit = DEFLATE_LIMIT if expected < BOMB_BYTES else BOMB_LIMIT
-        if expected > on_disk * limit:
-            raise DataError(
-                f"{path}: the header promises {expected} bytes, more than {on_disk} "
-                "compressed bytes of images can hold"
-            )
-    elif expected != on_disk:
-        raise DataError(
-            f"{path}: the header promises {expected} bytes in all, the file has "
-            f"{on_disk}; it is {'truncated' if on_disk < expected else 'too long'}"
-        )
-
-
 def _read_labels(path: Path) -> tuple[Tensor, str]:
-    labels, digest = _read_idx(path, dimensions=1)
+    labels, digest = read_idx(path, dimensions=1)
     wrong = (labels >= CLASSES).nonzero()
     if len(wrong):
         where = int(wrong[0])
