@@ -12,6 +12,7 @@ from concurrent.futures import Future, wait
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import unquote, urlsplit
 
 from cvae.errors import TrackingError
 from cvae.tracking.address import redacted, sqlite_uri, upgrade_command
@@ -56,6 +57,41 @@ def make_database(path: Path) -> None:
     with closing(sqlite3.connect(aside)) as connection:  # the log into the file
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     aside.replace(path)
+
+
+def keep_artifacts_beside(path: Path) -> None:
+    """Make the locations in a database follow it, after its folder was copied or moved.
+
+    MLflow stores absolute ones, so a copy would write into the original's artifacts.
+    A run whose files are only in the old place stays there. Needs the store's lock.
+    """
+    here = (path.parent / "artifacts").as_uri()
+    with closing(sqlite3.connect(path, timeout=60)) as connection, connection:
+        query = "SELECT 1 FROM sqlite_master WHERE name = 'experiments'"
+        if not connection.execute(query).fetchone():
+            return
+        query = "SELECT artifact_location FROM experiments WHERE experiment_id = 0"
+        (first,) = connection.execute(query).fetchone() or ("",)
+        before = (first or "").removesuffix("/0")  # as `make_database` wrote it
+        if before == here or not before.endswith("/artifacts"):
+            return
+        for table, key, column in (
+            ("experiments", "experiment_id", "artifact_location"),
+            ("runs", "run_uuid", "artifact_uri"),
+        ):
+            query = f"SELECT {key}, {column} FROM {table}"  # names of this loop
+            for row, old in connection.execute(query).fetchall():
+                if not f"{old}/".startswith(f"{before}/"):
+                    continue
+                new = here + old.removeprefix(before)
+                if table == "runs" and _exists(old) and not _exists(new):
+                    continue
+                query = f"UPDATE {table} SET {column} = ? WHERE {key} = ?"
+                connection.execute(query, (new, row))
+
+
+def _exists(uri: str) -> bool:
+    return Path(unquote(urlsplit(uri).path)).exists()
 
 
 def within(seconds: float, act: Callable[[], T]) -> T:

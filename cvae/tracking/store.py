@@ -25,6 +25,7 @@ from cvae.tracking.connection import (
     MlflowClient,
     MlflowException,
     clear_errors,
+    keep_artifacts_beside,
     make_database,
     within,
 )
@@ -70,7 +71,9 @@ class Store:
         with clear_errors(self.address):
             if self.local:
                 with self._one_at_a_time():
-                    make_database(database(self.address))
+                    make_database(place := database(self.address))
+                    if place.parent == runs.resolve():  # the layout made here
+                        keep_artifacts_beside(place)
             self.client = self.greet()
 
     def greet(self) -> MlflowClient:
