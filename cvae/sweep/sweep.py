@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import logging
 import os
 import time
 import uuid
@@ -30,6 +31,7 @@ from cvae.sweep.worker import Ended, Event, Job
 if TYPE_CHECKING:
     from cvae.tracking.publish import Tracker
 
+log = logging.getLogger("cvae")
 MOST_WORKERS = 8  # unless asked for more: each holds about a gigabyte
 
 
@@ -129,6 +131,16 @@ def publish(folder: SweepFolder, plan: Plan, tracker: Tracker | None) -> None:
 
 
 def _introduce(folder: SweepFolder, plan: Plan, command: str) -> None:
+    """Write what the sweep is; one of the same name with other runs is replaced."""
+    ids = {variant.spec.id for variant in plan.variants}
+    dropped = [run for run in folder.info.get("runs", []) if run["id"] not in ids]
+    if dropped:
+        log.warning(
+            "%s was made before with other runs: %d of them are not in this sweep and "
+            "leave its table (their folders stay, the first is %s); to keep both "
+            "tables, give one sweep another name",
+            *(folder.path, len(dropped), dropped[0]["folder"]),
+        )
     folder.path.mkdir(parents=True, exist_ok=True)
     write_atomic(folder.path / "sweep.yaml", plan.text.encode())
     runs = folder.path.parent.parent

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from cvae.errors import DataError
+from cvae.run.folder import SweepFolder
 from cvae.spec.variants import Plan, read_plan
-from cvae.sweep import table
+from cvae.sweep import sweep, table
 from tests.conftest import data_set, idx, write
 
 HIDDEN, LATENT, CLASSES = 8, 2, 10
@@ -51,3 +52,21 @@ def test_without_data_nothing_is_counted_and_the_missing_file_is_named(
 ) -> None:
     with pytest.raises(DataError, match="train-images-idx3-ubyte"):
         table.dry(plan_on(tmp_path, write(tmp_path / "data", {})), tmp_path)
+
+
+def test_a_second_sweep_of_one_name_says_what_leaves_the_table(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = plan_on(tmp_path, write(tmp_path / "data", data_set()))
+    folder = SweepFolder(tmp_path / "sweeps" / plan.name)
+    sweep._introduce(folder, plan, "make sweep")
+    more = tmp_path / "small.yaml"
+    more.write_text(more.read_text().replace("seeds: 2", "seeds: 3"))
+    sweep._introduce(folder, read_plan(more), "make sweep")
+    assert not caplog.messages  # a wider sweep keeps the runs of the first
+    more.write_text(more.read_text() + "training: {epochs: 7}\n")
+    sweep._introduce(folder, read_plan(more), "make sweep")
+    (message,) = caplog.messages
+    assert "3 of them are not in this sweep" in message
+    assert str(folder.path) in message
+    assert f"small-{plan.variants[0].spec.id}" in message
