@@ -33,7 +33,11 @@ def datasets(info: dict[str, Any]) -> list[DatasetInput]:
 
 
 def user() -> str:
-    return getpass.getuser() if hasattr(os, "getuid") else ""
+    """The user's name, or number where the system has no name for it."""
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # a container's user id, say
+        return str(os.getuid()) if hasattr(os, "getuid") else ""
 
 
 def text(value: Any) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
 import platform
 import shutil
 from pathlib import Path
@@ -15,6 +17,7 @@ from cvae.errors import TrackingError
 from cvae.run import runner
 from cvae.run.folder import RunFolder
 from cvae.spec.fields import flatten
+from cvae.tracking import entities
 from cvae.tracking.note import description
 from cvae.tracking.publish import Tracker
 from tests import children
@@ -192,3 +195,14 @@ def test_a_run_whose_process_died_is_marked_at_the_next_start(
     states = {run.info.run_name: run.info.status for run in everything}
     assert states.pop(dead.name) == "KILLED"
     assert list(states.values()) == ["FINISHED"]
+
+
+@pytest.mark.parametrize("error", [KeyError("uid"), OSError("no name"), ImportError()])
+def test_a_user_without_a_name_is_a_number(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def nameless() -> str:
+        raise error
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    assert entities.user() == str(os.getuid())
