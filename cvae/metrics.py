@@ -47,11 +47,55 @@ METRICS = (
         4,
         higher_is_better=True,
     ),
+    Metric(
+        "label_fidelity",
+        "the share of prior samples that the judge reads as the digit asked for",
+        "of 1",
+        4,
+        higher_is_better=True,
+    ),
+    Metric(
+        "label_fidelity_worst",
+        "the label fidelity of the digit where it is lowest",
+        "of 1",
+        4,
+        higher_is_better=True,
+    ),
+    Metric(
+        "transfer_fidelity",
+        "the share of images whose z, decoded as another digit, is read as that digit",
+        "of 1",
+        4,
+        higher_is_better=True,
+    ),
+    Metric("label_in_z", "how often z alone names the digit; chance is 0.1", "of 1", 4),
+    Metric(
+        "sample_diversity",
+        "the standard deviation within a digit over that of real images",
+        "of real images'",
+        2,
+        higher_is_better=True,
+    ),
+    Metric(
+        "sample_coverage",
+        "the share of real images that have a sample near",
+        "of 1",
+        2,
+        higher_is_better=True,
+    ),
+    Metric(
+        "judge_accuracy",
+        "the share of real test images that the judge reads right",
+        "of 1",
+        4,
+        higher_is_better=True,
+    ),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}
 
 HEADLINE = "neg_elbo"
 BOUND = tuple(metric.name for metric in METRICS[:4])  # every table starts with these
+CONTROL = ("label_fidelity", "label_fidelity_worst", "transfer_fidelity")
 
 
 def metric(key: str) -> Metric:

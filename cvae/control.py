@@ -1,0 +1,140 @@
+"""Control: is the digit asked for the digit drawn?
+
+neg_elbo does not tell: a model can have the better bound and ignore its label. Samples
+are read by the judge, and a second question is asked of z: does it name the digit,
+which is the label's part? Noise and images are the same for every run. Letters: N
+images, Z latent, C classes, F the judge's features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cvae import judge as judging
+from cvae import mnist
+from cvae.judge import Judge
+from cvae.model import CVAE
+
+PER_DIGIT = 100  # prior samples, and real images they are held against
+TRANSFERRED = 110  # real images whose z is decoded as each of the nine other digits
+KNOWN = 2000  # real images whose z is looked at
+NEIGHBOURS = 5  # of coverage (Naeem et al. 2020) and of `label_in_z`
+
+
+@torch.inference_mode()
+def control(
+    model: CVAE, data: mnist.Images, judge: Judge, generator: torch.Generator
+) -> dict[str, float]:
+    """How well a conditional model does what it is asked, on the CPU, in about 1 s.
+
+    Returns:
+        label_fidelity: share of prior samples that are read as the digit asked for.
+        label_fidelity_worst: the same of the digit where it is lowest.
+        transfer_fidelity: z of an image decoded as another digit, read as that one;
+            carried over through the two priors, p(z given y) to p(z given y').
+        label_in_z: how often the nearest neighbours in z name the digit (chance 0.1).
+        sample_diversity: standard deviation within a digit over that of real images.
+        sample_coverage: share of real images that have a sample near (Naeem et al.).
+    """
+    device = next(model.parameters()).device
+    noise = torch.randn(
+        PER_DIGIT * mnist.CLASSES, model.latent_dim, generator=generator
+    )
+    asked = torch.arange(mnist.CLASSES).repeat_interleave(PER_DIGIT)
+    read, features = judging.read(judge, _drawn(model, noise, asked))
+    overall, worst = fidelity(read, asked)
+    real = _of_each_digit(data)
+    _, real_features = judging.read(judge, mnist.pixels(data.images[real].cpu()))
+    real_labels = data.labels[real].cpu()
+    pairs = [
+        (features[asked == digit], real_features[real_labels == digit])
+        for digit in range(mnist.CLASSES)
+    ]
+
+    some = slice(0, min(KNOWN, len(data)))
+    x, y = mnist.pixels(data.images[some]).to(device), data.labels[some].to(device)
+    u = model.prior.noise(model.encode(x, y)[0], y).cpu()  # z in units of its prior
+    y = y.cpu()
+    moved = u[:TRANSFERRED].repeat_interleave(mnist.CLASSES - 1, 0)
+    wanted = other_labels(y[:TRANSFERRED])
+    transferred, _ = judging.read(judge, _drawn(model, moved, wanted))
+    return {
+        "label_fidelity": overall,
+        "label_fidelity_worst": worst,
+        "transfer_fidelity": fidelity(transferred, wanted)[0],
+        "label_in_z": label_in_z(u, y),
+        "sample_diversity": sum(diversity(*pair) for pair in pairs) / len(pairs),
+        "sample_coverage": sum(coverage(*pair) for pair in pairs) / len(pairs),
+    }
+
+
+def by_published_judge(
+    model: CVAE, data: mnist.Images, digest: str, generator: torch.Generator
+) -> dict[str, float]:
+    """`control` and the judge's own accuracy; empty where the judge has nothing to say:
+    on a plain VAE, and on another data set than that with `digest`, which it learned.
+    """
+    found = judging.published()
+    if found is None or not model.classes or found[1]["digest"] != digest:
+        return {}
+    judge, record = found
+    figures = control(model, data, judge, generator)
+    return figures | {"judge_accuracy": record["test_accuracy"]}
+
+
+def fidelity(read: Tensor, asked: Tensor) -> tuple[float, float]:
+    """Share of images (N,) read as the digit asked for: of all, of the worst digit."""
+    right = (read == asked).double()
+    each = [right[asked == digit].mean() for digit in asked.unique()]
+    return float(right.mean()), float(min(each))
+
+
+def other_labels(y: Tensor) -> Tensor:
+    """For each label (N,) the C − 1 others, one after the other, (N (C − 1),)."""
+    return ((y[:, None] + torch.arange(1, mnist.CLASSES)) % mnist.CLASSES).flatten()
+
+
+def label_in_z(u: Tensor, y: Tensor) -> float:
+    """How often the 5 nearest of the first half name the digit of the second half's u.
+
+    u (N, Z): posterior means in units of the prior; 1 / C if z does not know the label.
+    """
+    half = len(u) // 2
+    nearest = torch.cdist(u[half:], u[:half]).topk(NEIGHBOURS, largest=False).indices
+    named = y[:half][nearest].mode(1).values
+    return float((named == y[half:]).double().mean())
+
+
+def diversity(drawn: Tensor, real: Tensor) -> float:
+    """Standard deviation of one digit's features (N, F) over that of real images."""
+    spread = [part.var(0).sum().sqrt() for part in (drawn, real)]
+    return float(spread[0] / spread[1])
+
+
+def coverage(drawn: Tensor, real: Tensor) -> float:
+    """Share of real images with a drawn one nearer than their 5th real neighbour.
+
+    Naeem et al. 2020 (https://arxiv.org/abs/2002.09797), eq. 9, for one digit. With as
+    many samples as images it is 1 − 2⁻⁵ = 0.97 in expectation if both are alike.
+    """
+    apart = torch.cdist(real, real)
+    radius = apart.kthvalue(NEIGHBOURS + 1, dim=1).values  # the first is itself
+    return float((torch.cdist(real, drawn).amin(1) <= radius).double().mean())
+
+
+def _drawn(model: CVAE, noise: Tensor, labels: Tensor) -> Tensor:
+    """Decoder means (N, D) on the CPU for noise (N, Z) and labels (N,)."""
+    device = next(model.parameters()).device
+    y = labels.to(device)
+    z = model.prior.sample(y, noise.to(device))
+    return torch.sigmoid(model.decode(z, y)).cpu()
+
+
+def _of_each_digit(data: mnist.Images) -> Tensor:
+    """The places of every digit's first images, spread over the whole data set."""
+    places = []
+    for digit in range(mnist.CLASSES):
+        where = (data.labels == digit).nonzero()[:, 0]
+        places.append(where[:: max(1, len(where) // PER_DIGIT)][:PER_DIGIT])
+    return torch.cat(places)

@@ -1,0 +1,141 @@
+"""Control on constructed models: which ignore the label or z, or let z carry it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from cvae import control, judge, mnist
+from cvae.model import CVAE
+from tests.conftest import generator, linear
+
+
+@pytest.fixture(scope="module")
+def read_by() -> judge.Judge:
+    found = judge.published()
+    assert found is not None
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def digits(shipped: mnist.MNIST, read_by: judge.Judge) -> Tensor:
+    """Logits (10, 784) of one test image a digit that the judge reads right."""
+    labels, _ = judge.read(read_by, mnist.pixels(shipped.test.images[:500]))
+    right = (labels == shipped.test.labels[:500]).nonzero()[:, 0]
+    places = [right[shipped.test.labels[right] == digit][0] for digit in range(10)]
+    pixels = mnist.pixels(shipped.test.images[torch.stack(places)])
+    return torch.logit(pixels, eps=1e-3)
+
+
+def constructed(*, latent_dim: int = 10, prior: str = "standard") -> CVAE:
+    """A linear model, all weights 0: q(z|x,y) is N(0, I), every pixel is ½."""
+    model = CVAE(latent_dim=latent_dim, hidden=(), prior=prior, generator=generator())
+    with torch.no_grad():
+        for part in model.parameters():
+            part.zero_()
+    return model
+
+
+def measured(model: CVAE, data: mnist.MNIST, by: judge.Judge) -> dict[str, float]:
+    return control.control(model, data.test, by, generator())
+
+
+def test_a_model_that_does_not_use_z_is_always_right(
+    shipped: mnist.MNIST, read_by: judge.Judge, digits: Tensor
+) -> None:
+    model = constructed()
+    with torch.no_grad():
+        linear(model.decoder, 0).weight[:, 10:] = digits.T
+    figures = measured(model, shipped, read_by)
+    assert figures["label_fidelity"] == figures["label_fidelity_worst"] == 1
+    assert figures["transfer_fidelity"] == 1
+    assert figures["sample_diversity"] == pytest.approx(0, abs=1e-3)
+    assert figures["sample_coverage"] < 0.2  # always the same image: that is no control
+
+
+def test_a_model_that_ignores_its_label_is_right_by_chance(
+    shipped: mnist.MNIST, read_by: judge.Judge, digits: Tensor
+) -> None:
+    model = constructed()
+    with torch.no_grad():
+        linear(model.decoder, 0).bias.copy_(digits[3])
+    figures = measured(model, shipped, read_by)
+    assert figures["label_fidelity"] == pytest.approx(0.1)
+    assert figures["label_fidelity_worst"] == 0
+    others = int((shipped.test.labels[: control.TRANSFERRED] != 3).sum())
+    chance = others / (9 * control.TRANSFERRED)
+    assert figures["transfer_fidelity"] == pytest.approx(chance)
+
+
+def test_z_that_carries_the_digit_is_carried_over_through_the_priors(
+    shipped: mnist.MNIST, read_by: judge.Judge, digits: Tensor
+) -> None:
+    model = constructed(prior="learned")
+    assert model.prior_table is not None
+    with torch.no_grad():
+        means = 40 * torch.eye(10)
+        model.prior_table[:, :10] = means  # p(z given y): near 40 e_y
+        model.prior_table[:, 10:] = -8
+        linear(model.decoder, 0).weight[:, :10] = digits.T / 40
+        linear(model.encoder, 0).weight[:10, 784:] = means
+    figures = measured(model, shipped, read_by)
+    assert figures["label_fidelity"] == 1
+    assert figures["transfer_fidelity"] == 1
+    assert figures["label_in_z"] < 0.25  # in units of its prior z does not know it
+
+
+def test_label_in_z_is_one_for_labels_and_chance_for_noise() -> None:
+    y = torch.arange(2000) % 10
+    noise = torch.randn(2000, 4, generator=generator())
+    coded = torch.eye(10)[y] + 0.01 * torch.randn(2000, 10, generator=generator())
+    assert control.label_in_z(coded, y) == 1
+    assert control.label_in_z(noise, y) == pytest.approx(0.1, abs=0.03)
+
+
+def test_every_other_label_is_asked_for_once() -> None:
+    others = control.other_labels(torch.tensor([0, 7])).view(2, 9)
+    assert sorted(others[0].tolist()) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert sorted(others[1].tolist()) == [0, 1, 2, 3, 4, 5, 6, 8, 9]
+
+
+def test_coverage_counts_real_images_with_a_sample_in_their_ball() -> None:
+    real = torch.arange(12.0)[:, None]  # the 5th neighbour is 3 to 5 away
+    radius = [sorted(abs(float(a - b)) for b in real)[5] for a in real]
+    drawn = torch.tensor([[0.0], [40.0]])
+    inside = [abs(float(a)) <= r for a, r in zip(real, radius, strict=True)]
+    assert control.coverage(drawn, real) == pytest.approx(sum(inside) / 12)
+    assert control.coverage(real, real) == 1
+    assert control.diversity(2 * real, real) == pytest.approx(2)
+
+
+def test_the_published_judge_reads_what_its_record_says(
+    shipped: mnist.MNIST,
+) -> None:
+    found = judge.published()
+    assert found is not None
+    reads, record = found
+    assert record["digest"] == shipped.digest
+    assert judge.accuracy(reads, shipped.test) == pytest.approx(
+        record["test_accuracy"], abs=2e-4
+    )
+    assert record["test_accuracy"] >= 0.994
+    assert (judge.PUBLISHED / "judge.safetensors").stat().st_size < 1_000_000
+
+
+def test_the_judge_learns_and_is_repeatable(shipped: mnist.MNIST) -> None:
+    few = mnist.Images(shipped.train.images[:1500], shipped.train.labels[:1500])
+    one, two = (judge.train(few, epochs=2) for _ in range(2))
+    for key, value in one.state_dict().items():
+        assert torch.equal(two.state_dict()[key], value), key
+    some = mnist.Images(shipped.test.images[:500], shipped.test.labels[:500])
+    assert judge.accuracy(one, some) > 0.7
+
+
+def test_other_data_and_plain_vaes_are_not_judged(shipped: mnist.MNIST) -> None:
+    random, test = generator(), shipped.test
+    assert not control.by_published_judge(constructed(), test, "0" * 32, random)
+    plain = CVAE(latent_dim=2, hidden=(), conditional=False, generator=generator())
+    assert not control.by_published_judge(plain, test, shipped.digest, random)
+    judged = control.by_published_judge(constructed(), test, shipped.digest, random)
+    assert judged["judge_accuracy"] >= 0.994
