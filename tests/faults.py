@@ -29,7 +29,7 @@ FOLDER = "tests/run/test_folder.py"
 CHECKPOINT = "tests/run/test_checkpoint.py"
 MNIST = "tests/test_mnist.py"
 FIELDS = "tests/spec/test_fields.py"
-DOCUMENT = "tests/spec/test_document.py"
+IDS = "tests/spec/test_ids.py"
 VARIANTS = "tests/spec/test_variants.py"
 SIGNIFICANCE = "tests/analysis/test_significance.py"
 COMPARE = "tests/analysis/test_compare.py"
@@ -70,7 +70,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ("u >= 1 - probability / 2", "u >= 1 - probability", MNIST),
     ("labels >= CLASSES", "labels > CLASSES", MNIST),
     ("hexdigest()[:8]", "hexdigest()[1:9]", FIELDS),
-    ("sort_keys=True, separators", "sort_keys=False, separators", FIELDS),
+    ("sort_keys=True, separators", "sort_keys=False, separators", IDS),
     ("list(range(value))", "list(range(1, value + 1))", VARIANTS),
     # files, locks, checkpoints
     ("os.fsync(folder)", "os.stat(folder)", DURABLE),
