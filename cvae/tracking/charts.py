@@ -29,11 +29,14 @@ LINE = {
 }
 SECTIONS = {
     "grids": ("digits", "reconstructions"),
-    "val": ("val/neg_elbo", "val/recon", "val/kl", "val/active_units"),
-    "test": ("test/neg_elbo", "test/recon", "test/kl"),
+    "val": ("val/neg_elbo", "val/recon", "val/kl", "val/label_fidelity"),
+    "test": ("test/neg_elbo", "test/recon", "test/kl", "test/label_fidelity"),
     "train": ("train/neg_elbo", "train/loss", "train/learning_rate"),
 }
-COLUMNS = ("test/neg_elbo", "test/recon", "test/kl", "time/training")
+COLUMNS = (
+    *("test/neg_elbo", "test/recon", "test/kl", "test/label_fidelity"),
+    "time/training",
+)
 PARAMS = ("model.latent_dim", "objective.beta", "training.epochs", "training.seed")
 
 
