@@ -69,7 +69,7 @@ READY := .venv/.ready
 endif
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: python help setup data experiment sweep samples evaluate compare manifold figures \
+.PHONY: python help setup data judge experiment sweep samples evaluate compare manifold figures \
 	report list sync ui bench soak test test-services lint clean
 
 help:  ## this list
@@ -100,6 +100,9 @@ python:
 
 data: $(READY)  ## unpack and verify MNIST               make data
 	@$(PYTHON) -m cvae data
+
+judge: $(READY)  ## train the CNN that reads samples        make judge
+	@$(PYTHON) -m cvae judge
 
 experiment: $(READY)  ## train one spec                        make experiment CONFIG=experiments/quickstart.yaml SET="model.latent_dim=8"
 	@$(PYTHON) -m cvae run "$${CONFIG:?say which, such as CONFIG=experiments/quickstart.yaml}" \

@@ -89,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
 
     command("list", commands.list_runs, "the runs in a folder, oldest first")
     command("data", commands.data, "decompress and verify the shipped MNIST files")
+    judge = command(
+        "judge", commands.judge, "train the CNN that reads samples (results/judge)"
+    )
+    judge("--seed", type=whole(0, 2**63 - 1), default=0)
+    judge("--out", type=Path, default=Path("results/judge"), help="folder to write")
     command("schema", commands.schema, "the spec's JSON schema, for editors")
     ui = command("ui", commands.ui, "the MLflow UI over the runs")
     ui("--port", type=whole(0, 65535), default=5000)

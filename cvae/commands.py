@@ -243,6 +243,16 @@ def data(*, runs: Path) -> None:
     print(f"{mnist.SHIPPED_ROOT}: {count} images, verified")
 
 
+def judge(*, runs: Path, seed: int, out: Path) -> None:
+    from cvae import judge, mnist
+
+    data = mnist.load_mnist(mnist.SHIPPED_ROOT, validation_images=5000)
+    record = judge.make(data, out, seed=seed)
+    print(f"{out}: judge trained in {record['seconds']:.0f} s; it reads right")
+    print(f"  validation images {record['validation_accuracy']:.4f}")
+    print(f"  test images       {record['test_accuracy']:.4f}")
+
+
 def schema(*, runs: Path) -> None:
     from cvae.spec.fields import Spec
 

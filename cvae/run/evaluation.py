@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 
-from cvae import evaluate, mnist
+from cvae import control, evaluate, mnist
 from cvae.errors import Diverged
 from cvae.model import CVAE
 from cvae.run.data import load_data
@@ -76,6 +76,14 @@ def test_figures(model: CVAE, test: mnist.Images, spec: Spec) -> dict[str, float
     return {f"test/{key}": value for key, value in figures.items()}
 
 
+def control_figures(model: CVAE, images: mnist.Images, digest: str) -> dict[str, float]:
+    """`control` of a split of the data with `digest`; empty if no judge knows them.
+
+    The noise is the same for every run, so that runs are compared on the same z.
+    """
+    return control.by_published_judge(model, images, digest, stream(0, "control"))
+
+
 def evaluate_run(
     folder: RunFolder,
     spec: Spec,
@@ -99,6 +107,7 @@ def evaluate_run(
             importance_samples=importance_samples,
             label_samples=label_samples,
         )
+        figures |= control_figures(model, data.test, data.digest)
         metrics = {f"test/{key}": value for key, value in figures.items()}
         known = folder.metrics
         if new := {key: value for key, value in metrics.items() if key not in known}:

@@ -68,6 +68,7 @@ class Recorder:
         every, last = self.spec.tracking.images_every, self.spec.training.epochs
         if epoch.epoch % every == 0 or epoch.epoch == last:
             self._draw(suffix=f"-{epoch.epoch:04d}")
+            metrics |= self._validation_control()
         if epoch.epoch > len(self.folder.records()):
             line = record(epoch.epoch, epoch.step, metrics)
             self.folder.append(line | {"seconds": self.clock.take()})
@@ -89,11 +90,25 @@ class Recorder:
             publish()
         else:
             with self.clock("evaluation"):
-                metrics = evaluation.test_figures(model, self.data.test, self.spec)
+                test, digest = self.data.test, self.data.digest
+                metrics = evaluation.test_figures(model, test, self.spec)
+                control = evaluation.control_figures(model, test, digest)
+                metrics |= {f"test/{key}": value for key, value in control.items()}
             publish()
             metrics |= self._times()
             self.folder.append(record(last["epoch"], last["step"], metrics))
         self.folder.update(status="FINISHED", reason="", ended=time.time())
+
+    def _validation_control(self) -> dict[str, float]:
+        """`val/label_fidelity`, so that one sees control come and go while training."""
+        if not len(self.data.validation):
+            return {}
+        with self.clock("evaluation"):
+            figures = evaluation.control_figures(
+                self.state.model, self.data.validation, self.data.digest
+            )
+        names = ("label_fidelity", "transfer_fidelity", "label_in_z")
+        return {f"val/{name}": figures[name] for name in names if name in figures}
 
     def _facts(self) -> dict[str, Any]:
         parameters = sum(weight.numel() for weight in self.state.model.parameters())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from cvae.run.evaluation import evaluate_run
 from cvae.run.folder import RunFolder
 from cvae.samples import generate_conditional_samples, load_run
 from cvae.spec.fields import Spec
+from tests import children
 from tests.conftest import data_set, spec, write
 from tests.made import made_run
 
@@ -95,9 +95,9 @@ def test_another_repository_gives_no_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
-    subprocess.run([*git, "init", "-q"], check=True, timeout=30)
+    assert children.run([*git, "init", "-q"]).returncode == 0
     commit = [*git, "commit", "-q", "--allow-empty", "-m", "other"]
-    subprocess.run(commit, check=True, timeout=30)
+    assert children.run(commit).returncode == 0
     here = provenance.git_state()[0]
     monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
     assert provenance.git_state()[0] == here

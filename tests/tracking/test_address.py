@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,9 @@ from cvae.tracking.address import (
     upgrade_command,
 )
 from cvae.tracking.store import Store
-from tests.test_commands import cvae, environment
+from tests import children
+from tests.children import Done, environment
+from tests.test_commands import cvae
 
 PASSWORD = "s3cret-Pass%40word"
 
@@ -104,15 +105,9 @@ def test_a_database_in_memory_is_refused(
         tracking_uri(tmp_path)
 
 
-def shell(command: str, **extra: str) -> subprocess.CompletedProcess[str]:
+def shell(command: str, **extra: str) -> Done:
     """A command as a user types it, in a shell that knows nothing of this test."""
-    return subprocess.run(
-        ["/bin/sh", "-c", command],
-        env=environment(**extra),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return children.run(["/bin/sh", "-c", command], env=environment(**extra))
 
 
 @pytest.mark.parametrize("where", ["file", "environment"])
