@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -18,7 +19,7 @@ from analysis.drawing import plates, readme_figures
 from analysis.drawing.readme_figures import EXHIBITS
 from analysis.reading import latent, needed
 from analysis.reading.needed import SINGLE, SWEEPS, Needed
-from cvae import __main__, engine
+from cvae import __main__, engine, mnist
 from cvae.errors import RunNotFound
 from cvae.run.find import finished_run
 from cvae.run.folder import RunFolder
@@ -42,6 +43,11 @@ def bound(spec: Spec) -> float:
     return 100 + known + 7 * (spec.name == "plain-vae")
 
 
+@functools.cache
+def digest_of(root: str) -> str:
+    return mnist.load_mnist(root).digest
+
+
 def pretend(spec: Spec, runs: Path, *, weights: bool) -> None:
     """The folder that a finished run of `spec` would leave, without the training."""
     folder = RunFolder(runs / f"{spec.name}-{spec.id}")
@@ -49,10 +55,11 @@ def pretend(spec: Spec, runs: Path, *, weights: bool) -> None:
     written = yaml.safe_dump(nested(flatten(spec)))
     (folder.path / "spec.yaml").write_text(written)
     images = {"training": 1000, "validation": 100, "test": 100}
+    data = {"shape": [28, 28], "images": images, "digest": digest_of(spec.data.root)}
     info = {
         "status": "FINISHED",
         "facts": {"processor": "a processor", "version.torch": "2.0"},
-        "data": {"shape": [28, 28], "images": images, "digest": "0"},
+        "data": data,
     }
     (folder.path / "run.json").write_text(
         json.dumps(info | {"id": spec.id, "uid": folder.name})
