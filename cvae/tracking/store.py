@@ -72,9 +72,10 @@ class Store:
             if self.local:
                 with self._one_at_a_time():
                     make_database(place := database(self.address))
-                    if place.parent == runs.resolve():  # the layout made here
-                        keep_artifacts_beside(place)
-            self.client = self.greet()
+            self.client = self.greet()  # a database of another MLflow is left alone
+            if self.local and place.parent == runs.resolve():  # the layout made here
+                with self._one_at_a_time():
+                    keep_artifacts_beside(place)
 
     def greet(self) -> MlflowClient:
         """A client of a store that answers.
