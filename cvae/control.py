@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cvae import grids, mnist
 from cvae import judge as judging
-from cvae import mnist
 from cvae.judge import Judge
 from cvae.model import CVAE
 
@@ -26,7 +26,7 @@ NEIGHBOURS = 5  # of coverage (Naeem et al. 2020) and of `label_in_z`
 def control(
     model: CVAE, data: mnist.Images, judge: Judge, generator: torch.Generator
 ) -> dict[str, float]:
-    """How well a conditional model does what it is asked, on the CPU, in about 1 s.
+    """How well a conditional model does what it is asked, read on the CPU.
 
     Returns:
         label_fidelity: share of prior samples that are read as the digit asked for.
@@ -42,7 +42,7 @@ def control(
         PER_DIGIT * mnist.CLASSES, model.latent_dim, generator=generator
     )
     asked = torch.arange(mnist.CLASSES).repeat_interleave(PER_DIGIT)
-    read, features = judging.read(judge, _drawn(model, noise, asked))
+    read, features = judging.read(judge, grids.digits(model, noise, asked))
     overall, worst = fidelity(read, asked)
     real = _of_each_digit(data)
     _, real_features = judging.read(judge, mnist.pixels(data.images[real].cpu()))
@@ -58,7 +58,7 @@ def control(
     y = y.cpu()
     moved = u[:TRANSFERRED].repeat_interleave(mnist.CLASSES - 1, 0)
     wanted = other_labels(y[:TRANSFERRED])
-    transferred, _ = judging.read(judge, _drawn(model, moved, wanted))
+    transferred, _ = judging.read(judge, grids.digits(model, moved, wanted))
     return {
         "label_fidelity": overall,
         "label_fidelity_worst": worst,
@@ -121,14 +121,6 @@ def coverage(drawn: Tensor, real: Tensor) -> float:
     apart = torch.cdist(real, real)
     radius = apart.kthvalue(NEIGHBOURS + 1, dim=1).values  # the first is itself
     return float((torch.cdist(real, drawn).amin(1) <= radius).double().mean())
-
-
-def _drawn(model: CVAE, noise: Tensor, labels: Tensor) -> Tensor:
-    """Decoder means (N, D) on the CPU for noise (N, Z) and labels (N,)."""
-    device = next(model.parameters()).device
-    y = labels.to(device)
-    z = model.prior.sample(y, noise.to(device))
-    return torch.sigmoid(model.decode(z, y)).cpu()
 
 
 def _of_each_digit(data: mnist.Images) -> Tensor:

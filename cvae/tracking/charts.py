@@ -29,7 +29,13 @@ LINE = {
 }
 SECTIONS = {
     "grids": ("digits", "reconstructions"),
-    "val": ("val/neg_elbo", "val/recon", "val/kl", "val/label_fidelity"),
+    "val": (
+        "val/neg_elbo",
+        "val/recon",
+        "val/kl",
+        "val/active_units",
+        "val/label_fidelity",
+    ),
     "test": ("test/neg_elbo", "test/recon", "test/kl", "test/label_fidelity"),
     "train": ("train/neg_elbo", "train/loss", "train/learning_rate"),
 }
