@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, TextIO, cast
 
 log = logging.getLogger("cvae")
 
@@ -118,11 +119,59 @@ NO_ROOM_ADVICE = (
 )
 
 
+class _Forgiving:
+    """A text stream that loses what cannot be written: progress ends no run."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        return not self._stream.closed and self._stream.isatty()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _open_streams() -> None:
+    """Standard streams that were closed lead nowhere; odd characters become a `?`.
+
+    A closed descriptor 2 would be given to the next file that is opened, and a
+    library's warning would be written into that file.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, nowhere)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
 def guarded(act: Callable[[], None], *, interrupted: str = "interrupted") -> int:
     """The exit code of `act`; an expected error is one message on stderr.
 
     ValueErrors of the public functions (a digit of 12) are expected, too (exit code 2).
     """
+    _open_streams()
+    with contextlib.redirect_stderr(cast(TextIO, _Forgiving(sys.stderr))):
+        return _ended(act, interrupted)
+
+
+def _ended(act: Callable[[], None], interrupted: str) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     log.setLevel(logging.INFO)
     try:

@@ -21,7 +21,8 @@ def naming(path: Path) -> Iterator[None]:
 def write_atomic(path: Path, data: bytes, *, keep: Path | None = None) -> None:
     """Replace `path` by `data` in one step that survives a crash at any point.
 
-    What it replaces becomes `keep`, but only once `data` is safely on the disk.
+    What it replaces becomes `keep`, but only once `data` is safely on the disk; a file
+    stands at `path` all the time.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     with naming(path):
@@ -30,8 +31,8 @@ def write_atomic(path: Path, data: bytes, *, keep: Path | None = None) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            if keep and path.exists():  # a crash here leaves `keep`, which is sound
-                path.replace(keep)
+            if keep and path.exists():
+                _name_too(path, keep)
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
@@ -40,3 +41,17 @@ def write_atomic(path: Path, data: bytes, *, keep: Path | None = None) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _name_too(path: Path, name: Path) -> None:
+    """Give the file at `path` a second name in the same folder, in one step."""
+    spare = name.with_name(f".{name.name}.{os.getpid()}.part")
+    try:
+        os.link(path, spare)
+    except OSError:  # a file system without hard links
+        path.replace(name)
+        return
+    try:
+        spare.replace(name)
+    finally:  # POSIX leaves `spare` where both are names of one file already
+        spare.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 
@@ -10,8 +11,11 @@ from cvae.errors import Diverged
 from cvae.model import CVAE
 from cvae.run.data import load_data
 from cvae.run.folder import Record, RunFolder
+from cvae.run.progress import decoding
 from cvae.run.state import stream
 from cvae.spec.fields import Spec
+
+log = logging.getLogger("cvae")
 
 
 def bound(
@@ -99,7 +103,9 @@ def evaluate_run(
         DataError: the data are not those that the run was made with.
     """
     data = load_data(spec, folder)
-    with folder.lock():
+    decoded = importance_samples + model.classes * label_samples  # of each image
+    with folder.lock(), decoding(model, folder.name, decoded * len(data.test)):
+        log.info("%s: %d samples of each test image", folder.name, decoded)
         figures = importance_figures(
             model,
             data.test,

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from tqdm import tqdm
 
 from cvae.run.find import finished_run
+from cvae.run.progress import time_left
 from cvae.spec.fields import Spec
 from cvae.sweep.table import parameters
 from cvae.sweep.worker import Ended, Event, Job, Progressed, Said
@@ -52,7 +53,9 @@ def many_runs(
             done[job.number] = share
             reached = sum(done.values())
             fresh, ahead = reached - sum(before.values()), sum(work.values()) - reached
-            left = _left((time.monotonic() - began) * ahead / fresh) if fresh else ""
+            left = (
+                time_left((time.monotonic() - began) * ahead / fresh) if fresh else ""
+            )
             bar.set_postfix_str(f"{ended}/{total} runs{left}")
             if isinstance(event, Ended):
                 bar.write(f"[{ended}/{total}] {_line(job, event)}{left}")
@@ -73,11 +76,3 @@ def _work(spec: Spec) -> float:
     """Multiply-adds of a run, up to a factor: what the time left is reckoned by."""
     images = spec.data.train_images or 60_000
     return float(spec.training.epochs * images * parameters(spec))
-
-
-def _left(seconds: float) -> str:
-    if seconds < 1:
-        return ""
-    if seconds < 90:
-        return f"  about {seconds:.0f} s left"
-    return f"  about {seconds / 60:.0f} min left"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,40 @@ def test_a_save_that_fails_leaves_a_sound_checkpoint(
             save(path, {}, {"epoch": 5})
     assert load(path)[1] == {"epoch": 4}
     assert load(previous_of(path))[1] == STATE  # which no failure may push out
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_checkpoint_stands_at_its_name_whenever_a_save_is_interrupted(
+    path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """Interrupted before each of its renames; once more where links are refused."""
+    rename = Path.replace
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+    for allowed in (0, 1, 2):
+        left = [allowed]
+
+        def interrupted(self: Path, target: Path, left: list[int] = left) -> Path:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            return rename(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", interrupted)
+            with contextlib.suppress(KeyboardInterrupt):
+                save(path, {}, {"epoch": 4 + allowed})
+        if links:
+            assert load(path)[0].keys() == (TENSORS.keys() if allowed < 2 else set())
+        else:
+            assert load(path if path.exists() else previous_of(path))
+        assert not list(path.parent.glob(".*.part"))
+        if not path.exists():
+            rename(previous_of(path), path)
+
+
+def refused(*names: Path) -> None:
+    raise OSError(1, "Operation not permitted")
 
 
 def test_write_atomic_replaces_in_one_step(tmp_path: Path) -> None:
