@@ -3,8 +3,9 @@
     make figures JOBS=2
     python -m analysis.figures --only "digits results"
 
-Figures and the page results.md go to docs/, tables to README between their markers.
-Made again from the same runs, not one byte differs.
+Figures go to docs/, tables to README and docs/results.md between their markers. A row
+of README's table is one experiment with all its finished seeds; `--seeds` says how many
+to train. Made again from the same runs, not one byte differs.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.comparing.readme_tables import TABLES
-from analysis.comparing.tables import write_page
 from analysis.drawing.plates import Plate
 from analysis.drawing.readme_figures import EXHIBITS
 from analysis.reading import arguments
-from analysis.reading.needed import SWEEPS, Needed
+from analysis.reading.needed import Needed
 from cvae.files import write_atomic
 from cvae.spec.document import split_overrides
-from cvae.sweep import table
-from cvae.tracking.note import markdown
+
+BEGIN, END = "<!-- figures:{} -->", "<!-- /figures:{} -->"
+IN_RESULTS = ("sweeps",)  # tables of results.md; all others are README's
 
 
 def make_figures(
@@ -39,17 +40,23 @@ def make_figures(
     """Run what is missing, draw the exhibits and fill the tables that `names` names.
 
     Returns:
-        The files written, README last. The page results.md is for all names at once.
+        The files written, the pages last. results.md is made anew with all names, with
+        some only its tables are filled.
 
     Raises:
-        ValueError: a table has no markers in README.
+        ValueError: a table has no markers in its page.
         SystemExit: a run failed; with its exit code.
     """
     tables = [name for name in TABLES if name in names]
     exhibits = [name for name in EXHIBITS if name in names]
-    text = readme.read_text(encoding="utf-8")
-    for name in tables:
-        text = replaced(text, name, "", readme)  # before hours of training
+    anew = {*tables, *exhibits} == {*TABLES, *EXHIBITS}
+    results = out / "results.md"
+    pages = {name: results if name in IN_RESULTS else readme for name in tables}
+    texts = {results: results_page([])} if anew else {}
+    for name, page in pages.items():
+        if page not in texts:
+            texts[page] = page.read_text(encoding="utf-8")
+        replaced(texts[page], name, "", page)  # said before hours of training
     needs = [n for name in tables for n in TABLES[name][0]]
     needs += [n for name in exhibits for n in EXHIBITS[name].needs]
     for name in dict.fromkeys(needs):
@@ -57,13 +64,13 @@ def make_figures(
     out.mkdir(parents=True, exist_ok=True)
     drawn = [each for name in exhibits for each in EXHIBITS[name].draw(needed)]
     written = [file for each in drawn for file in each.save(out)]
-    texts = {name: TABLES[name][1](needed) for name in tables}
-    if set(names) == {*TABLES, *EXHIBITS}:
-        written.append(write_results(needed, drawn, out))
-    for name, table_text in texts.items():
-        text = replaced(text, name, table_text, readme)
-    write_atomic(readme, text.encode())
-    return [*written, readme]
+    if anew:
+        texts[results] = results_page(drawn)
+    for name, page in pages.items():
+        texts[page] = replaced(texts[page], name, TABLES[name][1](needed), page)
+    for page, text in texts.items():
+        write_atomic(page, text.encode())
+    return [*written, *texts]
 
 
 def replaced(text: str, name: str, table_text: str, path: Path) -> str:
@@ -72,7 +79,7 @@ def replaced(text: str, name: str, table_text: str, path: Path) -> str:
     Raises:
         ValueError: there is not exactly one pair of markers.
     """
-    begin, end = f"<!-- figures:{name} -->", f"<!-- /figures:{name} -->"
+    begin, end = BEGIN.format(name), END.format(name)
     if text.count(begin) != 1 or text.count(end) != 1:
         raise ValueError(f"{path}: must hold {begin} and {end}, each once")
     before, rest = text.split(begin)
@@ -81,17 +88,12 @@ def replaced(text: str, name: str, table_text: str, path: Path) -> str:
     return f"{before}{begin}\n{table_text}\n{end}{rest.split(end)[1]}"
 
 
-def write_results(needed: Needed, drawn: Sequence[Plate], out: Path) -> Path:
-    """results.md: every figure with its caption, every sweep with all its figures."""
+def results_page(drawn: Sequence[Plate]) -> str:
+    """results.md: every figure with its caption, and a place for the tables."""
     parts = ["# Results", "Made by `make figures`, to be changed there."]
     parts += [each.markdown for each in drawn if each.caption]
-    for name in SWEEPS:
-        plan = needed.plan(name)
-        question = re.sub(r"\s+", " ", plan.header.partition("\nExpected")[0])
-        command = f"`make sweep CONFIG={needed.path(name)}`"
-        rows = table.summary(plan, table.rows(plan, needed.runs))
-        parts += [f"## {name}", f"{question} {command}", markdown(rows)]
-    return write_page(out / "results.md", parts)
+    parts += [f"{BEGIN.format(name)}\n{END.format(name)}" for name in IN_RESULTS]
+    return "\n\n".join([*parts, ""])
 
 
 def main(words: Sequence[str] | None = None) -> int:

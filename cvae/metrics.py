@@ -96,6 +96,7 @@ BY_NAME = {metric.name: metric for metric in METRICS}
 HEADLINE = "neg_elbo"
 BOUND = tuple(metric.name for metric in METRICS[:4])  # every table starts with these
 CONTROL = ("label_fidelity", "label_fidelity_worst", "transfer_fidelity")
+SCORES = tuple(f"test/{name}" for name in (*BOUND, *CONTROL))
 
 
 def metric(key: str) -> Metric:

@@ -2,63 +2,60 @@
 
 from __future__ import annotations
 
+import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from analysis.reading import latent
 from analysis.reading.needed import SINGLE, SWEEPS, Needed
 from cvae import metrics, mnist
 from cvae.run.folder import RunFolder
 from cvae.spec.fields import Spec
-from cvae.spec.variants import SEEDS
+from cvae.sweep import table
 from cvae.tracking.note import markdown
 
-SCORE = "test/neg_elbo"
 TO_BEAT = {  # by the sources that README names
     "seed_notebook": "127.82 [1]",
     "plain_vae": "138.26 [1]",
     "pytorch_example": "105.55 [2]",
 }
+BOUND, FIDELITY = "test/neg_elbo", "test/label_fidelity"
+WORST, TRANSFER = "test/label_fidelity_worst", "test/transfer_fidelity"
+HEAD = (
+    *("experiment", "network", "seeds", "test neg_elbo", "test kl"),
+    *("label fidelity (worst digit)", "transfer", "to beat"),
+)
 
 
 def results(needed: Needed) -> str:
-    """The single specs: mean ± sd of the test bound over seeds."""
-    rows = [["experiment", "network", "test neg_elbo", "test kl", "to beat"]]
-    seeds = {n: [folder for _, folder in needed.children(n)] for n in SINGLE}
+    """The single specs, each with all its finished seeds: bound and control."""
+    seeds = {name: needed.over_seeds(name) for name in SINGLE}
+    rows = [list(HEAD)]
     for name, folders in seeds.items():
-        figures = [over_seeds(folders, f"test/{key}") for key in ("neg_elbo", "kl")]
-        about = [f"`{name}`", network(needed.spec(name))]
-        rows.append([*about, *figures, TO_BEAT.get(name, "–")])
-    every = [folder for folders in seeds.values() for folder in folders]
+        about = [f"`{name}`", network(needed.spec(name)), str(len(folders))]
+        bounds = [mean_sd(folders, key) for key in (BOUND, "test/kl")]
+        control = [fidelity(folders), percent(values(folders, TRANSFER))]
+        rows.append([*about, *bounds, *control, TO_BEAT.get(name, "–")])
     gained = mean(seeds["plain_vae"]) - mean(seeds["seed_notebook"])
+    every = [folder for folders in seeds.values() for folder in folders]
     return (
-        f"{markdown(rows)}\n\n{made_on(every, needed.seeds)} The label lowers "
-        f"the bound of the two-dimensional network by {gained:.1f} nats."
+        f"{markdown(rows)}\n\n{made_on(every)} ± is the standard deviation over seeds. "
+        f"The label lowers the bound of the two-dimensional network by {gained:.1f} "
+        f"nats.{judged(every)}"
     )
 
 
 def sweeps(needed: Needed) -> str:
-    """The test bound of each sweep, mean ± sd over its seeds, all in one table."""
-    rows: list[list[str]] = []
-    every: list[RunFolder] = []
+    """Each sweep: its question, its command, and its figures over seeds."""
+    parts = []
     for name in SWEEPS:
-        children = needed.children(name)
-        groups: dict[tuple[str, ...], list[RunFolder]] = {}
-        for swept, folder in children:
-            point = tuple(str(v) for key, v in swept.items() if key != SEEDS)
-            groups.setdefault(point, []).append(folder)
-            every.append(folder)
-        keys = [key.partition(".")[2] for key in children[0][0] if key != SEEDS]
-        cells = {point: over_seeds(group, SCORE) for point, group in groups.items()}
-        (corner, *across), *lines = pivot(keys, cells)
-        seeds = len(next(iter(groups.values())))
-        rows.append([f"**`{name}`**, {seeds} seeds: {corner}"])
-        rows[-1] += [f"**{value}**" for value in across]
-        rows += lines
-    width = max(map(len, rows))
-    rows = [[*row, *[""] * (width - len(row))] for row in rows]
-    head = ["sweep", *[""] * (width - 1)]
-    return f"{markdown([head, *rows])}\n\n{made_on(every)}"
+        plan = needed.plan(name)
+        question = re.sub(r"\s+", " ", plan.header.partition("\nExpected")[0])
+        command = f"`make sweep CONFIG={needed.path(name)}`"
+        rows = table.summary(plan, table.rows(plan, needed.runs))
+        made = made_on([folder for _, folder in needed.children(name)])
+        parts += [f"## {name}", f"{question} {command}", markdown(rows), made]
+    return "\n\n".join(parts)
 
 
 def latents(needed: Needed) -> str:
@@ -79,55 +76,74 @@ def latents(needed: Needed) -> str:
     )
 
 
-def pivot(keys: Sequence[str], cells: Mapping[tuple[str, ...], str]) -> list[list[str]]:
-    """The rows of a table of `cells` by their point: the last key's values go across.
-
-    Keys that change in step make one heading.
-    """
-    down = list(dict.fromkeys(point[:-1] for point in cells))
-    across = list(dict.fromkeys(point[-1] for point in cells))
-    if len(cells) < len(down) * len(across):
-        names = (" · ".join(point) for point in cells)
-        in_step = zip(names, cells.values(), strict=True)
-        return pivot([" · ".join(keys)], {(name,): cell for name, cell in in_step})
-    corner = keys[-1] if len(keys) == 1 else f"{' · '.join(keys[:-1])} ↓ {keys[-1]} →"
-    rows = [
-        [" · ".join(point) or SCORE, *(cells[(*point, a)] for a in across)]
-        for point in down
-    ]
-    return [[corner, *across], *rows]
+def values(folders: Sequence[RunFolder], key: str) -> list[float]:
+    """A metric of the runs that have it."""
+    return [folder.metrics[key] for folder in folders if key in folder.metrics]
 
 
-def mean(folders: Sequence[RunFolder], key: str = SCORE) -> float:
-    return statistics.mean(folder.metrics[key] for folder in folders)
+def mean(folders: Sequence[RunFolder]) -> float:
+    return statistics.mean(values(folders, BOUND))
 
 
-def over_seeds(folders: Sequence[RunFolder], key: str) -> str:
+def mean_sd(folders: Sequence[RunFolder], key: str) -> str:
     """mean ± sd of a metric; of a single run its value."""
-    return metrics.mean_sd([folder.metrics[key] for folder in folders], key)
+    return metrics.mean_sd(values(folders, key), key)
+
+
+def percent(shares: Sequence[float]) -> str:
+    """Shares of 1 as `98.7 ± 0.2 %`; of one its value, of none a dash."""
+    if not shares:
+        return "–"
+    sd = f" ± {100 * statistics.stdev(shares):.1f}" if len(shares) > 1 else ""
+    return f"{100 * statistics.mean(shares):.1f}{sd} %"
+
+
+def fidelity(folders: Sequence[RunFolder]) -> str:
+    """Label fidelity, and in brackets the worst digit of the worst seed."""
+    worst = values(folders, WORST)
+    lowest = f" ({100 * min(worst):.1f})" if worst else ""
+    return percent(values(folders, FIDELITY)) + lowest
+
+
+def judged(folders: Sequence[RunFolder]) -> str:
+    """What the shares mean, with the accuracy of the judge that reads the samples."""
+    right = dict.fromkeys(values(folders, "test/judge_accuracy"))
+    if not right:
+        return ""
+    judges = ", ".join(f"{100 * accuracy:.2f} %" for accuracy in right)
+    return (
+        " Label fidelity: samples from the prior that are read as the digit asked for, "
+        "in brackets the worst digit of the worst seed; transfer: z of a test image "
+        "decoded as another digit and read as that one. They are read by a CNN that is "
+        f"right on {judges} of the real test images."
+    )
 
 
 def network(spec: Spec) -> str:
-    """`794-512-256-2, 15 epochs`: the widths up to the latent."""
+    """`794-512-256-2, 15 epochs`: the widths up to the latent, and how it differs."""
     labels = mnist.CLASSES if spec.model.conditional else 0
     widths = (784 + labels, *spec.model.hidden, spec.model.latent_dim)
-    return f"{'-'.join(map(str, widths))}, {spec.training.epochs} epochs"
+    words = ["-".join(map(str, widths))]
+    if spec.model.prior != "standard":
+        words.append(f"{spec.model.prior} prior")
+    if spec.model.label_scale != 1:
+        words.append(f"label × {spec.model.label_scale:g}")
+    return ", ".join([*words, f"{spec.training.epochs} epochs"])
 
 
-def made_on(folders: Sequence[RunFolder], seeds: int = 0) -> str:
+def made_on(folders: Sequence[RunFolder]) -> str:
     """On what the runs were made, from their own facts."""
     facts = [folder.info["facts"] for folder in folders]
     machines = dict.fromkeys(fact.get("gpu", fact["processor"]) for fact in facts)
     torches = dict.fromkeys(fact["version.torch"] for fact in facts)
-    over = f", mean ± sd over {seeds} seeds" if seeds > 1 else ""
     return (
-        f"Nats per image, lower is better{over}; made on {', '.join(machines)} with "
+        f"Nats per image, lower is better; made on {', '.join(machines)} with "
         f"torch {', '.join(torches)}."
     )
 
 
 TABLES: dict[str, tuple[tuple[str, ...], Callable[[Needed], str]]] = {
     "results": (SINGLE, results),
-    "sweeps": (SWEEPS, sweeps),
     "latents": (("seed_notebook", "plain_vae"), latents),
+    "sweeps": (SWEEPS, sweeps),
 }

@@ -12,11 +12,10 @@ from typing import Any
 from analysis.comparing.settings import Comparison, short, text
 from analysis.reading.runs import RunRow
 from cvae.files import write_atomic
-from cvae.metrics import BOUND, CONTROL, mean_sd, number
+from cvae.metrics import SCORES, mean_sd, number
 from cvae.tracking import note
 
 Row = dict[str, Any]
-SCORES = tuple(f"test/{name}" for name in (*BOUND, *CONTROL))
 LONGEST = 60  # rows of a table that people read; the CSV has all
 
 

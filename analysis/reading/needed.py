@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cvae.errors import RunNotFound
-from cvae.run.find import finished_run
+from cvae.errors import RunNotFound, SpecError
+from cvae.run.find import finished_run, folders
 from cvae.run.folder import RunFolder
 from cvae.samples import Run, load_run
 from cvae.spec.document import load_spec
@@ -22,8 +22,8 @@ from cvae.spec.variants import SEEDS, Plan, read_plan
 
 EXPERIMENTS = Path("experiments")
 SINGLE = (
-    *("quickstart", "seed_notebook", "plain_vae"),
-    *("pytorch_example", "latent_20", "denoising"),
+    *("quickstart", "seed_notebook", "plain_vae", "pytorch_example"),
+    *("latent_20", "full_prior", "denoising"),
 )
 SWEEPS = (
     *("latent_size", "plain_latent", "width", "training_size"),
@@ -35,7 +35,7 @@ SWEEPS = (
 class Needed:
     """Specs and sweeps of `experiments/` by name, and their finished runs in `runs`.
 
-    `overrides` reach every one of them; `seeds` is how many of a single spec count.
+    `overrides` reach every one of them; of a single spec `seeds` seeds are trained.
     """
 
     runs: Path
@@ -53,6 +53,24 @@ class Needed:
     def plan(self, name: str) -> Plan:
         """A sweep, or a single spec with its seeds."""
         return read_plan(self.path(name), self._settings(name))
+
+    def over_seeds(self, name: str) -> list[RunFolder]:
+        """The finished runs that differ from a single spec in the seed alone, by seed.
+
+        Found by their ids; a repeated run counts once, a damaged folder not at all.
+        """
+        done: dict[int, RunFolder] = {}
+        for folder in folders(self.runs):
+            if not folder.name.startswith(f"{self.spec(name).name}-"):
+                continue
+            try:
+                seed = folder.spec().training.seed
+            except SpecError:
+                continue
+            wanted = load_spec(self.path(name), (*self.overrides, f"{SEEDS}={seed}"))
+            if run := finished_run(wanted, self.runs):
+                done[seed] = run
+        return [done[seed] for seed in sorted(done)]
 
     def run(self, name: str) -> Run:
         """The run of a single spec, as a model."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cvae import engine, mnist
-from cvae.metrics import BOUND, mean_sd
+from cvae.metrics import BOUND, SCORES, mean_sd
 from cvae.run.find import finished_run, folder_for
 from cvae.run.folder import RunFolder
 from cvae.spec.fields import Spec
@@ -27,7 +27,7 @@ def rows(plan: Plan, runs: Path) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"run": folder.name, "status": folder.status}
         row |= {"parameters": parameters(variant.spec)}
         row |= {key: variant.swept.get(key) for key in plan.keys}
-        row |= {f"test/{key}": metrics.get(f"test/{key}") for key in BOUND}
+        row |= {key: metrics.get(key) for key in SCORES}
         row["seconds"] = metrics.get("time/total")
         found.append(row)
     return found
@@ -52,7 +52,8 @@ def _pixels(root: str) -> int:
 def summary(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Head and lines of `rows` over seeds: mean ± sd of n finished runs."""
     keys = [key for key in plan.keys if key != SEEDS]
-    scores = [f"test/{key}" for key in BOUND]
+    known = {key for row in rows for key in SCORES if row[key] is not None}
+    scores = [key for key in SCORES if key in {*SCORES[: len(BOUND)], *known}]
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for variant, row in zip(plan.variants, rows, strict=True):
         point = tuple(str(variant.swept.get(key, "")) for key in keys)
