@@ -20,12 +20,15 @@ from tests import children
 
 RECORDED = "tests/run/test_recorded.py -k not(make)"
 EVALUATE = "tests/test_evaluate.py"
+CONTROL = "tests/run/test_recorded.py -k control"
+JUDGED = "tests/test_control.py"
 OBJECTIVE = "tests/test_objective.py"
 ENGINE = "tests/test_engine.py -k not(shipped)"
 MODEL = "tests/test_model.py"
 DRAWS = "tests/test_draws.py"
 DURABLE = "tests/run/test_durable.py"
 FOLDER = "tests/run/test_folder.py"
+FACTS = "tests/run/test_facts.py"
 CHECKPOINT = "tests/run/test_checkpoint.py"
 MNIST = "tests/test_mnist.py"
 FIELDS = "tests/spec/test_fields.py"
@@ -37,11 +40,12 @@ LATENT = "tests/analysis/test_latent.py"
 GRIDS = "tests/test_grids.py"
 NOTE = "tests/tracking/test_note.py"
 ARTIFACTS = "tests/tracking/test_artifacts.py"
+SWEEP = "tests/sweep/test_sweep.py -k nested_under"
 
 # old text, new text, the tests that ought to notice
 FAULTS: tuple[tuple[str, str, str], ...] = (
     # what a run records
-    ("self.data.test, self.spec)", "self.data.validation, self.spec)", RECORDED),
+    ("test, digest = self.data.test", "test, digest = self.data.validation", RECORDED),
     ("validation = self.data.validation", "validation = self.data.train", RECORDED),
     ("beta=beta,\n        samples=spec.", "beta=1.0,\n        samples=spec.", RECORDED),
     ("posterior.argmax(1) ==", "posterior.argmin(1) ==", RECORDED),
@@ -78,7 +82,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ('facts["device"] != here', 'facts["device"] == "tpu"', DURABLE),
     ("if found != expected:", "if False:", CHECKPOINT),
     ("age < SILENCE", "age > SILENCE", FOLDER),
-    ("file.truncate(whole)", "pass", FOLDER),
+    ("file.truncate(file.read()", "len(file.read()", FOLDER),
     # samples and pictures
     ("torch.randn(num_samples,", "torch.rand(num_samples,", DRAWS),
     ("temperature * noise, labels", "temperature**2 * noise, labels", DRAWS),
@@ -88,6 +92,44 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ("html.escape(text, quote=False)", "text", NOTE),
     ("sample.std(ddof=1)", "sample.std(ddof=0)", SIGNIFICANCE),
     ("equal_var=False", "equal_var=True", SIGNIFICANCE),
+    # what a run records, once more
+    ("corrupt=spec.data.corrupt,\n    )", "corrupt=0.0,\n    )", RECORDED),
+    ("=spec.evaluation.importance_samples", "=0", RECORDED),
+    ("=spec.evaluation.label_samples", "=0", RECORDED),
+    (
+        "self.state.model, self.data.validation",
+        "self.state.model, self.data.test",
+        CONTROL,
+    ),
+    (
+        "control_figures(model, test, digest)",
+        "control_figures(model, validation, digest)",
+        CONTROL,
+    ),
+    ('stream(0, "control")', 'stream(1, "control")', CONTROL),
+    ("len(data.train),\n", "len(data.test),\n", RECORDED),
+    # training and going on
+    ("generator.set_state(", "len(", ENGINE),
+    ('tensor.copy_(parts["adam"][name])', "pass", ENGINE),
+    ("path.replace(keep)", "pass", CHECKPOINT),
+    ("os.fsync(file.fileno())\n        if known", "pass\n        if known", DURABLE),
+    ("(newest, previous)", "(newest,)", ENGINE),
+    ("data.digest) != data.digest", "data.digest) is None", FACTS),
+    # samples and pictures
+    (
+        "temperature * noise, labels",
+        "temperature * noise[:1].expand_as(noise), labels",
+        DRAWS,
+    ),
+    ("noise.repeat(rows, 1)", "noise.repeat_interleave(rows, 0)", GRIDS),
+    ("model.encode(seen", "model.encode(clean", GRIDS),
+    ("(read == asked)", "(read != asked)", JUDGED),
+    ("half:], u[:half]", "half:], u[half:]", JUDGED),
+    ("NEIGHBOURS + 1, dim=1", "NEIGHBOURS, dim=1", JUDGED),
+    # tracking
+    ('"git.diff", "model', '"model', ARTIFACTS),
+    (', "model.safetensors")', ")", ARTIFACTS),
+    ('("sweep.yaml", "table.csv")', '("sweep.yaml",)', SWEEP),
 )
 
 

@@ -132,10 +132,16 @@ def test_the_judge_learns_and_is_repeatable(shipped: mnist.MNIST) -> None:
     assert judge.accuracy(one, some) > 0.7
 
 
-def test_other_data_and_plain_vaes_are_not_judged(shipped: mnist.MNIST) -> None:
+def test_other_data_a_plain_vae_and_few_images_are_not_judged(
+    shipped: mnist.MNIST,
+) -> None:
     random, test = generator(), shipped.test
     assert not control.by_published_judge(constructed(), test, "0" * 32, random)
     plain = CVAE(latent_dim=2, hidden=(), conditional=False, generator=generator())
     assert not control.by_published_judge(plain, test, shipped.digest, random)
+    fives = (test.labels == 5).nonzero()[: control.NEIGHBOURS, 0]
+    rows = torch.cat([(test.labels != 5).nonzero()[:, 0], fives])
+    few = mnist.Images(test.images[rows], test.labels[rows])
+    assert not control.by_published_judge(constructed(), few, shipped.digest, random)
     judged = control.by_published_judge(constructed(), test, shipped.digest, random)
     assert judged["judge_accuracy"] >= 0.994

@@ -138,6 +138,23 @@ def test_units_that_ignore_the_image_are_not_active() -> None:
     assert found["active_units"] == 1
 
 
+@pytest.mark.parametrize(("variance", "active"), [(0.0098, 0), (0.0102, 1)])
+def test_a_unit_is_active_if_its_variance_over_all_images_exceeds_a_hundredth(
+    variance: float, active: int
+) -> None:
+    """Means of ± √variance, half of the images each; n − 1 would make 0.0098 of four
+    images 0.0131.
+    """
+    made = CVAE(latent_dim=1, hidden=(), pixels=PIXELS, generator=generator())
+    with torch.no_grad():
+        for part in made.parameters():
+            part.zero_()
+        reads_label = linear(made.encoder, 0).weight[0, PIXELS:]
+        reads_label[:2] = variance**0.5 * torch.tensor([-1.0, 1.0])
+    data = mnist.Images(images(4).images, torch.tensor([0, 1, 0, 1]))
+    assert evaluate.bound(made, data, generator())["active_units"] == active
+
+
 # -- nll -------------------------------------------------------------------------------
 
 

@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
+from cvae import control, judge, mnist
 from cvae.run import runner
 from cvae.run.folder import RunFolder
+from cvae.samples import load_run
 from tests import children
 from tests.conftest import data_set, spec, write
 
@@ -188,6 +190,17 @@ def close(wanted: Figures) -> Any:
     return pytest.approx(wanted, rel=2e-5)
 
 
+def test_the_data_are_recorded_with_the_size_of_every_split(
+    recorded: tuple[RunFolder, float],
+) -> None:
+    facts = recorded[0].info["data"]
+    counts = {"training": TRAIN, "validation": HELD_BACK, "test": TEST}
+    assert (facts["images"], facts["shape"]) == (counts, [28, 28])
+    content = data_set(300, TEST)
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+    assert facts["sha256"] == sums
+
+
 def test_validation_figures_are_those_of_the_validation_images(
     recorded: tuple[RunFolder, float],
 ) -> None:
@@ -275,6 +288,38 @@ def test_the_output_bias_starts_at_the_mean_of_the_training_images(
     mean = parts["train"].x.mean(0).clamp(0.005, 0.995)
     bias = Oracle(folder.weights).w["decoder.2.bias"]
     torch.testing.assert_close(bias, torch.log(mean / (1 - mean)), rtol=1e-4, atol=1e-5)
+
+
+def test_control_is_that_of_the_split_with_the_same_noise_for_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On validation images with pictures, on test images at the end; of any seed."""
+    root = write(tmp_path / "data", data_set(300, 110))
+    data = mnist.load_mnist(root, validation_images=150)
+    reads, record = judge.Judge(), {"digest": data.digest, "test_accuracy": 0.75}
+    monkeypatch.setattr(judge, "published", lambda: (reads.eval(), record))
+    wanted = spec(
+        **{"data.root": str(root), "data.validation_images": 150},
+        **{"model.hidden": [16], "tracking.images_every": 2, "training.epochs": 3},
+        **{"training.seed": SEED, "training.device": "cpu"},
+    )
+    folder = runner.run(wanted, runs=tmp_path / "runs", offline=True)
+    first, second, third, last = (line["metrics"] for line in folder.records())
+    model = load_run(folder.path).model
+
+    def figures(part: mnist.Images) -> Figures:
+        return control.control(model, part, reads, stream("control", 0))
+
+    final = {key: of(last, "test")[key] for key in figures(data.test)}
+    assert final == close(figures(data.test))
+    assert last["test/judge_accuracy"] == 0.75
+    while_training = {"label_fidelity", "transfer_fidelity", "label_in_z"}
+    expected = figures(data.validation)
+    assert {key: third[f"val/{key}"] for key in while_training} == close(
+        {key: expected[key] for key in while_training}
+    )
+    assert while_training <= of(second, "val").keys()
+    assert not while_training & of(first, "val").keys()
 
 
 def test_make_evaluate_prints_and_keeps_the_figures_of_the_test_images(

@@ -6,35 +6,41 @@ import shutil
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 from mlflow.tracking._tracking_service import utils
 
 from cvae.tracking.publish import Tracker
 from tests.children import Done
+from tests.made import made_run
 from tests.test_commands import the_run
 
 
-def test_the_store_holds_every_file_that_a_reader_needs(
+def test_the_store_holds_every_file_that_a_reader_needs_byte_for_byte(
     finished: tuple[Path, Done], tmp_path: Path
 ) -> None:
-    folder = the_run(finished[0])
-    client = MlflowClient(f"sqlite:///{finished[0] / 'mlflow.db'}")
-    (experiment,) = [e for e in client.search_experiments() if e.name == "cvae"]
-    (run,) = client.search_runs([experiment.experiment_id])
-    names = ["spec.yaml", "records.jsonl", "run.json", "model.safetensors"]
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    shutil.copy(finished[0] / "mlflow.db", runs)
+    folder = made_run(runs, 90.0, epochs=2, tracking__experiment="files")
+    for name in ("git.diff", "model.safetensors", "checkpoint.safetensors", "lock"):
+        (folder.path / name).write_text(f"what is in {name}")
+    shutil.copy(folder.figures / "digits.png", folder.figures / "digits-0002.png")
+    tracker = Tracker(runs)
+    tracker.publish(folder)
+    run = str(folder.published["run_id"])
+    names = ["spec.yaml", "records.jsonl", "run.json", "git.diff", "model.safetensors"]
     names += ["figures/digits.png", "figures/reconstructions.png"]
-    names += ["git.diff"] if (folder.path / "git.diff").exists() else []
     stored = {
         file.path
         for place in (None, "figures")
-        for file in client.list_artifacts(run.info.run_id, place)
+        for file in tracker.client.list_artifacts(run, place)
         if not file.is_dir
     }
     assert stored == set(names)
     for name in names:
-        copy = client.download_artifacts(run.info.run_id, name, str(tmp_path))
-        if name != "run.json":  # which goes on to say that it was published
-            assert Path(copy).read_bytes() == (folder.path / name).read_bytes()
+        assert tracker.artifact(run, name) == (folder.path / name).read_bytes()
+    images = [file.path for file in tracker.client.list_artifacts(run, "images")]
+    assert {Path(path).suffix for path in images} == {".png", ".webp"}
+    assert all(path.startswith("images/digits+step+2+") for path in images)
 
 
 def everything_in(place: Path) -> dict[str, bytes]:
