@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from cvae import mnist
@@ -9,14 +10,22 @@ from cvae.errors import DataError
 from cvae.run.folder import RunFolder
 from cvae.spec.fields import Spec
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+
 
 def load_data(spec: Spec, folder: RunFolder | None = None) -> mnist.MNIST:
     """The spec's data; with `folder`, only if that run was made with the same.
 
+    A relative `data.root` of a run is looked for in the working directory, then beside
+    the code: a run can be evaluated from anywhere.
+
     Raises:
         DataError: a file is missing or wrong, or the digest is not the recorded one.
     """
-    data = mnist.load_mnist(spec.data.root, **split_options(spec))
+    root = Path(spec.data.root)
+    if folder is not None and not root.exists():
+        root = REPOSITORY / root
+    data = mnist.load_mnist(root, **split_options(spec))
     if folder is not None:
         check_data(folder, data)
     return data

@@ -9,12 +9,14 @@ import time
 from cvae import control, evaluate, mnist
 from cvae.errors import Diverged
 from cvae.model import CVAE
+from cvae.run import provenance
 from cvae.run.data import load_data
 from cvae.run.folder import Record, RunFolder
 from cvae.run.progress import decoding
 from cvae.run.state import stream
 from cvae.spec.fields import Spec
 
+SAME = 1e-5  # relative; threads and processors change the last digits
 log = logging.getLogger("cvae")
 
 
@@ -115,11 +117,32 @@ def evaluate_run(
         )
         figures |= control_figures(model, data.test, data.digest)
         metrics = {f"test/{key}": value for key, value in figures.items()}
+        commit = provenance.git_state()[0]["commit"]
+        _compare(folder, metrics, commit)
         known = folder.metrics
         if new := {key: value for key, value in metrics.items() if key not in known}:
             last = folder.records()[-1]
-            folder.append(record(last["epoch"], last["step"], new))
+            line = record(last["epoch"], last["step"], new)
+            folder.append(line | {"commit": commit})
     return metrics
+
+
+def _compare(folder: RunFolder, metrics: dict[str, float], commit: str) -> None:
+    """Name each figure that the run has already, with another value."""
+    of_run = folder.info.get("git", {}).get("commit", "unknown")
+    recorded = {
+        key: (value, line.get("commit", of_run))
+        for line in folder.records()
+        for key, value in line["metrics"].items()
+    }
+    for key in sorted(metrics.keys() & recorded.keys()):
+        value, before = recorded[key]
+        if not math.isclose(value, metrics[key], rel_tol=SAME):
+            log.warning(
+                "%s: %s is %.6g now (commit %.8s), but %.6g is recorded (commit %.8s); "
+                "the recorded one stays, in MLflow, too",
+                *(folder.name, key, metrics[key], commit, value, before),
+            )
 
 
 def record(epoch: int, step: int, metrics: dict[str, float]) -> Record:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cvae.errors import Damaged
+from cvae.errors import Damaged, SpecError
 from cvae.files import naming, write_atomic
 from cvae.run import lock
 from cvae.spec.document import dump, load_resolved
@@ -97,15 +97,40 @@ class RunFolder(Described):
         """The resolved spec of the run.
 
         Raises:
-            SpecError: the file is missing, damaged, or was edited into something else.
+            SpecError: the file is missing, damaged, or not what the run was made with.
         """
-        return load_resolved(self.path / "spec.yaml")
+        path, recorded = self.path / "spec.yaml", self.info.get("id")
+        spec = load_resolved(path)
+        if recorded not in (None, spec.id):
+            raise SpecError(
+                f"{path}: was edited: its fields have the id {spec.id}, but the run "
+                f"was made with those of {recorded}; undo the edit (a changed spec is "
+                "a new run: give it a file of its own)"
+            )
+        return spec
+
+    def check_spec(self, spec: Spec) -> bool:
+        """Compare the spec that is asked for with the run's; write it if it was lost.
+
+        Returns:
+            Whether the run was begun in another experiment, in which it stays.
+
+        Raises:
+            SpecError: the file is damaged, or not what the run was made with.
+        """
+        self.keep_spec(spec)
+        return self.spec().tracking.experiment != spec.tracking.experiment
 
     def create(self, spec: Spec) -> None:
         """Make the folder and write the spec; the uid names the run in every store."""
         self.figures.mkdir(parents=True, exist_ok=True)
         write_atomic(self.path / "spec.yaml", dump(spec).encode())
         self.update(uid=uuid.uuid4().hex, id=spec.id, status="NEW")
+
+    def keep_spec(self, spec: Spec) -> None:
+        """Write the run's spec where there is no file of it."""
+        if not (self.path / "spec.yaml").exists():
+            write_atomic(self.path / "spec.yaml", dump(spec).encode())
 
     def records(self) -> list[Record]:
         """All complete lines of `records.jsonl`, oldest first.

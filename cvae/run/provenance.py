@@ -7,9 +7,11 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+ARITHMETIC = ("torch", "numpy")
 PACKAGES = ("torch", "torchvision", "numpy", "mlflow", "safetensors", "pydantic")
 HERE = Path(__file__).resolve().parent
 
@@ -56,6 +58,23 @@ def hardware(device: Any) -> dict[str, Any]:
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
     return facts
+
+
+def changes(
+    info: Mapping[str, Any], git: Mapping[str, str], facts: Mapping[str, Any]
+) -> list[str]:
+    """What is not as `info`, a run's `run.json`, has it: `torch 2.11.0, now 2.14.1`.
+
+    Only what may change the last digits: commit, versions, processor, threads.
+    """
+    before = {"commit": info.get("git", {}).get("commit"), **info.get("facts", {})}
+    now = {"commit": git.get("commit"), **facts}
+    keys = ("commit", "processor", "threads", *(f"version.{n}" for n in ARITHMETIC))
+    return [
+        f"{key.removeprefix('version.')} {before[key]}, now {now[key]}"
+        for key in keys
+        if key in before and before[key] != now.get(key, before[key])
+    ]
 
 
 def _git(*arguments: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -21,6 +22,8 @@ from cvae.run.folder import Origin, RunFolder
 from cvae.run.state import State
 from cvae.spec.fields import Spec
 
+log = logging.getLogger("cvae")
+
 
 @dataclass
 class Recorder:
@@ -35,8 +38,10 @@ class Recorder:
     def start(self, origin: Origin) -> None:
         """Who runs what on what, into `run.json`; what a first start wrote is kept."""
         facts: dict[str, Any] = {}
-        if "facts" not in self.folder.info:
-            git, diff = provenance.git_state()
+        git, diff = provenance.git_state()
+        if "facts" in self.folder.info:
+            self._compare(git)
+        else:
             if diff:
                 files.write_atomic(self.folder.path / "git.diff", diff.encode())
             facts = {
@@ -51,6 +56,15 @@ class Recorder:
         host = socket.gethostname()
         facts |= {"status": "RUNNING", "reason": "", "pid": os.getpid(), "host": host}
         self.folder.update(**facts, **origin.sweep)
+
+    def _compare(self, git: dict[str, str]) -> None:
+        """Say what is not as it was when the run began."""
+        if changed := provenance.changes(self.folder.info, git, self._facts()):
+            log.warning(
+                "%s: begun with %s; its last digits may differ from those of a run "
+                "made in one go",
+                *(self.folder.path, "; ".join(changed)),
+            )
 
     def epoch(self, epoch: engine.Epoch) -> None:
         """Validation, a line in the records, pictures, the checkpoint.

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from cvae import engine
-from cvae.errors import Busy, Expected, TrackingError, UsageError, in_words
+from cvae.errors import (
+    Busy,
+    Expected,
+    SpecError,
+    TrackingError,
+    UsageError,
+    in_words,
+)
 from cvae.run import progress, state
 from cvae.run.clock import Clock
 from cvae.run.data import check_data, load_data
@@ -67,7 +74,7 @@ def run(
         begun = state.assemble(spec, data, device)
         recorder = Recorder(folder, spec, data, begun, clock)
         recorder.start(origin)
-        publish = _publisher(tracker, folder, clock)
+        publish = _publisher(tracker, folder, spec, clock)
         with _status(folder, publish):
             publish()
             if not origin.sweep:
@@ -123,6 +130,13 @@ def claim(spec: Spec, runs: Path, *, again: bool = True) -> Iterator[RunFolder]:
             raise UsageError(f"{folder.path}: was finished by another process just now")
         if not folder.info:
             folder.create(spec)
+        elif folder.check_spec(spec):
+            log.warning(
+                "%s: was begun in the experiment %r and stays in it; move the folder "
+                "away to begin anew in %r",
+                *(folder.path, folder.spec().tracking.experiment),
+                spec.tracking.experiment,
+            )
         yield folder
 
 
@@ -190,10 +204,18 @@ def bury(runs: Path, tracker: Tracker | None) -> None:
             log.warning("%s: left as it is: %s", folder.path, error)
 
 
-def _publisher(tracker: Tracker | None, folder: RunFolder, clock: Clock) -> Publish:
+def _publisher(
+    tracker: Tracker | None, folder: RunFolder, spec: Spec, clock: Clock
+) -> Publish:
+    """What publishes the run; a spec.yaml lost or edited meanwhile ends no training."""
+
     def publish(seconds: float = math.inf) -> None:
-        if tracker is not None:
-            with clock("tracking"):
-                tracker.try_publish(folder, seconds=seconds)
+        try:
+            folder.keep_spec(spec)
+            if tracker is not None:
+                with clock("tracking"):
+                    tracker.try_publish(folder, seconds=seconds)
+        except SpecError as error:
+            log.warning("not published: %s", error)
 
     return publish

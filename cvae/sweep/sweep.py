@@ -106,8 +106,10 @@ def check_data(plan: Plan, runs: Path) -> None:
     Raises:
         DataError: the data is wrong, too small for a variant, or not what a finished
             run was made with.
+        SpecError: the spec.yaml of a finished run was edited or damaged.
     """
     loaded: dict[tuple[object, ...], mnist.MNIST] = {}
+    elsewhere = 0
     for variant in plan.variants:
         options = data.split_options(variant.spec)
         key = (variant.spec.data.root, *options.values())
@@ -115,6 +117,13 @@ def check_data(plan: Plan, runs: Path) -> None:
             loaded[key] = mnist.load_mnist(variant.spec.data.root, **options)
         if done := finished_run(variant.spec, runs):
             data.check_data(done, loaded[key])
+            elsewhere += done.check_spec(variant.spec)
+    if elsewhere:
+        log.warning(
+            "%d of the runs were finished in another experiment than %r and stay "
+            "there; move their folders in %s away to make them anew",
+            *(elsewhere, plan.experiment, runs),
+        )
 
 
 def publish(folder: SweepFolder, plan: Plan, tracker: Tracker | None) -> None:

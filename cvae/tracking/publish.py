@@ -77,8 +77,10 @@ class Tracker(Store):
         info = folder.info
         with clear_errors(self.address):
             experiment = self.experiment(info["experiment"])
-            run_id = _cursor(folder, self.uri).get("run_id")
-            if not run_id or not self.has(run_id):
+            seen = _cursor(folder, self.uri)
+            run_id = seen.get("run_id")
+            elsewhere = seen.get("experiment_id") != experiment
+            if not run_id or elsewhere or not self.has(run_id):
                 tags = {
                     "mlflow.user": user(),
                     "mlflow.source.name": info["command"],

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import cvae
 from cvae import __main__
-from cvae.errors import DataError
+from cvae.engine import Epoch
+from cvae.errors import DataError, SpecError
 from cvae.run import provenance, runner
 from cvae.run.evaluation import evaluate_run
-from cvae.run.folder import RunFolder
+from cvae.run.folder import RunFolder, SweepFolder
 from cvae.samples import generate_conditional_samples, load_run
-from cvae.spec.fields import Spec
+from cvae.spec.fields import Spec, Tracking
+from cvae.spec.variants import read_plan
+from cvae.sweep import sweep
+from cvae.tracking.publish import Tracker
 from tests import children
 from tests.conftest import data_set, spec, write
 from tests.made import made_run
@@ -55,6 +60,151 @@ def test_a_run_is_not_evaluated_on_other_data(tmp_path: Path) -> None:
         evaluate_run(folder, run.spec, run.model, importance_samples=2, label_samples=0)
 
 
+def test_an_edited_spec_is_not_used_with_the_run(tmp_path: Path) -> None:
+    wanted, runs = small(tmp_path), tmp_path / "runs"
+    folder = runner.run(wanted, runs=runs, offline=True)
+    path = folder.path / "spec.yaml"
+    path.write_text(path.read_text().replace("corrupt: 0.0", "corrupt: 0.5"))
+    words = rf"was edited: .* id [0-9a-f]{{8}}, .* those of {wanted.id}"
+    with pytest.raises(SpecError, match=words):
+        load_run(runs=runs)
+    folder.update(status="KILLED")
+    before = (folder.path / "records.jsonl").read_bytes()
+    with pytest.raises(SpecError, match=words):
+        runner.run(wanted, runs=runs, offline=True)
+    assert (folder.path / "records.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("lost", ["while it trains", "before it is gone on with"])
+def test_a_lost_spec_is_written_again(tmp_path: Path, lost: str) -> None:
+    wanted, runs = small(tmp_path), tmp_path / "runs"
+
+    def show(epochs: Iterator[Epoch], *_: object) -> Iterator[Epoch]:
+        for epoch in epochs:
+            (path,) = runs.glob("*/spec.yaml")
+            path.unlink()
+            yield epoch
+
+    if lost == "while it trains":
+        folder = runner.run(wanted, runs=runs, show=show)
+    else:
+        folder = runner.run(wanted, runs=runs, offline=True)
+        folder.update(status="KILLED")
+        (folder.path / "spec.yaml").unlink()
+        runner.run(wanted, runs=runs)
+    assert folder.status == folder.published["status"] == "FINISHED"
+    assert folder.spec() == wanted
+
+
+def test_a_spec_edited_while_it_trains_ends_no_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted, runs = small(tmp_path), tmp_path / "runs"
+
+    def show(epochs: Iterator[Epoch], *_: object) -> Iterator[Epoch]:
+        for epoch in epochs:
+            (path,) = runs.glob("*/spec.yaml")
+            path.write_text("name: [")
+            yield epoch
+
+    folder = runner.run(wanted, runs=runs, show=show)
+    assert folder.status == "FINISHED"
+    assert folder.weights.exists()
+    assert "not published: " in caplog.text
+
+
+def test_a_run_stays_in_its_experiment_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted, runs = small(tmp_path), tmp_path / "runs"
+    folder = runner.run(wanted, runs=runs, offline=True)
+    folder.update(status="KILLED")
+    other = wanted.model_copy(update={"tracking": Tracking(experiment="other")})
+    assert other.id == wanted.id
+    assert runner.run(other, runs=runs, offline=True).path == folder.path
+    assert "begun in the experiment 'cvae' and stays in it" in caplog.text
+    assert "'other'" in caplog.text
+    assert folder.spec() == wanted
+
+
+def test_a_sweep_of_another_experiment_names_the_runs_that_stay_in_the_former(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root, runs = write(tmp_path / "data", data_set(40, 10)), tmp_path / "runs"
+    text = f"""
+    name: test
+    data: {{root: {root}, validation_images: 0}}
+    training: {{epochs: 1}}
+    sweep: {{training.seed: [0, 1]}}
+    """
+    (tmp_path / "s.yaml").write_text(text.replace("\n    ", "\n"))
+    plans = [
+        read_plan(tmp_path / "s.yaml", [f"tracking.experiment={name}"]) for name in "ab"
+    ]
+    runner.run(plans[0].variants[0].spec, runs=runs, offline=True)
+    sweep.check_data(plans[0], runs)
+    assert caplog.text == ""
+    sweep.check_data(plans[1], runs)
+    assert "1 of the runs were finished in another experiment than 'b'" in caplog.text
+
+
+def test_a_sweep_of_another_experiment_has_its_parent_there(
+    published: Path, tmp_path: Path
+) -> None:
+    runs = shutil.copytree(published, tmp_path / "runs")
+    folder, tracker = SweepFolder(runs / "sweeps" / "beta"), Tracker(runs)
+    first = tracker.publish_sweep(folder)
+    assert tracker.publish_sweep(folder) == first
+    folder.update(experiment="elsewhere")
+    second = tracker.publish_sweep(folder)
+    assert tracker.publish_sweep(folder) == second
+    ids = tracker.experiments()
+    stored = [tracker.client.get_run(run).info.experiment_id for run in (first, second)]
+    assert stored == [ids["tests"], ids["elsewhere"]]
+
+
+def test_other_versions_are_said_when_a_run_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted, runs = small(tmp_path), tmp_path / "runs"
+    folder = runner.run(wanted, runs=runs, offline=True)
+    folder.update(status="KILLED")
+    runner.run(wanted, runs=runs, offline=True)
+    assert "begun with" not in caplog.text
+    facts = folder.info["facts"] | {"version.torch": "1.0", "threads": 77}
+    folder.update(status="KILLED", facts=facts, git={"commit": "c0ffee"})
+    runner.run(wanted, runs=runs, offline=True)
+    assert "begun with commit c0ffee, now " in caplog.text
+    assert "torch 1.0, now " in caplog.text
+    assert "threads 77, now " in caplog.text
+    assert folder.info["facts"] == facts  # those of the beginning stay
+
+
+def test_a_figure_asked_for_again_is_compared_with_the_recorded_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = runner.run(small(tmp_path), runs=tmp_path / "runs", offline=True)
+    run, of_code = load_run(folder.path), provenance.git_state()[0]["commit"]
+
+    def evaluated() -> dict[str, float]:
+        return evaluate_run(
+            folder, run.spec, run.model, importance_samples=3, label_samples=0
+        )
+
+    first = evaluated()
+    assert folder.records()[-1]["commit"] == of_code
+    assert evaluated() == first
+    assert caplog.text == ""
+    folder.append(
+        {**folder.records()[-1], "commit": "c0ffee", "metrics": {"test/nll_is3": 7.0}}
+    )
+    count = len(folder.records())
+    assert evaluated() == first
+    assert f"test/nll_is3 is {first['test/nll_is3']:.6g} now" in caplog.text
+    assert "but 7 is recorded (commit c0ffee)" in caplog.text
+    assert len(folder.records()) == count
+
+
 def test_one_damaged_folder_stops_neither_list_nor_the_next_run(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -67,8 +217,6 @@ def test_one_damaged_folder_stops_neither_list_nor_the_next_run(
     (bad.path / "tracking.json").write_text("{}")
     folder = runner.run(wanted, runs=runs)
     bad.update(status="FAILED")  # an end that the store has not heard of
-    from cvae.tracking.publish import Tracker
-
     uri = Tracker(runs).uri
     (bad.path / "tracking.json").write_text(
         f'{{"uri": "{uri}", "run_id": "x", "status": "RUNNING"}}'
