@@ -9,7 +9,7 @@ SHELL := /bin/bash
 # command: no blank, quote, ; or $( ) in it is ever interpreted, by make or by the shell.
 ARGUMENTS := CONFIG SET RUN DIGIT N SEED TEMPERATURE OUT K LABEL_K HOST PORT OFFLINE \
 	PYTEST PY JOBS THREADS ENGINE GPUS DRY EXPERIMENT SWEEP FILTER BY AGAINST METRIC \
-	FORMATS ELLIPSES ONLY
+	FORMATS ELLIPSES ONLY RUNS WEIGHTS FULL FROM
 # What each target takes besides PY; anything else on the command line is refused.
 takes.data :=
 takes.experiment := CONFIG SET OFFLINE
@@ -19,7 +19,9 @@ takes.evaluate := RUN K LABEL_K
 takes.compare := EXPERIMENT SWEEP RUN FILTER BY AGAINST METRIC FORMATS OUT
 takes.report := $(takes.compare)
 takes.manifold := RUN DIGIT FORMATS ELLIPSES OUT
-takes.figures := ONLY JOBS SET OFFLINE
+takes.figures := ONLY FROM JOBS SET OFFLINE
+takes.publish := RUNS WEIGHTS
+takes.verify := FULL
 takes.sync := RUN
 takes.ui := HOST PORT
 takes.soak := N
@@ -58,7 +60,7 @@ $$(error $(1)=$$($(1)): say 1 or 0 (yes or no, true or false, on or off))
 endif
 override $(1) := $$(filter $$(ON),$$($(1)))
 endef
-$(foreach name,OFFLINE DRY ELLIPSES,$(eval $(call switch,$(name))))
+$(foreach name,OFFLINE DRY ELLIPSES WEIGHTS FULL,$(eval $(call switch,$(name))))
 
 ifdef PY
 PYTHON := "$${PY}"
@@ -70,7 +72,7 @@ endif
 export PYTHONPATH := $(CURDIR)
 
 .PHONY: python help setup data judge experiment sweep samples evaluate compare manifold figures \
-	report list sync ui bench soak test test-services lint clean
+	publish verify report list sync ui bench soak test test-services lint clean
 
 help:  ## this list
 	@echo "Conditional VAEs on raw MNIST"
@@ -140,9 +142,17 @@ manifold: $(READY)  ## draw a finished run's latent space    make manifold RUN=q
 		$${FORMATS:+--formats "$$FORMATS"} $${ELLIPSES:+--ellipses} \
 		$${OUT:+--out "$$OUT"}
 
-figures: $(READY)  ## every figure and number of README     make figures JOBS=2 ONLY="digits results"
-	@$(PYTHON) -m analysis.figures $${ONLY:+--only "$$ONLY"} $${JOBS:+--jobs "$$JOBS"} \
+figures: $(READY)  ## every figure and number of README     make figures ONLY="digits results" FROM=runs JOBS=2
+	@$(PYTHON) -m analysis.figures $${ONLY:+--only "$$ONLY"} \
+		$${FROM:+--runs "$$FROM"} $${JOBS:+--jobs "$$JOBS"} \
 		$${SET:+--set "$$SET"} $${OFFLINE:+--offline}
+
+publish: $(READY)  ## finished runs and sweeps to results/ make publish RUNS="seed-notebook beta" WEIGHTS=1
+	@$(PYTHON) -m cvae publish "$${RUNS:?say which, such as RUNS='seed-notebook beta'}" \
+		$${WEIGHTS:+--weights}
+
+verify: $(READY)  ## check what is published in results/   make verify
+	@$(PYTHON) -m cvae verify $${FULL:+--full}
 
 list: $(READY)  ## the runs of this folder               make list
 	@$(PYTHON) -m cvae list

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from cvae import commands  # noqa: E402
+from cvae import commands, shipped  # noqa: E402
 from cvae.errors import guarded, raise_on_signals  # noqa: E402
 
 gc.set_threshold(100_000)  # what torch and MLflow load is no garbage: a second less
@@ -88,12 +88,23 @@ def _parser() -> argparse.ArgumentParser:
     sync("--run", help="one run's name, id or folder; all if left out")
 
     command("list", commands.list_runs, "the runs in a folder, oldest first")
-    command("data", commands.data, "decompress and verify the shipped MNIST files")
+    command("data", shipped.data, "decompress and verify the shipped MNIST files")
     judge = command(
-        "judge", commands.judge, "train the CNN that reads samples (results/judge)"
+        "judge", shipped.judge, "train the CNN that reads samples (results/judge)"
     )
     judge("--seed", type=whole(0, 2**63 - 1), default=0)
     judge("--out", type=Path, default=Path("results/judge"), help="folder to write")
+    publish = command(
+        "publish", shipped.publish, "put finished runs and sweeps into results/"
+    )
+    publish("names", nargs="+", metavar="RUN", help="a run's or a sweep's name")
+    publish("--weights", action="store_true", help="of each sweep's first seed, too")
+    verify = command(
+        "verify", shipped.verify, "evaluate the published weights anew (results/)"
+    )
+    verify("--full", action="store_true", help="slow importance-sampled figures, too")
+    for add in (publish, verify):
+        add("--results", type=Path, default=Path("results"), help="what is published")
     command("schema", commands.schema, "the spec's JSON schema, for editors")
     ui = command("ui", commands.ui, "the MLflow UI over the runs")
     ui("--port", type=whole(0, 65535), default=5000)

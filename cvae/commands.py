@@ -76,7 +76,7 @@ def sweep(
     from cvae.sweep import sweep, table  # only now: a wrong spec is said at once
 
     if dry:
-        _print_table(table.dry(plan, runs))
+        print_table(table.dry(plan, runs))
         return
     folder = sweep.sweep(
         plan,
@@ -86,12 +86,12 @@ def sweep(
         command=_again("sweep", config, changes),
     )
     print(f"\n{plan.name}: {len(plan.variants)} runs finished; mean ± sd over seeds\n")
-    _print_table(table.summary(plan, table.rows(plan, runs)))
+    print_table(table.summary(plan, table.rows(plan, runs)))
     print(f"\n  table: {folder.path / 'table.csv'}")
     print(f"  next:  make report SWEEP={plan.name}   make ui")
 
 
-def _print_table(lines: list[list[str]]) -> None:
+def print_table(lines: list[list[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
@@ -232,25 +232,7 @@ def list_runs(*, runs: Path) -> None:
             status = "damaged"
             log.warning("%s: %s", folder.path, error)
         lines.append([folder.name, status, epochs, score, display_name(folder)])
-    _print_table(lines)
-
-
-def data(*, runs: Path) -> None:
-    from cvae import mnist
-
-    shipped = mnist.load_mnist(mnist.SHIPPED_ROOT)
-    count = f"{len(shipped.train)} + {len(shipped.test)}"
-    print(f"{mnist.SHIPPED_ROOT}: {count} images, verified")
-
-
-def judge(*, runs: Path, seed: int, out: Path) -> None:
-    from cvae import judge, mnist
-
-    data = mnist.load_mnist(mnist.SHIPPED_ROOT, validation_images=5000)
-    record = judge.make(data, out, seed=seed)
-    print(f"{out}: judge trained in {record['seconds']:.0f} s; it reads right")
-    print(f"  validation images {record['validation_accuracy']:.4f}")
-    print(f"  test images       {record['test_accuracy']:.4f}")
+    print_table(lines)
 
 
 def schema(*, runs: Path) -> None:

@@ -40,10 +40,18 @@ class RunNotFound(UsageError):
     """No such run, or none finished; the message says what there is or what to type."""
 
 
+class RunUnfinished(RunNotFound):
+    """The run is there, but not finished."""
+
+
 class DataError(Expected):
     """The data files are missing or not what they should be."""
 
     exit_code = 3
+
+
+class Altered(DataError):
+    """A published file is missing, was changed, or was not published."""
 
 
 class Diverged(Expected):

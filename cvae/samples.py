@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import safetensors
 import safetensors.torch
@@ -11,11 +13,14 @@ import torch
 from torch import Tensor
 
 from cvae import engine, grids, mnist
-from cvae.errors import RunNotFound
+from cvae.errors import RunNotFound, RunUnfinished
 from cvae.model import CVAE
-from cvae.run.find import find_run
+from cvae.run.find import find_published, find_run
 from cvae.run.folder import RUNS, RunFolder
+from cvae.run.published import fallback
 from cvae.spec.fields import Spec
+
+log = logging.getLogger("cvae")
 
 
 @dataclass(frozen=True)
@@ -33,20 +38,39 @@ def load_run(
 ) -> Run:
     """Model and spec of a finished run: its name, id, folder or MLflow run id.
 
-    The newest finished run by default.
+    The newest finished run by default. Where `runs/` has none that fits, a published
+    one stands in, and that is said.
 
     Raises:
         RunNotFound: no such run, or its weights are missing or unreadable.
+        Altered: a published file is not what was published.
     """
-    folder = find_run(run, runs=runs)
+    folder = _find(run, Path(runs))
     spec = folder.spec()
     rows, columns = folder.info["data"]["shape"]
     model = engine.build_model(spec, pixels=rows * columns)
     try:
-        model.load_state_dict(safetensors.torch.load_file(folder.weights))
+        model.load_state_dict(safetensors.torch.load(folder.read_weights()))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         raise RunNotFound(f"{folder.weights}: cannot be read: {error}") from error
     return Run(model.eval(), spec, folder, (rows, columns))
+
+
+def _find(run: str | os.PathLike[str] | None, runs: Path) -> RunFolder:
+    try:
+        return find_run(run, runs=runs)
+    except RunUnfinished:
+        raise
+    except RunNotFound as none_of_ones_own:
+        results = fallback(runs)
+        if results is None:
+            raise
+        try:
+            folder = find_published(run, results)
+        except RunNotFound as error:
+            raise RunNotFound(f"{none_of_ones_own}\n{error}") from error
+    log.warning("no such run in %s/: using the published %s", runs, folder.path)
+    return folder
 
 
 def generate_conditional_samples(

@@ -19,11 +19,12 @@ RANKS = (
     "idx",
     "mnist priors model spec",
     "objective gradient optimizer engine graph evaluate judge control grids",
-    "run.folder run.lock run.find run.checkpoint run.state run.provenance",
+    "run.folder run.lock run.published run.find",
+    "run.checkpoint run.state run.provenance",
     "tracking",
     "run samples",
-    "sweep",
-    "commands __main__",
+    "results verify sweep",
+    "commands shipped __main__",
 )
 PLAIN = {"idx", "mnist", "model", "priors", "objective"}  # plain values, no spec
 

@@ -74,7 +74,7 @@ class Needed:
 
     def run(self, name: str) -> Run:
         """The run of a single spec, as a model."""
-        return load_run(self._finished(self.spec(name)).path, runs=self.runs)
+        return load_run(self._finished(self.spec(name)).name, runs=self.runs)
 
     def children(self, name: str) -> list[tuple[dict[str, Any], RunFolder]]:
         """The runs of `plan` with what was swept, in the file's order."""
@@ -86,7 +86,7 @@ class Needed:
         children = self.children(name)
         seed = children[0][0].get(SEEDS)
         return [
-            load_run(folder.path, runs=self.runs)
+            load_run(folder.name, runs=self.runs)
             for swept, folder in children
             if swept.get(SEEDS) == seed
         ]

@@ -90,7 +90,7 @@ def from_folders(
 def _folder_run(folder: RunFolder) -> RunRow:
     info = folder.info
     fields = flatten(folder.spec())
-    if info["status"] == "FINISHED" and not (folder.path / "records.jsonl").exists():
+    if info["status"] == "FINISHED" and not folder.records():
         raise ValueError("records.jsonl is missing")
     return RunRow(
         name=folder.name,

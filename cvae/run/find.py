@@ -11,14 +11,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cvae.errors import RunNotFound
+from cvae.errors import RunNotFound, RunUnfinished
+from cvae.run import published
 from cvae.run.folder import RUNS, RunFolder, SweepFolder
+from cvae.run.published import Published, Results
 from cvae.spec.fields import Spec, flatten
 
 
 def folders(runs: Path) -> list[RunFolder]:
-    """Every run under `runs`, the most recently started last."""
-    every = [RunFolder(path.parent) for path in runs.glob("*/run.json")]
+    """Every run under `runs`, or published in it; the most recently started last."""
+    if results := published.at(runs):
+        every = results.folders()
+    else:
+        every = [RunFolder(path.parent) for path in runs.glob("*/run.json")]
     return sorted(every, key=lambda f: (f.info.get("started", 0), f.name))
 
 
@@ -51,8 +56,11 @@ def finished_run(spec: Spec, runs: Path) -> RunFolder | None:
 def _made(spec: Spec, runs: Path) -> list[RunFolder]:
     """The folders of this spec, `<name>-<id>` and its repetitions `-2`, `-3`, …"""
     stem = re.compile(re.escape(f"{spec.name}-{spec.id}") + r"(-\d+)?")
-    paths = runs.glob(f"{spec.name}-{spec.id}*")
-    made = [RunFolder(path) for path in paths if stem.fullmatch(path.name)]
+    if results := published.at(runs):
+        every = results.folders()
+    else:
+        every = [RunFolder(path) for path in runs.glob(f"{spec.name}-{spec.id}*")]
+    made = [folder for folder in every if stem.fullmatch(folder.name)]
     return sorted(made, key=_number)
 
 
@@ -129,7 +137,7 @@ def find_run(
     path may lead outside `runs`.
 
     Raises:
-        RunNotFound: none fits.
+        RunNotFound: none fits, or only one that is not finished (RunUnfinished).
     """
     everything = folders(Path(runs))
     if run is None:
@@ -145,13 +153,31 @@ def find_run(
     if done := _finished(fitting):
         return done[-1]
     if fitting:
-        raise RunNotFound(
+        raise RunUnfinished(
             f"{fitting[-1].path} is {fitting[-1].status.lower()}, not finished; the "
             "same make experiment command goes on with it"
         )
     raise RunNotFound(
         f"no run {wanted[:200]!r} in {runs}/; {_suggestion(wanted, everything)}"
     )
+
+
+def find_published(run: str | os.PathLike[str] | None, results: Results) -> RunFolder:
+    """The published run with weights meant by a name, id or folder.
+
+    The one whose samples are best read as the digit asked for by default.
+
+    Raises:
+        RunNotFound: none fits.
+    """
+    whole = [f for f in results.folders() if isinstance(f, Published) and f.whole]
+    if run is None and whole:
+        return max(whole, key=lambda f: f.metrics.get("test/label_fidelity", 0.0))
+    wanted = os.fspath(run or "")
+    if fitting := _finished(folder for folder in whole if _means(folder, wanted)):
+        return fitting[-1]
+    names = ", ".join(folder.name for folder in whole) or "none"
+    raise RunNotFound(f"no published run {wanted[:200]!r}; with weights: {names}")
 
 
 def _finished(some: Iterable[RunFolder]) -> list[RunFolder]:
@@ -176,6 +202,8 @@ def _elsewhere(wanted: str) -> list[RunFolder]:
     try:
         path = Path(wanted)
         if os.sep in wanted and (path / "run.json").is_file():
+            if results := published.at(path.parent):
+                return [Published(results, path.name)]
             return [RunFolder(path)]
     except (OSError, ValueError):
         pass

@@ -159,6 +159,10 @@ class RunFolder(Described):
             found |= record["metrics"]
         return found
 
+    def read_weights(self) -> bytes:
+        """The final weights, a safetensors file."""
+        return self.weights.read_bytes()
+
     def append(self, record: Record) -> None:
         """Add a line, on the disk when this returns; a torn last line is cut first."""
         line = json.dumps(record, allow_nan=False) + "\n"

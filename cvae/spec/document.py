@@ -63,12 +63,16 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
 
 
 def load_resolved(path: str | Path) -> Spec:
-    """The spec of a run folder; a field younger than the run has its value `BEFORE`.
+    """The spec of a run folder.
 
     Raises:
         SpecError: the file is damaged, or was edited into something else.
     """
-    document = read_document(path)
+    return resolve(read_document(path))
+
+
+def resolve(document: Document) -> Spec:
+    """A run's document as its spec; a field younger than it has its value `BEFORE`."""
     if isinstance(document.tree, dict):
         for key, value in BEFORE.items():
             section, _, name = key.partition(".")

@@ -1,0 +1,285 @@
+"""Runs into `results/`, the published ones: the only way in.
+
+Layers' matrices are rounded to float16 with `BITS` bits behind the leading one, biases
+and the prior's table are not, and all is packed: a third of the size, for a thousandth
+of a nat, which is measured before anything is written. The same runs give the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import lzma
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from cvae.errors import Damaged, RunNotFound, UsageError
+from cvae.files import write_atomic
+from cvae.run import evaluation, find, published
+from cvae.run.data import load_data
+from cvae.run.folder import RunFolder, SweepFolder
+from cvae.samples import load_run
+from cvae.spec.document import dump
+from cvae.spec.variants import SEEDS
+
+JUDGE = "judge"
+BITS = 7  # of the 10 bits of a float16's mantissa
+MOST = 20_000_000  # bytes of results/ in all
+ROUNDING = 0.01  # nats of test/neg_elbo that rounding may cost
+XZ: list[dict[str, Any]] = [
+    {"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 3, "lp": 1, "pb": 1}  # 16-bit words
+]
+FACTS = (
+    *("id", "uid", "status", "started", "ended", "header", "command", "changes"),
+    *("sweep", "swept", "label", "git", "facts", "data"),
+)
+SWEEP = (
+    *("uid", "name", "header", "experiment", "command", "keys", "summary"),
+    *("status", "started", "ended"),
+)
+log = logging.getLogger("cvae")
+Files = dict[str, bytes]  # by their path in results/
+
+
+def publish(
+    names: Sequence[str], *, runs: Path, results: Path, weights: bool = False
+) -> list[str]:
+    """Put finished runs and sweeps into `results`; returns what was put there.
+
+    A run is published with its weights, of a sweep only the records; with `weights`
+    also the weights of the runs with its first seed. What stood there of the same run
+    or sweep is replaced. The judge, which `make judge` puts into `results` itself, is
+    taken as it is, once, or again where it is named.
+
+    Raises:
+        UsageError: a run is not finished, of an unknown or changed commit, or rounding
+            its weights costs too much; nothing is published then.
+    """
+    if not names:
+        raise UsageError("say which runs or sweeps, such as RUNS='seed-notebook beta'")
+    if published.at(runs):
+        raise UsageError(f"{runs} is what is published; runs come from runs/")
+    sweeps, singles = _chosen([name for name in names if name != JUDGE], runs)
+    _refuse([*singles, *(run for sweep in sweeps for run in _members(sweep, runs))])
+    known = published.at(results)
+    before = dict(known.files) if known else {}
+    figures = dict(known.figures) if known else {}
+    listed, files = dict(before), Files()
+    for sweep in sweeps:
+        members = {_name(folder): folder for folder in _members(sweep, runs)}
+        for old in set(_runs_of(known, sweep.name)) - set(members):
+            figures.pop(old, None)
+            listed = _without(listed, old)
+        listed = _without(listed, f"sweeps/{sweep.name}")
+        files |= _sweep_files(sweep, runs)
+        singles += [run for name, run in members.items() if name in figures]
+        singles += _first_seeds(sweep, runs) if weights else []
+    whole = {_name(folder): folder for folder in singles}
+    for name, folder in whole.items():
+        files |= _run_files(folder, runs)
+        listed = _without(listed, name)
+        figures[name] = _test_figures(folder)
+    if JUDGE in names or not any(name.startswith(f"{JUDGE}/") for name in listed):
+        for file in sorted((results / JUDGE).glob("judge.*")):
+            files[f"{JUDGE}/{file.name}"] = file.read_bytes()
+    listed |= {name: published.digest(data) for name, data in files.items()}
+    _refuse_too_much(results, listed, files)
+    _write(results, files, set(before) - set(listed), _manifest(listed, figures))
+    return [*(f"sweeps/{sweep.name}" for sweep in sweeps), *whole]
+
+
+def _chosen(
+    names: Sequence[str], runs: Path
+) -> tuple[list[SweepFolder], list[RunFolder]]:
+    """The sweeps and runs meant; where a sweep has the name of a run, the sweep."""
+    by_name = {sweep.name: sweep for sweep in find.sweeps(runs)}
+    sweeps, singles, unknown = [], [], []
+    for name in dict.fromkeys(names):
+        dashed = name.replace("_", "-")  # experiments/seed_notebook.yaml
+        if sweep := by_name.get(name) or by_name.get(dashed):
+            sweeps.append(sweep)
+            continue
+        for spelled in (name, dashed):
+            try:
+                singles.append(find.find_run(spelled, runs=runs))
+                break
+            except RunNotFound as error:
+                fault = str(error)
+        else:
+            unknown.append(fault)
+    if unknown:
+        raise RunNotFound("\n".join(unknown))
+    return sweeps, singles
+
+
+def _members(sweep: SweepFolder, runs: Path) -> list[RunFolder]:
+    """The runs of a sweep, finished or not, in its order."""
+    return [RunFolder(runs / run["folder"]) for run in sweep.info.get("runs", [])]
+
+
+def _refuse(folders: Sequence[RunFolder]) -> None:
+    """Raise a UsageError that names every run which may not be published, and why."""
+    faults = []
+    for folder in folders:
+        git = folder.info.get("git", {})
+        if folder.status != "FINISHED":
+            faults.append(f"{folder.path}: {folder.status.lower()}, not finished")
+        elif git.get("commit", "unknown") == "unknown":
+            faults.append(f"{folder.path}: made by code of an unknown commit")
+        elif git.get("dirty") != "false":
+            faults.append(
+                f"{folder.path}: made by code that was changed after the commit "
+                f"{git['commit'][:10]}; commit, and train it again"
+            )
+    if faults:
+        raise UsageError("\n".join(["nothing was published:", *dict.fromkeys(faults)]))
+
+
+def _first_seeds(sweep: SweepFolder, runs: Path) -> list[RunFolder]:
+    """The runs with the first seed of a sweep."""
+    first = sweep.info["runs"][0]["swept"].get(SEEDS)
+    return [
+        RunFolder(runs / run["folder"])
+        for run in sweep.info["runs"]
+        if run["swept"].get(SEEDS) == first
+    ]
+
+
+def _runs_of(known: published.Results | None, sweep: str) -> Iterator[str]:
+    """The names of the runs that the published sweep of this name has."""
+    if known and f"sweeps/{sweep}/{published.ARCHIVE}" in known.files:
+        yield from (run["name"] for run in known.archive(sweep))
+
+
+def _without(listed: dict[str, str], folder: str) -> dict[str, str]:
+    return {k: v for k, v in listed.items() if not k.startswith(f"{folder}/")}
+
+
+def _name(folder: RunFolder) -> str:
+    """The run's name in `results/`, whatever repetition it was."""
+    return f"{folder.spec().name}-{folder.spec().id}"
+
+
+def _facts(folder: RunFolder) -> dict[str, Any]:
+    """What is known of a run but for what only its machine can use."""
+    return {key: folder.info[key] for key in FACTS if key in folder.info}
+
+
+def _test_figures(folder: RunFolder) -> dict[str, float]:
+    return {k: v for k, v in folder.metrics.items() if k.startswith("test/")}
+
+
+def _json(value: Any, indent: int | None = 2) -> bytes:
+    text = json.dumps(value, indent=indent, sort_keys=True, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+def _sweep_files(sweep: SweepFolder, runs: Path) -> Files:
+    """sweep.json, sweep.yaml and the archive of its runs."""
+    facts = {key: sweep.info[key] for key in SWEEP if key in sweep.info}
+    if facts.get("status") != "FINISHED":
+        raise UsageError(
+            f"{sweep.path}: {str(facts.get('status', 'new')).lower()}, not finished; "
+            "the same make sweep command goes on with it"
+        )
+    members = _members(sweep, runs)
+    facts["runs"] = [
+        {"folder": _name(folder), "id": run["id"], "swept": run["swept"]}
+        for folder, run in zip(members, sweep.info["runs"], strict=True)
+    ]
+    lines = [
+        {
+            "name": _name(folder),
+            "info": _facts(folder),
+            "spec": dump(folder.spec()),
+            "records": folder.records(),
+        }
+        for folder in members
+    ]
+    home = f"sweeps/{sweep.name}"
+    archive = b"".join(_json(line, indent=None) for line in lines)
+    return {
+        f"{home}/sweep.json": _json(facts),
+        f"{home}/sweep.yaml": (sweep.path / "sweep.yaml").read_bytes(),
+        f"{home}/{published.ARCHIVE}": gzip.compress(archive, 9, mtime=0),
+    }
+
+
+def _run_files(folder: RunFolder, runs: Path) -> Files:
+    """The files of a run with its rounded weights, evaluated anew.
+
+    Raises:
+        UsageError: they are not as good as the run's own.
+    """
+    run = load_run(folder.path.resolve(), runs=runs)
+    spec, own = run.spec, folder.metrics.get("test/neg_elbo")
+    if own is None:
+        raise Damaged(f"{folder.path}: finished, but test/neg_elbo is not recorded")
+    rounded = {key: _rounded(key, w) for key, w in run.model.state_dict().items()}
+    run.model.load_state_dict(rounded)
+    test = load_data(spec, folder).test
+    anew = evaluation.bound(run.model, test, spec, beta=spec.objective.beta)["neg_elbo"]
+    if not abs(anew - own) <= ROUNDING:  # nan, too
+        raise UsageError(
+            f"{folder.path}: its weights, rounded to float16, give {anew:.4f} nats per "
+            f"image on the test set; it recorded {own:.4f}, and {ROUNDING} apart are "
+            "allowed"
+        )
+    log.info("%s: rounding the weights costs %+.4f nats", folder.name, anew - own)
+    name, data = _name(folder), safetensors.torch.save(rounded)
+    return {
+        f"{name}/run.json": _json(_facts(folder)),
+        f"{name}/spec.yaml": dump(folder.spec()).encode(),
+        f"{name}/records.jsonl": b"".join(_json(r, None) for r in folder.records()),
+        f"{name}/{published.WEIGHTS}": lzma.compress(data, filters=XZ),
+    }
+
+
+def _rounded(key: str, weight: Tensor) -> Tensor:
+    """A matrix as the nearest float16 with `BITS` bits; rounding again changes nothing.
+
+    From float32 at once: what is halfway between two would be rounded twice, and up.
+    """
+    if not key.endswith(".weight"):
+        return weight.detach().clone()
+    bits, drop = weight.detach().contiguous().view(torch.int32), 23 - BITS
+    nearest = (bits + (1 << (drop - 1))) >> drop << drop
+    return nearest.view(torch.float32).half()
+
+
+def _refuse_too_much(results: Path, listed: dict[str, str], files: Files) -> None:
+    sizes = {
+        name: len(files[name]) if name in files else (results / name).stat().st_size
+        for name in listed
+    }
+    if (total := sum(sizes.values())) > MOST:
+        largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+        raise UsageError(
+            f"{results} would hold {total / 1e6:.1f} MB, {MOST / 1e6:.0f} are allowed; "
+            f"the largest are {', '.join(largest)}"
+        )
+
+
+def _manifest(listed: dict[str, str], figures: dict[str, dict[str, float]]) -> bytes:
+    facts = {"format": published.FORMAT, "read_by": published.READ_BY}
+    return _json(facts | {"files": listed, "runs": figures})
+
+
+def _write(results: Path, files: Files, dropped: set[str], manifest: bytes) -> None:
+    """Files first, the manifest last: until then the old one names what differs."""
+    for name, data in files.items():
+        (results / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(results / name, data)
+    for name in sorted(dropped):
+        (results / name).unlink(missing_ok=True)
+        if not any((results / name).parent.iterdir()):
+            shutil.rmtree((results / name).parent)
+    write_atomic(results / published.MANIFEST, manifest)

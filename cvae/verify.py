@@ -1,0 +1,120 @@
+"""Is `results/` what was published, and is what it says true?
+
+Every file is held to its SHA-256, and every weight is evaluated anew on the test images
+with the noise of its run. Another processor or torch rounds differently, and published
+weights are rounded themselves: hence the differences that are allowed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from cvae import judge, mnist
+from cvae.errors import Altered
+from cvae.run import evaluation, published
+from cvae.run.data import load_data
+from cvae.samples import Run, load_run
+
+BOUND = 0.01  # nats of the bound and its parts
+SAMPLED = 0.05  # nats of importance-sampled figures: the rarest samples weigh the most
+SHARE = 0.01  # of samples that are read as asked: some lie on the judge's border
+ACCURACY = 0.0005  # of the judge on real images
+DRAWS = 1_000_000  # decoded for one importance-sampled figure; `full` knows no limit
+UNLISTED = ("README.md", published.MANIFEST)
+
+Row = tuple[str, str, float, float, float]  # run, figure, published, anew, allowed
+
+
+def verify(path: Path, *, full: bool = False) -> Iterator[Row]:
+    """Every figure of the weights published in `path`, evaluated anew.
+
+    Importance-sampled figures that take long are left out unless `full` is true.
+
+    Raises:
+        Altered: at the end, naming all that is not as published.
+    """
+    results = published.at(path)
+    if results is None:
+        raise Altered(f"{path / published.MANIFEST}: missing; nothing is published")
+    faults = list(_files(results))
+    broken = {fault.partition(":")[0] for fault in faults}
+    for name in sorted(results.figures):
+        files = [file for file in results.files if file.startswith(f"{name}/")]
+        if any(str(path / file) in broken for file in files):
+            continue  # it is named, and nothing is computed from it
+        for row in _run(load_run(name, runs=path), results.figures[name], full=full):
+            yield row
+            faults += _fault(path, row)
+    if not any(str(path / "judge") in name for name in broken):
+        for row in _judge(path):
+            yield row
+            faults += _fault(path, row)
+    if faults:
+        raise Altered("\n".join(faults))
+
+
+def _files(results: published.Results) -> Iterator[str]:
+    """What is wrong with the files themselves."""
+    for name in results.files:
+        try:
+            results.read(name)
+        except Altered as error:
+            yield str(error)
+    for file in sorted(results.path.rglob("*")):
+        name = file.relative_to(results.path).as_posix()
+        if file.is_file() and name not in (*results.files, *UNLISTED):
+            yield f"{file}: not published: {published.MANIFEST} does not list it"
+
+
+def _run(run: Run, known: dict[str, float], *, full: bool) -> Iterator[Row]:
+    """The figures of one run anew, those that are published and can be checked."""
+    name, spec, data = run.folder.name, run.spec, load_data(run.spec, run.folder)
+    for key, value in known.items():
+        recorded = run.folder.metrics.get(key)
+        if recorded != value:
+            raise Altered(f"{run.folder.path}: {key} is {recorded}, published {value}")
+    found = evaluation.bound(run.model, data.test, spec, beta=spec.objective.beta)
+    anew = {key: (found[key], BOUND) for key in ("neg_elbo", "recon", "kl")}
+    figures = evaluation.control_figures(run.model, data.test, data.digest)
+    for key in ("label_fidelity", "transfer_fidelity"):
+        if key in figures:
+            anew[key] = figures[key], SHARE
+    for key in known:
+        sampled = re.fullmatch(r"test/(nll|label_accuracy|marginal_nll)_is(\d+)", key)
+        if sampled and sampled[1] != "label_accuracy":
+            samples, by_label = int(sampled[2]), sampled[1] == "marginal_nll"
+            draws = len(data.test) * samples * (mnist.CLASSES if by_label else 1)
+            if full or draws <= DRAWS:
+                estimates = evaluation.importance_figures(
+                    run.model,
+                    data.test,
+                    spec,
+                    importance_samples=0 if by_label else samples,
+                    label_samples=samples if by_label else 0,
+                )
+                for figure, estimate in estimates.items():
+                    share = figure.startswith("label_accuracy")
+                    anew[figure] = estimate, SHARE if share else SAMPLED
+    for figure, (value, allowed) in anew.items():
+        if f"test/{figure}" in known:
+            yield name, f"test/{figure}", known[f"test/{figure}"], value, allowed
+
+
+def _judge(path: Path) -> Iterator[Row]:
+    """The judge's accuracy on the shipped test images."""
+    if found := judge.published(path / "judge"):
+        network, record = found
+        data = mnist.load_mnist(mnist.SHIPPED_ROOT)
+        anew = judge.accuracy(network, data.test)
+        yield "judge", "test/accuracy", record["test_accuracy"], anew, ACCURACY
+
+
+def _fault(path: Path, row: Row) -> Iterator[str]:
+    name, figure, known, anew, allowed = row
+    if not abs(anew - known) <= allowed:
+        yield (
+            f"{path / name}: {figure} is {anew:.4f} anew, published {known:.4f}: more "
+            f"than {allowed} apart"
+        )

@@ -1,0 +1,399 @@
+"""Published runs: what goes in, what comes out again, and what is refused."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import shutil
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from analysis.reading.load import load_runs
+from cvae import __main__, results
+from cvae.errors import Altered, RunNotFound, RunUnfinished, UsageError
+from cvae.run import find, published, runner
+from cvae.run.folder import Origin, RunFolder, SweepFolder
+from cvae.samples import generate_conditional_samples, load_run
+from cvae.spec.fields import Spec
+from cvae.verify import verify
+from tests.conftest import data_set, spec, write
+from tests.made import GIT, made_run
+
+CLEAN = GIT | {"dirty": "false"}
+Bytes = dict[str, bytes]
+
+
+def trained(wanted: Spec, runs: Path, **swept: object) -> RunFolder:
+    origin = Origin("Question: ?", "make …")
+    if swept:
+        origin = Origin("", "", sweep={"sweep": wanted.name, "swept": swept})
+    folder = runner.run(wanted, runs=runs, offline=True, origin=origin)
+    folder.update(git=CLEAN, host="here", pid=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run `alone` with a learned prior, and a sweep `pair` of two seeds."""
+    root = tmp_path_factory.mktemp("publish")
+    data = write(root / "data", data_set(100, 50))
+    small = {
+        "data__root": str(data),
+        "data__validation_images": 0,
+        "model__hidden": [12],
+        "training__epochs": 2,
+        "evaluation__importance_samples": 3,
+    }
+    place = root / "runs"
+    trained(spec(name="alone", model__prior="learned", **small), place)
+    seeds = [spec(name="pair", training__seed=seed, **small) for seed in (0, 1)]
+    members = [trained(s, place, **{"training.seed": s.training.seed}) for s in seeds]
+    sweep = SweepFolder(place / "sweeps" / "pair")
+    sweep.path.mkdir(parents=True)
+    (sweep.path / "sweep.yaml").write_text("name: pair\nsweep: {seeds: 2}\n")
+    sweep.update(
+        **{"name": "pair", "keys": ["training.seed"], "status": "FINISHED"},
+        runs=[
+            {"folder": f.name, "id": f.info["id"], "swept": f.info["swept"]}
+            for f in members
+        ],
+    )
+    return place
+
+
+@pytest.fixture(scope="module")
+def once(runs: Path) -> Path:
+    """All of it published; not to be changed."""
+    place = runs.parent / "results"
+    results.publish(["alone", "pair"], runs=runs, results=place, weights=True)
+    return place
+
+
+@pytest.fixture
+def there(once: Path, tmp_path: Path) -> Path:
+    """A copy, to be changed."""
+    return Path(shutil.copytree(once, tmp_path / "results"))
+
+
+@pytest.fixture
+def fresh(there: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone without runs: an empty working folder, and these are its results."""
+    (there.parent / "clone").mkdir()
+    monkeypatch.chdir(there.parent / "clone")
+    monkeypatch.setattr(published, "RESULTS", there)
+    return there
+
+
+def files(place: Path) -> Bytes:
+    found = (file for file in sorted(place.rglob("*")) if file.is_file())
+    return {str(file.relative_to(place)): file.read_bytes() for file in found}
+
+
+def weights_of(place: Path, name: str) -> Path:
+    (path,) = place.glob(f"{name}-*/{published.WEIGHTS}")
+    return path
+
+
+# -- what goes in ----------------------------------------------------------------------
+
+
+def test_published_twice_not_one_byte_differs(runs: Path, once: Path) -> None:
+    before = files(once)
+    again = ["pair", "alone", "alone"]
+    results.publish(again, runs=runs, results=once, weights=True)
+    assert files(once) == before
+    results.publish(["pair"], runs=runs, results=once)  # keeps the weights it has
+    assert files(once) == before
+
+
+def test_a_run_has_the_files_of_its_folder_and_a_sweep_one_file(once: Path) -> None:
+    names = {name.split("/")[-1] for name in files(once) if name.startswith("alone")}
+    assert names == {"spec.yaml", "run.json", "records.jsonl", published.WEIGHTS}
+    sweep = {name for name in files(once) if name.startswith("sweeps/")}
+    assert sweep == {
+        f"sweeps/pair/{n}" for n in ("sweep.json", "sweep.yaml", published.ARCHIVE)
+    }
+    archive = files(once)[f"sweeps/pair/{published.ARCHIVE}"]
+    assert len(gzip.decompress(archive).splitlines()) == 2
+    assert archive[4:8] == bytes(4), "no time of packing"
+    assert not [name for name in files(once) if name.startswith("pair")][4:]
+
+
+def test_facts_stay_but_those_of_the_machine_alone(runs: Path, once: Path) -> None:
+    (own,), (shown,) = (
+        [f for f in find.folders(p) if f.name[0] == "a"] for p in (runs, once)
+    )
+    assert shown.info["git"] == CLEAN
+    assert shown.info["facts"] == own.info["facts"]
+    assert set(own.info) - set(shown.info) == {"host", "pid", "reason"}
+    assert shown.spec() == own.spec()
+    assert shown.records() == own.records()
+
+
+def test_matrices_are_float16_biases_and_the_prior_s_table_are_not(
+    runs: Path, once: Path
+) -> None:
+    data = lzma.decompress(weights_of(once, "alone").read_bytes())
+    weights = safetensors.torch.load(data)
+    kinds = {key.split(".")[-1]: weight.dtype for key, weight in weights.items()}
+    exact = dict.fromkeys(("bias", "prior_table"), torch.float32)
+    assert kinds == {"weight": torch.float16} | exact
+    own = load_run("alone", runs=runs).model.state_dict()
+    for key, weight in weights.items():
+        torch.testing.assert_close(weight.float(), own[key], rtol=2**-8, atol=1e-7)
+
+
+def test_rounding_goes_to_the_nearest_and_twice_is_once() -> None:
+    weight = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+    rounded = results._rounded("a.weight", weight)
+    assert torch.equal(results._rounded("a.weight", rounded.float()), rounded)
+    error = (rounded.float() - weight) / weight.abs()
+    assert error.abs().max() <= 2.0 ** -(results.BITS + 1)
+    assert abs(float(error.mean())) < 1e-4  # up as often as down
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"status": "KILLED"}, "killed, not finished"),
+        ({"git": GIT | {"dirty": "true"}}, "changed after the commit 0123456789"),
+        ({"git": GIT}, "changed after"),
+        ({"git": {"commit": "unknown"}}, "unknown commit"),
+        ({"git": {}}, "unknown commit"),
+    ],
+)
+@pytest.mark.parametrize("name", ["two", "one-in-a-sweep"])
+def test_what_may_not_be_published_is_named_and_nothing_written(
+    changes: dict[str, object], words: str, name: str, tmp_path: Path
+) -> None:
+    folder = made_run(tmp_path / "runs", 100.0, name="two", info={"git": CLEAN})
+    sweep = SweepFolder(tmp_path / "runs" / "sweeps" / "one-in-a-sweep")
+    sweep.path.mkdir(parents=True)
+    listed = {"folder": folder.name, "id": folder.info["id"], "swept": {}}
+    sweep.update(name=sweep.name, keys=[], status="FINISHED", runs=[listed])
+    folder.update(**changes)
+    with pytest.raises((UsageError, RunUnfinished), match=words):
+        results.publish([name], runs=tmp_path / "runs", results=tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "FAILED", "KILLED"])
+def test_a_sweep_that_is_not_finished_is_refused(
+    runs: Path, status: str, tmp_path: Path
+) -> None:
+    copied = Path(shutil.copytree(runs, tmp_path / "runs"))
+    SweepFolder(copied / "sweeps" / "pair").update(status=status)
+    with pytest.raises(UsageError, match="not finished; the same make sweep command"):
+        results.publish(["pair"], runs=copied, results=tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_weights_of_another_run_are_not_published(runs: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(runs, tmp_path / "runs"))
+    folder = find.find_run("alone", runs=copied)
+    weights = safetensors.torch.load(folder.read_weights())
+    foreign = {key: 3 * weight for key, weight in weights.items()}
+    folder.weights.write_bytes(safetensors.torch.save(foreign))
+    with pytest.raises(UsageError, match=r"give .* nats per image .* recorded"):
+        results.publish([folder.name], runs=copied, results=tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_more_than_allowed_is_refused(
+    runs: Path, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files(there)
+    monkeypatch.setattr(results, "MOST", 10_000)
+    with pytest.raises(UsageError, match=r"would hold 0\.\d MB.*the largest are"):
+        results.publish(["alone"], runs=runs, results=there)
+    assert files(there) == before
+
+
+def test_a_sweep_made_anew_takes_the_place_of_the_old(runs: Path, there: Path) -> None:
+    copied = Path(shutil.copytree(runs, there.parent / "runs"))
+    sweep = SweepFolder(copied / "sweeps" / "pair")
+    sweep.update(runs=sweep.info["runs"][1:])
+    results.publish(["pair"], runs=copied, results=there)
+    left = [folder.name for folder in find.folders(there)]
+    assert [name.rpartition("-")[0] for name in left] == ["alone", "pair"]
+    assert not list(there.glob("pair-*"))
+    list(verify(there))
+
+
+# -- what comes out --------------------------------------------------------------------
+
+
+def test_everything_that_reads_runs_reads_published_ones(
+    runs: Path, once: Path
+) -> None:
+    own = load_runs(runs=runs, source="folders")
+    shown = load_runs(runs=once, source="folders")
+    assert shown.table() == own.table()
+    assert [run.facts for run in shown.rows] == [run.facts for run in own.rows]
+    for one, other in zip(own.rows, shown.rows, strict=True):
+        assert own.history(one, "train/kl") == shown.history(other, "train/kl")
+    pair = load_runs(runs=once, sweep="pair", source="folders")
+    assert len(pair.rows) == 2
+    assert [sweep.name for sweep in find.sweeps(once)] == ["pair"]
+    wanted = own.rows[0].folder
+    assert wanted is not None
+    again = find.finished_run(wanted.spec(), once)
+    assert again is not None
+    assert again.name == wanted.name
+
+
+def test_samples_come_without_a_run_of_ones_own_and_say_from_which(
+    fresh: Path, runs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = generate_conditional_samples(digit=5, num_samples=4, seed=1)
+    assert samples.shape == (4, 784)
+    assert "no such run in runs/: using the published" in caplog.text
+    name = weights_of(fresh, "alone").parent.name
+    for wanted in ("alone", name, name.rpartition("-")[2], fresh / name):
+        assert load_run(wanted).folder.path == fresh / name
+    assert load_run("pair").folder.path == weights_of(fresh, "pair").parent
+    rounded = load_run("alone").model.state_dict()
+    for key, weight in load_run("alone", runs=runs).model.state_dict().items():
+        torch.testing.assert_close(rounded[key], weight, rtol=2**-8, atol=1e-7)
+
+
+def test_runs_of_ones_own_come_first(
+    fresh: Path, runs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(runs, "runs")
+    assert load_run("alone").folder.path.parent == Path("runs")
+    assert load_run().folder.path.parent == Path("runs")
+    assert caplog.text == ""
+    for path in Path("runs").glob("alone-*"):
+        RunFolder(path).update(status="KILLED")
+    with pytest.raises(RunUnfinished, match="not finished"):
+        load_run("alone")
+
+
+def test_a_folder_of_runs_that_was_named_is_not_replaced(
+    fresh: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RunNotFound, match="no run 'alone'"):
+        load_run("alone", runs=tmp_path / "elsewhere")
+    with pytest.raises(RunNotFound, match="no published run 'nothing'; with weights: "):
+        load_run("nothing")
+
+
+def test_of_a_run_without_weights_no_sample_is_drawn(once: Path) -> None:
+    every = {folder.name for folder in find.folders(once)}
+    (other,) = every - {
+        path.parent.name for path in once.glob(f"*/{published.WEIGHTS}")
+    }
+    with pytest.raises(RunNotFound, match="only the records of pair-"):
+        load_run(other, runs=once)
+
+
+def test_evaluating_a_published_run_changes_nothing(
+    fresh: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(fresh)
+    words = ["evaluate", "--run", "alone", "--importance-samples", "4"]
+    assert __main__.main(words) == 0
+    assert "nll_is4" in capsys.readouterr().out
+    assert files(fresh) == before
+
+
+# -- verify ----------------------------------------------------------------------------
+
+
+def test_every_figure_is_found_again(once: Path) -> None:
+    rows = list(verify(once))
+    assert {(row[0].rpartition("-")[0], row[1]) for row in rows} == {
+        (name, f"test/{figure}")
+        for name in ("alone", "pair")
+        for figure in ("neg_elbo", "recon", "kl", "nll_is3")
+    }
+    assert all(abs(row[2] - row[3]) <= row[4] for row in rows)
+
+
+def damage(path: Path, how: str) -> None:
+    data = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    elif how == "changed":
+        middle = len(data) // 2
+        path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+    elif how == "foreign":
+        path.with_name("foreign.safetensors").write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "changed"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("alone-*/model.safetensors.xz", "alone-*/records.jsonl", "alone-*/run.json"),
+        *("alone-*/spec.yaml", "sweeps/pair/*.gz", "sweeps/pair/sweep.json"),
+    ],
+)
+def test_a_damaged_file_is_named(
+    there: Path, pattern: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (path,) = there.glob(pattern)
+    damage(path, how)
+    words = ["verify", "--results", str(there)]
+    assert __main__.main(words) == 3
+    assert f"{path}: {'missing' if how == 'missing' else 'altered'}" in caplog.text
+    if how != "missing":
+        expected = json.loads((there / "manifest.json").read_text())["files"]
+        assert f"published was {expected[str(path.relative_to(there))]}" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "changed"])
+@pytest.mark.parametrize("file", [published.WEIGHTS, "run.json", "spec.yaml"])
+def test_nothing_is_drawn_from_a_damaged_run(fresh: Path, file: str, how: str) -> None:
+    damage(weights_of(fresh, "alone").with_name(file), how)
+    with pytest.raises(Altered, match=file):
+        load_run("alone")
+
+
+def test_a_file_that_was_never_published_is_named(there: Path) -> None:
+    damage(weights_of(there, "alone"), "foreign")
+    with pytest.raises(Altered, match=r"foreign.safetensors: not published"):
+        list(verify(there))
+
+
+def test_a_published_figure_that_is_not_found_again_is_named(there: Path) -> None:
+    records = next(there.glob("alone-*/records.jsonl"))
+    manifest = json.loads((there / "manifest.json").read_text())
+    figures = manifest["runs"][records.parent.name]
+    changed = records.read_text().replace(str(figures["test/neg_elbo"]), "99.0")
+    records.write_text(changed)
+    figures["test/neg_elbo"] = 99.0
+    name = str(records.relative_to(there))
+    manifest["files"][name] = published.digest(records.read_bytes())
+    (there / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(Altered, match=r"neg_elbo is .* anew, published 99.0000: more"):
+        list(verify(there))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"format": 2, "read_by": "cvae 3.1"}', "format 2, which cvae 3.1 reads"),
+        ("{", "manifest.json: damaged"),
+        ('{"format": 1, "read_by": "cvae 1.0.0"}', "manifest.json: damaged"),
+        ('{"format": 1, "read_by": "", "files": [], "runs": {}}', "damaged"),
+        ("[]", "damaged"),
+        (None, "manifest.json: missing"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_said(
+    there: Path, text: str | None, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = there / "manifest.json"
+    path.unlink() if text is None else path.write_text(text)
+    assert __main__.main(["verify", "--results", str(there)]) == 3
+    assert words in caplog.text
+    if text is not None:
+        assert __main__.main(["list", "--runs", str(there)]) == 3
