@@ -8,8 +8,9 @@ same checks.
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,15 @@ from cvae.spec.mistakes import SECTIONS, describe, explain
 
 LARGEST = 256 * 1024  # bytes; a spec is a page, and PyYAML reads 100 kB a second
 DEEPEST = 8  # levels of nesting; a spec has three
-INTEGER = re.compile(r"[-+]?[0-9]{1,30}|0o[0-7]{1,30}|0x[0-9a-fA-F]{1,30}")
-FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+TAG = "tag:yaml.org,2002:"
+CORE_SCHEMA = {  # what a plain scalar is by YAML 1.2; all else is text
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?[0-9]{1,30}|0o[0-7]{1,30}|0x[0-9a-fA-F]{1,30}",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}
+RESOLVERS = [(TAG + k, re.compile(rf"(?:{v})\Z")) for k, v in CORE_SCHEMA.items()]
 
 Path_ = tuple[str | int, ...]
 
@@ -44,6 +51,19 @@ class Document:
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, f"{self.source}:1")
+
+    def put(self, key: str, value: Any, where: str) -> None:
+        """Set a field by its dotted key; `where` is what messages about it name."""
+        *sections, name = path = key.split(".")
+        if not isinstance(self.tree, dict):
+            self.tree = {}
+        node = self.tree
+        for section in sections:
+            if not isinstance(node.get(section), dict):
+                node[section] = {}
+            node = node[section]
+        node[name] = value
+        self.lines[tuple(path)] = where
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
@@ -88,15 +108,11 @@ def dump(spec: Spec) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML quotes what YAML 1.1 takes for a number; files are read by YAML 1.2."""
+    """Quotes text that YAML 1.1 or 1.2 takes for something else."""
 
-
-def _text_node(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    style = None if isinstance(scalar(text), str) else "'"
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _text_node)
+    yaml_implicit_resolvers = yaml.SafeDumper.yaml_implicit_resolvers | {
+        None: RESOLVERS
+    }
 
 
 def read_document(path: str | Path) -> Document:
@@ -126,20 +142,24 @@ def parse(text: str, source: str) -> Document:
         SpecError: not YAML, or YAML that a spec may not use.
     """
     document = Document(source, None, header=_header(text), text=text)
-    reader = _Reader(yaml.parse(text, Loader=yaml.SafeLoader), document)
+    reader: Any = None
     try:
-        document.tree = reader.read()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        problem = error.problem or error.context
-        raise SpecError(f"{source}:{line}: not valid YAML: {problem}") from error
+        reader = _Reader(text, source)
+        if reader.check_node():
+            document.tree = reader.read(reader.get_node(), (), document.lines)
+        if reader.check_node():
+            second = reader.peek_event()
+            raise _refusal(second, "a second document; a spec is one")
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # the latter two: numbers and escapes that PyYAML takes on trust
-        position = getattr(error, "position", None)
-        line = text[:position].count("\n") + 1 if position else reader.line
-        reason = getattr(error, "reason", None) or error
-        raise SpecError(f"{source}:{line}: not valid YAML: {reason}") from error
+        found: Any = error
+        if isinstance(error, yaml.reader.ReaderError):  # a character, before any line
+            line, problem = text[: found.position].count("\n"), found.reason
+        elif isinstance(error, yaml.MarkedYAMLError):
+            line, problem = found.problem_mark.line, found.problem
+        else:
+            line, problem = reader.line, error
+        raise SpecError(f"{source}:{line + 1}: not valid YAML: {problem}") from error
     return document
 
 
@@ -157,16 +177,7 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
             raise SpecError(
                 f"{source}: expected section.field=value, such as model.latent_dim=8"
             )
-        if not isinstance(document.tree, dict):
-            document.tree = {}
-        path = tuple(key.split("."))
-        node = document.tree
-        for part in path[:-1]:
-            if not isinstance(node.get(part), dict):
-                node[part] = {}
-            node = node[part]
-        node[path[-1]] = parse(text, source).tree
-        document.lines[path] = source
+        document.put(key, parse(text, source).tree, source)
 
 
 def validate(document: Document) -> Spec:
@@ -192,108 +203,77 @@ def validate(document: Document) -> Spec:
         raise SpecError("\n".join(dict.fromkeys(faults))) from error
 
 
-class _Reader:
-    """Builds plain values from parser events; checks depth and form on the way."""
+class _Reader(yaml.SafeLoader):
+    """PyYAML's nodes by YAML 1.2; refuses on the way what a spec may not use."""
 
-    def __init__(self, events: Iterator[yaml.Event], document: Document) -> None:
-        self.events, self.document = events, document
-        self.started, self.line = False, 1
+    yaml_implicit_resolvers = {None: RESOLVERS}  # noqa: RUF012
+    depth = 0
 
-    def read(self) -> Any:
-        tree: Any = None
-        for event in self.events:
-            if isinstance(event, yaml.DocumentStartEvent):
-                if self.started:
-                    raise self.refusal(event, "a second document; a spec is one")
-                self.started = True
-                tree = self.value(next(self.events), ())
+    def __init__(self, text: str, source: str) -> None:
+        super().__init__(text)
+        self.name = source  # stands in every mark
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or event.anchor:
+            raise _refusal(event, "anchors and aliases are not allowed; write it out")
+        if event.tag:
+            problem = f"the tag {event.tag!r} is not allowed; write a plain value"
+            raise _refusal(event, problem)
+        if self.depth > DEEPEST:
+            raise _refusal(event, f"nested more than {DEEPEST} levels deep")
+        if re.search("[\ud800-\udfff]", getattr(event, "value", "")):
+            raise _refusal(event, "half of a surrogate pair is no character")
+        self.depth += 1  # lowered again only where composing goes on
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def read(self, node: yaml.Node, path: Path_, lines: dict[Path_, str]) -> Any:
+        """The value of a node; where each path in it stands goes into `lines`."""
+        lines.setdefault(path, _place(node))
+        if isinstance(node, yaml.SequenceNode):
+            items = enumerate(node.value)
+            return [self.read(item, (*path, n), lines) for n, item in items]
+        if not isinstance(node, yaml.MappingNode):
+            return self.construct_object(node)
+        tree: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _refusal(key, "a key must be a plain word")
+            inside = (*path, key.value)
+            if key.value in tree:
+                before = lines[inside].rpartition(":")[2]
+                problem = f"{key.value}: stands twice, first on line {before}"
+                raise _refusal(key, problem)
+            lines[inside] = _place(key)
+            tree[key.value] = self.read(value, inside, lines)
         return tree
 
-    def value(self, event: yaml.Event, path: Path_) -> Any:
-        self.document.lines.setdefault(path, self.place(event))
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise self.refusal(
-                event, "anchors and aliases are not allowed; write it out"
-            )
-        if tag := getattr(event, "tag", None):
-            raise self.refusal(
-                event, f"the tag {tag!r} is not allowed; write a plain value"
-            )
-        if len(path) > DEEPEST:
-            raise self.refusal(event, f"nested more than {DEEPEST} levels deep")
-        if isinstance(event, yaml.MappingStartEvent):
-            return self.mapping(path)
-        if isinstance(event, yaml.SequenceStartEvent):
-            items: list[Any] = []
-            while not isinstance(inner := next(self.events), yaml.SequenceEndEvent):
-                items.append(self.value(inner, (*path, len(items))))
-            return items
-        assert isinstance(event, yaml.ScalarEvent)
-        text = self.text(event)
-        return scalar(text) if event.style is None else text
 
-    def mapping(self, path: Path_) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
-            if not isinstance(event, yaml.ScalarEvent):
-                raise self.refusal(event, "a key must be a plain word")
-            key = self.text(event)
-            inside = (*path, key)
-            if key in found:
-                before = self.document.lines[inside].rpartition(":")[2]
-                raise self.refusal(
-                    event, f"{key}: stands twice, first on line {before}"
-                )
-            self.document.lines[inside] = self.place(event)
-            found[key] = self.value(next(self.events), inside)
-        return found
-
-    def text(self, event: yaml.ScalarEvent) -> str:
-        text = str(event.value)
-        if not text.isascii() and any(
-            "\ud800" <= letter <= "\udfff" for letter in text
-        ):
-            raise self.refusal(event, "half of a surrogate pair is no character")
-        return text
-
-    def place(self, event: yaml.Event) -> str:
-        self.line = event.start_mark.line + 1 if event.start_mark else 1
-        return f"{self.document.source}:{self.line}"
-
-    def refusal(self, event: yaml.Event, problem: str) -> SpecError:
-        return SpecError(f"{self.place(event)}: {problem}")
+def _integer(_: _Reader, node: yaml.ScalarNode) -> int:
+    """`010` is ten, `0o10` eight."""
+    return int(node.value, 0 if node.value[:2] in ("0o", "0x") else 10)
 
 
-def scalar(text: str) -> Any:
-    """A plain scalar by YAML 1.2's core schema."""
-    if text in ("", "~", "null", "Null", "NULL"):
-        return None
-    if text in ("true", "True", "TRUE"):
-        return True
-    if text in ("false", "False", "FALSE"):
-        return False
-    if INTEGER.fullmatch(text):
-        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
-    if FLOAT.fullmatch(text):
-        return float(text)
-    if SPECIAL.fullmatch(text):
-        return float(text.replace(".", "", 1))
-    return text
+_Reader.add_constructor(f"{TAG}int", _integer)
+
+
+def _place(at: yaml.Event | yaml.Node) -> str:
+    mark: Any = at.start_mark
+    return f"{mark.name}:{mark.line + 1}"
+
+
+def _refusal(at: yaml.Event | yaml.Node, problem: str) -> SpecError:
+    return SpecError(f"{_place(at)}: {problem}")
 
 
 def _header(text: str) -> str:
-    lines = []
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.lstrip("#").strip())
-    return "\n".join(lines).strip()
+    comment = itertools.takewhile(lambda line: line[:1] == "#", text.splitlines())
+    return "\n".join(line.lstrip("#").strip() for line in comment).strip()
 
 
 def _nearest_file(source: str) -> str:
-    try:
-        specs = [str(path) for path in Path("experiments").rglob("*.yaml")]
-    except OSError:
-        return ""
+    specs = [str(path) for path in Path("experiments").rglob("*.yaml")]
     near = difflib.get_close_matches(source[:300], specs, 1, 0.6)
     return f"; did you mean {near[0]}?" if near else ""

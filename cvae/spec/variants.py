@@ -13,7 +13,6 @@ starts; nothing here touches a folder or torch.
 from __future__ import annotations
 
 import copy
-import difflib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from cvae.spec.document import (
     validate,
 )
 from cvae.spec.fields import Spec
-from cvae.spec.mistakes import field_names
+from cvae.spec.mistakes import FIELDS, nearest_field
 
 MOST = 10_000  # variants; more is a slip of the pen
 SEEDS = "training.seed"
@@ -196,17 +195,13 @@ def _variant(document: Document, written: Any, at: Path_) -> Point:
 
 
 def _check_key(document: Document, key: str, at: Path_) -> None:
-    section = key.partition(".")[0]
-    names = [f"{s}.{f}" for s, fs in field_names().items() for f in fs]
-    if key in names and section != "tracking":
+    if key in FIELDS and not key.startswith("tracking."):
         return
-    if section == "tracking":
+    if key.startswith("tracking."):
         problem = "does not change a run; it cannot be swept"
     else:
-        bare = [name for name in names if name.endswith(f".{key}")]
-        near = bare or difflib.get_close_matches(key, names, 1, 0.5)
         problem = "unknown key; allowed: seeds, zip, variants or a dotted field"
-        problem += f"; did you mean {near[0]}?" if near else " such as model.latent_dim"
+        problem += nearest_field(key) or " such as model.latent_dim"
     raise SpecError(f"{document.where(('sweep', *at))}: sweep: {key}: {problem}")
 
 
@@ -240,11 +235,7 @@ def _variants(document: Document, axes: list[list[Point]]) -> Iterator[Variant]:
         one = Document(document.source, copy.deepcopy(document.tree))
         one.lines = dict(document.lines)
         for key, (value, at) in swept.items():
-            section, _, field = key.partition(".")
-            if not isinstance(one.tree.get(section), dict):
-                one.tree[section] = {}
-            one.tree[section][field] = value
-            one.lines[(section, field)] = document.where(("sweep", *at))
+            one.put(key, value, document.where(("sweep", *at)))
         try:
             spec = validate(one)
         except SpecError as error:

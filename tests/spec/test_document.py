@@ -151,6 +151,8 @@ def test_every_mistake_is_reported_at_once_with_its_line() -> None:
         ("name: !!python/object/apply:os.system [ls]\n", 1, "tag"),
         ("name: !!str a\n", 1, "tag"),
         ("--- !!map\nname: a\n", 1, "tag"),
+        ("name: a\n&here model: {}\n", 2, "anchors"),
+        ("name: a\n!!str model: {}\n", 2, "tag"),
         ("name: a\n---\nname: b\n", 2, "a second document"),
         ("---\n---\nname: a\n", 2, "a second document"),
         ("? [a, b]\n: c\n", 1, "a key must be a plain word"),
