@@ -105,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     verify("--full", action="store_true", help="slow importance-sampled figures, too")
     for add in (publish, verify):
         add("--results", type=Path, default=Path("results"), help="what is published")
-    command("schema", commands.schema, "the spec's JSON schema, for editors")
+    schema = command("schema", commands.schema, "the spec's JSON schema, for editors")
+    schema("--markdown", action="store_true", help="as the tables of docs/fields.md")
     ui = command("ui", commands.ui, "the MLflow UI over the runs")
     ui("--port", type=whole(0, 65535), default=5000)
     ui("--host", default=commands.LOOPBACK[0], help="address to listen on")

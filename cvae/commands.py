@@ -235,10 +235,12 @@ def list_runs(*, runs: Path) -> None:
     print_table(lines)
 
 
-def schema(*, runs: Path) -> None:
+def schema(*, runs: Path, markdown: bool) -> None:
+    from cvae.spec import reference
     from cvae.spec.fields import Spec
 
-    print(json.dumps(Spec.model_json_schema(), indent=2))
+    as_json = json.dumps(Spec.model_json_schema(), indent=2)
+    print(reference.page() if markdown else as_json)
 
 
 def ui(*, runs: Path, host: str, port: int) -> NoReturn:

@@ -27,7 +27,11 @@ Decay = Annotated[float, Field(ge=0, lt=1, strict=True)]
 
 class Section(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,  # the text below a field is its description
     )
 
 
@@ -35,21 +39,36 @@ class Data(Section):
     """Which images, how many, and what is done to them."""
 
     root: str = Field("mnist_data/raw", min_length=1, max_length=4096)
+    """Folder of the four IDX files (images, labels; training, test), raw or .gz."""
     binarize: Literal["none", "threshold", "dynamic"] = "none"
+    """`none`: grey pixels; `threshold`: ink where x > 0.5; `dynamic`: drawn from
+    Bernoulli(x), anew in each epoch for training, once for validation and test."""
     corrupt: float = Field(0.0, ge=0, le=1)
+    """Probability that a pixel of the encoder's input is replaced by 0 or 1; what is
+    reconstructed stays clean."""
     train_images: int | None = Field(None, ge=1, le=10**9)
+    """Images to train on, of those not held back; null: all of them."""
     validation_images: int = Field(5000, ge=0, le=10**9)
+    """Training images held back for `val/…`."""
 
 
 class Model(Section):
     """The network; the decoder mirrors the encoder's hidden widths."""
 
     conditional: bool = True
+    """Whether encoder and decoder are given the label; false: the plain VAE."""
     latent_dim: int = Field(2, ge=1, le=4096)
+    """Size of the latent z."""
     hidden: tuple[Width, ...] = Field((512, 256), strict=False, max_length=16)
+    """Units of each hidden layer of the encoder; the decoder has them in reverse."""
     activation: Literal["relu", "tanh", "gelu", "silu"] = "relu"
+    """What follows each hidden layer."""
     prior: Literal["standard", "learned", "full"] = "standard"
+    """p(z given y). `standard`: N(0, I) for all labels; `learned`: a Gaussian of a mean
+    and a diagonal variance for each label; `full`: one with a full covariance."""
     label_scale: float = Field(1.0, gt=0, le=1e3)
+    """Size of the 1 in the one-hot label; a larger one gives the label more weight
+    early in training."""
 
     @field_validator("hidden", mode="before")
     @classmethod
@@ -71,43 +90,58 @@ class Objective(Section):
     """What is minimised: recon + β·kl, or the K-sample bound."""
 
     beta: float = Field(1.0, ge=0, le=1e6)
+    """Weight of kl in the loss; reported figures are never weighted by it."""
     warmup_epochs: int = Field(0, ge=0, le=10**6)
+    """Epochs over which the weight of kl rises from 0 to beta, linearly."""
     importance_samples: int = Field(1, ge=1, le=10**4)
+    """K, draws of z for each image; above 1 the loss is the K-sample bound."""
 
 
 class Training(Section):
-    """How it is minimised; learning_rate is the schedule's peak.
-
-    `output_bias: mean_image` starts the decoder's last bias at the log-odds of the mean
-    training image, so that no step is spent on finding where ink can be at all.
-    """
+    """How it is minimised."""
 
     epochs: int = Field(30, ge=1, le=10**6)
+    """Passes over the training images."""
     batch_size: int = Field(256, ge=1, le=10**6)
+    """Images a step; the last batch of an epoch may be smaller."""
     optimizer: Literal["adam", "adamw"] = "adam"
+    """`adamw` is Adam with a decoupled weight decay of 0.01."""
     adam_betas: tuple[Decay, Decay] = Field((0.9, 0.99), strict=False)
+    """Decay per step of the running means of the gradient and of its square."""
     learning_rate: float = Field(4e-3, gt=0, le=10)
+    """Step size; the highest one where the schedule changes it."""
     schedule: Literal["constant", "one_cycle", "linear"] = "one_cycle"
+    """`constant`; `one_cycle`: by cosine from 1/25 up to the peak in 30 % of the
+    steps, then down to almost 0; `linear`: straight up in 15 %, straight down to 0."""
     output_bias: Literal["mean_image", "random"] = "mean_image"
+    """How the decoder's last bias starts. `mean_image`: at the log-odds of the mean
+    training image, so that no step is spent on finding where ink can be; `random`: as
+    all weights."""
     grad_clip: float | None = Field(None, gt=0, le=1e9)
+    """Largest norm of a step's gradient, a longer one is shortened; null: any."""
     seed: int = Field(0, ge=0, le=2**63 - 1)
+    """Of all random streams: initial weights, order of images, noise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: a CUDA device where there is one, else the CPU."""
 
 
 class Evaluation(Section):
-    """Importance samples per test image for `test/nll_isK`, and for each of the ten
-    labels for `test/label_accuracy`; 0 leaves the figure out (`make evaluate` adds it
-    later)."""
+    """What is computed once, at the end; `make evaluate` adds it later."""
 
     importance_samples: int = Field(0, ge=0, le=10**6)
+    """Draws of z for each test image for `test/nll_isK`; 0: leave it out."""
     label_samples: int = Field(0, ge=0, le=10**6)
+    """Draws of z for each test image and label for `test/label_accuracy`; 0: leave it
+    out."""
 
 
 class Tracking(Section):
     """Where and how often the run is logged; no part of the run's identity."""
 
     experiment: str = Field("cvae", min_length=1, max_length=200)
+    """Experiment of MLflow that the run is logged to."""
     images_every: int = Field(5, ge=1, le=10**6)
+    """Epochs between two pictures of samples and reconstructions."""
 
     @field_validator("experiment")
     @classmethod
@@ -121,6 +155,7 @@ class Spec(Section):
     """One run, resolved."""
 
     name: str
+    """Begins the name of the run's folder: 1 to 80 letters, digits, `_`, `-` or `.`."""
     data: Data = Data()
     model: Model = Model()
     objective: Objective = Objective()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cvae.spec.fields import Spec
+from cvae.spec.reference import words
 
 SECTIONS: dict[Any, Any] = {
     name: info.annotation
@@ -63,29 +64,6 @@ def _allowed(path: tuple[str | int, ...]) -> str:
         else:
             node = node["properties"][part]
     return words(node)
-
-
-def words(node: dict[str, Any]) -> str:
-    """What a node of the JSON schema allows."""
-    kind = node.get("type")
-    if "anyOf" in node:
-        return " or ".join(words(choice) for choice in node["anyOf"])
-    if "enum" in node:
-        return f"one of {', '.join(node['enum'])}"
-    if "$ref" in node:
-        return "a block of key: value lines"
-    if kind == "array":
-        items = node.get("prefixItems") or [node["items"]]
-        count = len(items) if "prefixItems" in node else f"at most {node['maxItems']}"
-        return f"a list of {count} values, each {words(items[0])}"
-    if kind == "string" and "maxLength" in node:
-        return f"text of {node['minLength']} to {node['maxLength']} characters"
-    signs = {"minimum": "≥", "exclusiveMinimum": ">"}
-    signs |= {"maximum": "≤", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {node[key]:g}" for key, sign in signs.items() if key in node]
-    names = {"integer": "an integer", "number": "a number", "string": "text"}
-    names |= {"boolean": "true or false", "null": "null"}
-    return f"{names[str(kind)]} {' and '.join(bounds)}".strip()
 
 
 def describe(value: Any) -> str:
