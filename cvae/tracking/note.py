@@ -9,6 +9,9 @@ from typing import Any
 
 from cvae.run.folder import RunFolder, SweepFolder
 
+LONGEST = 4000  # characters of a head comment; MLflow cuts the whole note at 8,000
+MOST_ROWS = 40  # of a sweep's table, for the same reason
+
 
 def description(folder: RunFolder) -> str:
     """The run's note in the UI: question, headline figures, how to run it again."""
@@ -57,7 +60,9 @@ def sweep_description(folder: SweepFolder) -> str:
     """A sweep's note: question, mean ± sd over seeds, how to run it again."""
     info = folder.info
     cells = [[_plain(cell) for cell in row] for row in info.get("summary", [])]
-    table = markdown(cells) if cells else ""
+    table = markdown(cells[: 1 + MOST_ROWS]) if cells else ""
+    if (more := len(cells) - 1 - MOST_ROWS) > 0:
+        table += f"\n\n{more} more rows: table.csv"
     again = f"Again: {_code(info['command'])}"
     return "\n\n".join([_question(info["header"]), table, again])
 
@@ -69,7 +74,10 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _question(header: str) -> str:
-    return _plain(header).replace("\n", "  \n")
+    text = _plain(header).replace("\n", "  \n")
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST].rpartition(' ')[0].rstrip()} … (the rest: run.json)"
+    return text
 
 
 def _plain(text: str) -> str:

@@ -73,3 +73,35 @@ def test_the_note_of_a_sweep_escapes_its_question_and_its_values(
     assert "Question: &lt;script&gt;x()&lt;/script&gt;" in note
     assert "| data.root | n |\n|---|---|\n| &lt;b&gt;\\|x | 3 |" in note
     assert "<" not in note
+
+
+LONG = "\n".join(f"line {n}: a long *abstract* of the question." for n in range(300))
+MLFLOW_CUTS_AT = 8000  # characters of a tag
+
+
+def test_a_long_head_comment_leaves_room_for_figures_and_command(
+    folder: RunFolder,
+) -> None:
+    folder.append(
+        {"epoch": 1, "metrics": {"test/neg_elbo": 3.0, "test/recon": 2.0, "test/kl": 1}}
+    )
+    folder.update(header=LONG, command="make experiment CONFIG=x.yaml")
+    note = description(folder)
+    assert len(note) < MLFLOW_CUTS_AT
+    assert "line 0: a long \\*abstract\\*" in note
+    assert "… (the rest: run.json)" in note
+    assert "| test/neg_elbo | 3 |" in note
+    assert note.endswith("Again: `make experiment CONFIG=x.yaml`")
+    folder.update(header="x" * 10_000)
+    assert len(description(folder)) < MLFLOW_CUTS_AT
+
+
+def test_a_long_table_of_a_sweep_leaves_room_for_the_command(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    rows = [["objective.beta", "n", "test/neg_elbo"]]
+    rows += [[f"{beta / 7}", "3", "97.13 ± 0.12"] for beta in range(300)]
+    folder.update(header=LONG, command="make sweep CONFIG=x.yaml", summary=rows)
+    note = sweep_description(folder)
+    assert len(note) < MLFLOW_CUTS_AT
+    assert "260 more rows: table.csv" in note
+    assert note.endswith("Again: `make sweep CONFIG=x.yaml`")
