@@ -78,7 +78,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ("list(range(value))", "list(range(1, value + 1))", VARIANTS),
     # files, locks, checkpoints
     ("os.fsync(folder)", "os.stat(folder)", DURABLE),
-    ("os.fsync(file.fileno())\n            if", "if", DURABLE),
+    ("os.fsync(file.fileno())\n            if", "pass\n            if", DURABLE),
     ('facts["device"] != here', 'facts["device"] == "tpu"', DURABLE),
     ("if found != expected:", "if False:", CHECKPOINT),
     ("age < SILENCE", "age > SILENCE", FOLDER),

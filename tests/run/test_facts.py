@@ -239,18 +239,44 @@ def test_list_says_when_there_are_no_runs(
     assert "no runs in" in capsys.readouterr().out
 
 
+def committed(place: Path) -> str:
+    """A repository that tracks a copy of provenance.py; returns its commit."""
+    place.mkdir()
+    shutil.copy(provenance.__file__, place)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(place)]
+    for words in ("init -q -b trunk", "add .", "commit -q -m one"):
+        assert children.run([*git, *words.split()]).returncode == 0
+    return children.run([*git, "rev-parse", "HEAD"]).stdout.strip()
+
+
+def test_the_commit_is_the_codes_own_and_changes_since_then_come_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "code"
+    state = {"commit": committed(place), "branch": "trunk", "dirty": "false"}
+    assert len(state["commit"]) == 40
+    monkeypatch.setattr(provenance, "HERE", place)
+    assert provenance.git_state() == (state, "")
+    with (place / "provenance.py").open("a") as file:
+        file.write("# a change\n")
+    found, diff = provenance.git_state()
+    assert found == state | {"dirty": "true"}
+    assert diff.endswith("\n+# a change\n")
+
+
 def test_another_repository_gives_no_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
-    assert children.run([*git, "init", "-q"]).returncode == 0
-    commit = [*git, "commit", "-q", "--allow-empty", "-m", "other"]
-    assert children.run(commit).returncode == 0
-    here = provenance.git_state()[0]
-    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
-    assert provenance.git_state()[0] == here
-    monkeypatch.setattr(provenance, "HERE", tmp_path)  # unpacked in a checkout
-    shutil.copy(provenance.__file__, tmp_path)
+    commit, other = committed(tmp_path / "code"), tmp_path / "other"
+    assert committed(other) != ""
+    monkeypatch.setattr(provenance, "HERE", tmp_path / "code")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(other))
+    assert provenance.git_state()[0]["commit"] == commit
+    unpacked = other / "unpacked"
+    unpacked.mkdir()
+    shutil.copy(provenance.__file__, unpacked)
+    monkeypatch.setattr(provenance, "HERE", unpacked)
     assert provenance.git_state() == ({"commit": "unknown"}, "")
 
 
