@@ -32,17 +32,18 @@ def control(
         label_fidelity: share of prior samples that are read as the digit asked for.
         label_fidelity_worst: the same of the digit where it is lowest.
         transfer_fidelity: z of an image decoded as another digit, read as that one;
-            carried over through the two priors, p(z given y) to p(z given y').
+            carried over by whitening: from p(z given y) to p(z given y').
         label_in_z: how often the nearest neighbours in z name the digit (chance 0.1).
         sample_diversity: standard deviation within a digit over that of real images.
         sample_coverage: share of real images that have a sample near (Naeem et al.).
     """
-    device = next(model.parameters()).device
+    device, prior = next(model.parameters()).device, model.prior
     noise = torch.randn(
         PER_DIGIT * mnist.CLASSES, model.latent_dim, generator=generator
     )
     asked = torch.arange(mnist.CLASSES).repeat_interleave(PER_DIGIT)
-    read, features = judging.read(judge, grids.digits(model, noise, asked))
+    z = prior.sample(asked.to(device), noise.to(device))
+    read, features = judging.read(judge, grids.digits(model, z, asked))
     overall, worst = fidelity(read, asked)
     real = _of_each_digit(data)
     _, real_features = judging.read(judge, mnist.pixels(data.images[real].cpu()))
@@ -54,16 +55,17 @@ def control(
 
     some = slice(0, min(KNOWN, len(data)))
     x, y = mnist.pixels(data.images[some]).to(device), data.labels[some].to(device)
-    u = model.prior.noise(model.encode(x, y)[0], y).cpu()  # z in units of its prior
+    u = prior.whiten(model.encode(x, y)[0], y)
     y = y.cpu()
     moved = u[:TRANSFERRED].repeat_interleave(mnist.CLASSES - 1, 0)
     wanted = other_labels(y[:TRANSFERRED])
-    transferred, _ = judging.read(judge, grids.digits(model, moved, wanted))
+    z = prior.unwhiten(moved, wanted.to(device))
+    transferred, _ = judging.read(judge, grids.digits(model, z, wanted))
     return {
         "label_fidelity": overall,
         "label_fidelity_worst": worst,
         "transfer_fidelity": fidelity(transferred, wanted)[0],
-        "label_in_z": label_in_z(u, y),
+        "label_in_z": label_in_z(u.cpu(), y),
         "sample_diversity": sum(diversity(*pair) for pair in pairs) / len(pairs),
         "sample_coverage": sum(coverage(*pair) for pair in pairs) / len(pairs),
     }
@@ -101,7 +103,7 @@ def other_labels(y: Tensor) -> Tensor:
 def label_in_z(u: Tensor, y: Tensor) -> float:
     """How often the 5 nearest of the first half name the digit of the second half's u.
 
-    u (N, Z): posterior means in units of the prior; 1 / C if z does not know the label.
+    u (N, Z): whitened posterior means; 1 / C if z does not know the label.
     """
     half = len(u) // 2
     nearest = torch.cdist(u[half:], u[:half]).topk(NEIGHBOURS, largest=False).indices

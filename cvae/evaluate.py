@@ -33,7 +33,8 @@ def bound(
 ) -> dict[str, float]:
     """recon, kl, neg_elbo, loss and active units over all of `data`.
 
-    `samples` is the K of the loss; recon averages over the K draws, kl is exact.
+    `samples` is the K of the loss; recon averages over the K draws. kl is
+    exact, or estimated from the same draws where the prior has no closed form.
     """
     sums = torch.zeros(3, dtype=torch.float64)
     means = []
@@ -126,6 +127,18 @@ def log_likelihood(
         log_ratio = log_joint - gaussian_log_density(z, posterior)
         total = torch.logaddexp(total, torch.logsumexp(log_ratio, 0))
     return total - torch.log(torch.tensor(float(samples), device=x.device))
+
+
+@torch.no_grad()
+def posterior_draws(
+    model: CVAE, data: mnist.Images, generator: torch.Generator, *, corrupt: float = 0.0
+) -> Tensor:
+    """One z (N, Z) from q(z|x,y) of every image, on the CPU."""
+    draws = []
+    for x, _, y in chunks(model, data, generator, corrupt=corrupt):
+        noise = torch.randn(len(x), model.latent_dim, generator=generator)
+        draws.append(sample(model.encode(x, y), noise.to(x.device)).cpu())
+    return torch.cat(draws)
 
 
 def chunks(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cvae import mnist
 from cvae.model import CVAE
 from cvae.objective import terms
-from cvae.priors import Full, Standard
+from cvae.priors import Standard
 
 aten = torch.ops.aten
 
@@ -109,19 +109,18 @@ class MLP:
 
 
 class ByHand:
-    """A call returns Σ logits·target, Σ max(logits, 0), Σ log max(p, 1 − p) and
-    Σ KL(q ‖ p) − KL(q ‖ N(0, I)), then the sums of mu, logvar, mu² and var − 1 of each
-    latent, (4 + 4Z,)."""
+    """A call returns Σ logits·target, Σ max(logits, 0), Σ log max(p, 1 − p), then the
+    sums of mu, logvar, mu² and var − 1 of each latent, (3 + 4Z,)."""
 
     @staticmethod
     def covers(model: CVAE, *, samples: int) -> bool:
         """Whether this way is written for the model and K."""
         layers, written = (*model.encoder, *model.decoder), (nn.Linear, *ACTIVATIONS)
         known = all(isinstance(layer, written) for layer in layers)
-        return known and samples == 1 and isinstance(model.prior, (Standard, Full))
+        return known and samples == 1 and isinstance(model.prior, Standard)
 
     def __init__(self, model: CVAE, n: int) -> None:
-        self.n, self.classes, self.model = n, model.classes, model
+        self.n, self.classes = n, model.classes
         latent, pixels = model.latent_dim, model.pixels
         self.encoder, self.decoder = MLP(model.encoder, n), MLP(model.decoder, n)
         new = next(model.parameters()).detach().new_empty
@@ -142,9 +141,9 @@ class ByHand:
         self.dz, self.dq = torch.empty_like(self.z), new(n, 2 * latent)
         self.dz_latent = self.dz[:, :latent]
         self.dmu, self.dlogvar = self.dq.chunk(2, 1)
-        self.row = new(4 + 4 * latent).zero_()
-        self.dot, self.relu, self.logs, self.kl_apart = self.row[:4]
-        self.stat_sums = self.row[4:]
+        self.row = new(3 + 4 * latent)
+        self.dot, self.relu, self.logs = self.row[:3]
+        self.stat_sums = self.row[3:]
 
     @torch.no_grad()
     def __call__(
@@ -180,43 +179,18 @@ class ByHand:
         torch.mul(std, std, out=self.var1).sub_(1)
         torch.mul(mu, mu, out=self.mu2)
         torch.sum(self.stats, 0, out=self.stat_sums)
-        if self.model.prior_table is None:
-            torch.addcmul(dz, mu, weight, out=self.dmu)
-            torch.mul(dz, shift, out=self.dlogvar)
-            self.dlogvar.addcmul_(self.var1, weight).mul_(0.5)
-        else:
-            dkl = self._learned_kl(self.model.prior_table, y, weight)
-            torch.add(dz, dkl[0], out=self.dmu)
-            torch.addcmul(dkl[1], dz, shift, value=0.5, out=self.dlogvar)
+        torch.addcmul(dz, mu, weight, out=self.dmu)
+        torch.mul(dz, shift, out=self.dlogvar)
+        self.dlogvar.addcmul_(self.var1, weight).mul_(0.5)
         self.encoder.backward(self.dq)
         return self.row.clone()
 
-    def _learned_kl(
-        self, table: nn.Parameter, y: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """weight · ∂Σkl/∂(mu, logvar), each (n, Z); the same for the table in its grad.
-
-        By autograd: this is work on (n, Z) and (n, Z, Z), little beside the pixels'.
-        """
-        with torch.enable_grad():
-            mu, logvar = (part.clone().requires_grad_() for part in self.q)
-            kl = self.model.prior.kl((mu, logvar), y)
-            assert kl is not None
-            total = kl.sum()
-            dmu, dlogvar, dtable = torch.autograd.grad(total, (mu, logvar, table))
-        assert table.grad is not None
-        torch.mul(dtable, weight, out=table.grad)
-        sums = self.stat_sums.chunk(4)  # of mu, logvar, mu², var − 1
-        standard = 0.5 * (sums[2] + sums[3] - sums[1]).sum()
-        self.kl_apart.copy_(total.detach() - standard)
-        return dmu * weight, dlogvar * weight
-
     @staticmethod
     def sums(rows: Tensor, beta: Tensor) -> Tensor:
-        """What calls returned, (S, 4 + 4Z), and their β (S,) → as of `ByAutograd`."""
-        dot, relu, log, kl_apart = rows[:, :4].unbind(1)
-        mu, logvar, mu2, var1 = rows[:, 4:].chunk(4, 1)
+        """What calls returned, (S, 3 + 4Z), and their β (S,) → as of `ByAutograd`."""
+        dot, relu, log = rows[:, :3].unbind(1)
+        mu, logvar, mu2, var1 = rows[:, 3:].chunk(4, 1)
         recon = relu - log - dot
-        kl = 0.5 * (mu2 + var1 - logvar).sum(1) + kl_apart
+        kl = 0.5 * (mu2 + var1 - logvar).sum(1)
         scalars = torch.stack([recon, kl, recon + beta * kl], 1)
         return torch.cat([scalars, mu, mu2], 1)

@@ -92,25 +92,30 @@ def reconstructions(
 
 
 @torch.no_grad()
-def digits(model: CVAE, noise: Tensor, labels: Tensor) -> Tensor:
-    """Decoder means (N, D) in [0, 1] for prior draws: noise (N, Z), labels (N,).
-
-    `noise` is standard normal; a learned prior moves and scales it.
-    """
+def digits(model: CVAE, z: Tensor, labels: Tensor) -> Tensor:
+    """Decoder means (N, D) in [0, 1] of latents (N, Z) and labels (N,), on the CPU."""
     device = next(model.parameters()).device
-    noise, y = noise.to(device), labels.to(device)
-    return torch.sigmoid(model.decode(model.prior.sample(y, noise), y)).cpu()
+    return torch.sigmoid(model.decode(z.to(device), labels.to(device))).cpu()
 
 
+@torch.no_grad()
 def digit_grid(model: CVAE, noise: Tensor, shape: tuple[int, int]) -> Picture:
-    """One row a digit, the same z down each column; noise (columns, Z).
+    """One row a digit, one handwriting a column; noise (columns, Z).
 
-    An unconditional model has no rows to tell apart; noise (rows · columns, Z).
+    A column's z is a draw from p(z given one digit), carried over to the others by
+    `whiten` and `unwhiten`: with a standard prior it is the same z in every row. An
+    unconditional model has no rows to tell apart; noise (rows · columns, Z).
     """
-    rows = mnist.CLASSES if model.classes else max(1, len(noise) // SHOWN)
-    columns = len(noise) if model.classes else SHOWN
-    labels = torch.arange(mnist.CLASSES).repeat_interleave(columns)[: rows * columns]
-    if model.classes:
-        noise = noise.repeat(rows, 1)
-    images = digits(model, noise[: rows * columns], labels)
-    return tile(images.view(rows, columns, -1), shape)
+    prior = model.prior
+    noise = noise.to(next(model.parameters()).device)
+    if not model.classes:
+        rows, columns = max(1, len(noise) // SHOWN), SHOWN
+        labels = torch.zeros(rows * columns, dtype=torch.int64, device=noise.device)
+        z = prior.sample(labels, noise[: rows * columns])
+    else:
+        rows, columns = mnist.CLASSES, len(noise)
+        own = torch.arange(columns, device=noise.device) % rows
+        u = prior.whiten(prior.sample(own, noise), own)
+        labels = torch.arange(rows, device=noise.device).repeat_interleave(columns)
+        z = prior.unwhiten(u.repeat(rows, 1), labels)
+    return tile(digits(model, z, labels).view(rows, columns, -1), shape)

@@ -157,7 +157,7 @@ def load_mnist(
         train, validation, test = map(_threshold, (train, validation, test))
     elif binarize == "dynamic":
         generator = torch.Generator().manual_seed(BINARIZE_SEED)
-        validation, test = (_draw(part, generator) for part in (validation, test))
+        validation, test = (draw_pixels(part, generator) for part in (validation, test))
     return MNIST(train, validation, test, shapes["train"], sha256)
 
 
@@ -252,6 +252,7 @@ def _threshold(part: Images) -> Images:
     return Images((part.images > 127).to(torch.uint8) * 255, part.labels)
 
 
-def _draw(part: Images, generator: torch.Generator) -> Images:
+def draw_pixels(part: Images, generator: torch.Generator) -> Images:
+    """Black and white images, each pixel drawn from Bernoulli(its grey)."""
     drawn = torch.bernoulli(pixels(part.images), generator=generator)
     return Images((drawn * 255).to(torch.uint8), part.labels)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cvae.priors import PRIORS, Prior
+from cvae.mixture import Mixture
+from cvae.priors import Diagonal, Prior, Standard
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -55,11 +56,11 @@ class CVAE(nn.Module):
         self.encoder = _mlp(widths, ACTIVATIONS[activation])
         widths = [latent_dim + self.classes, *reversed(hidden), pixels]
         self.decoder = _mlp(widths, ACTIVATIONS[activation])
-        numbers = PRIORS[prior].numbers(latent_dim)  # of p(z|y), for each class
-        self.prior_table = (
-            nn.Parameter(torch.zeros(classes, numbers)) if numbers else None
-        )
-        self._prior = PRIORS[prior]
+        # of p(z|y): trained, or fitted after training, or None: N(0, I)
+        self.prior_table: Tensor | None = None
+        if prior == "learned":
+            self.prior_table = nn.Parameter(torch.zeros(classes, 2 * latent_dim))
+        self.is_mixture = prior == "mixture"
         if generator is not None:
             for layer in self.modules():
                 if isinstance(layer, nn.Linear):
@@ -90,8 +91,27 @@ class CVAE(nn.Module):
     @property
     def prior(self) -> Prior:
         """p(z given y)."""
-        prior: Prior = self._prior(self.prior_table)
-        return prior
+        if self.prior_table is None:
+            return Standard()
+        return (Mixture if self.is_mixture else Diagonal)(self.prior_table)
+
+    def set_mixture(self, table: Tensor) -> None:
+        """p(z given y) from now on (see `mixture.fit`); part of the state dict."""
+        assert self.is_mixture
+        del self.prior_table
+        self.register_buffer("prior_table", table)
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take the values of a state dict, with the mixture if it has been fitted.
+
+        Raises:
+            RuntimeError: names or shapes are not this model's.
+        """
+        if self.is_mixture and "prior_table" in tensors:
+            here = next(self.parameters()).device
+            shape = tensors["prior_table"].shape
+            self.set_mixture(torch.empty(shape, device=here))
+        self.load_state_dict(tensors)
 
     def _with_label(self, values: Tensor, y: Tensor) -> Tensor:
         if not self.classes:

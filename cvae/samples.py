@@ -50,7 +50,7 @@ def load_run(
     rows, columns = folder.info["data"]["shape"]
     model = engine.build_model(spec, pixels=rows * columns)
     try:
-        model.load_state_dict(safetensors.torch.load(folder.read_weights()))
+        model.load(safetensors.torch.load(folder.read_weights()))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         raise RunNotFound(f"{folder.weights}: cannot be read: {error}") from error
     return Run(model.eval(), spec, folder, (rows, columns))
@@ -87,7 +87,7 @@ def generate_conditional_samples(
     Args:
         run: a finished run (see `load_run`); the newest by default.
         seed: the same seed gives the same images; None gives new ones every time.
-        temperature: standard deviation of z in units of the prior's; 0 is its mean.
+        temperature: factor on the noise that z is made of; 0 gives the prior's middle.
         runs: the folder of runs in which `run` is looked for.
 
     Returns:
@@ -123,7 +123,9 @@ def generate_conditional_samples(
         generator.manual_seed(seed)
     noise = torch.randn(num_samples, found.model.latent_dim, generator=generator)
     labels = torch.full((num_samples,), int(digit))
-    return grids.digits(found.model, temperature * noise, labels)
+    with torch.no_grad():
+        z = found.model.prior.sample(labels, temperature * noise)
+    return grids.digits(found.model, z, labels)
 
 
 def _whole(value: object) -> bool:

@@ -17,7 +17,7 @@ LONGER: dict[str, str] = {}
 RANKS = (
     "errors files metrics",
     "idx",
-    "mnist priors model spec",
+    "mnist priors mixture model spec",
     "objective gradient optimizer engine graph evaluate judge control grids",
     "run.folder run.lock run.published run.find",
     "run.checkpoint run.state run.provenance",
@@ -26,7 +26,14 @@ RANKS = (
     "results verify sweep",
     "commands shipped __main__",
 )
-PLAIN = {"idx", "mnist", "model", "priors", "objective"}  # plain values, no spec
+PLAIN = {
+    "idx",
+    "mnist",
+    "model",
+    "priors",
+    "mixture",
+    "objective",
+}  # plain values, no spec
 
 
 def module_name(file: Path) -> str:

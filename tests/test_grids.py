@@ -117,7 +117,7 @@ def test_digits_are_decoder_means_of_prior_draws(prior: str) -> None:
             made.prior_table[4] = torch.tensor([5.0, -5.0, np.log(9.0), np.log(4.0)])
         z = noise.clone()
         z[:2] = torch.tensor([5.0, -5.0]) + torch.tensor([3.0, 2.0]) * noise[:2]
-    found = grids.digits(made, noise, labels)
+    found = grids.digits(made, made.prior.sample(labels, noise), labels)
     assert found.shape == (4, 12)
     assert not found.requires_grad
     wanted = torch.sigmoid(made.decode(z, labels)).detach()

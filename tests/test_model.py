@@ -19,7 +19,7 @@ PARAMETERS: list[tuple[dict[str, Any], int]] = [
     ({"latent_dim": 2, "hidden": ()}, 13_372),
     ({"latent_dim": 2, "hidden": (), "conditional": False}, 5_492),
     ({"latent_dim": 2, "hidden": (512, 256), "prior": "learned"}, 1_076_540),
-    ({"latent_dim": 2, "hidden": (512, 256), "prior": "full"}, 1_076_550),
+    ({"latent_dim": 2, "hidden": (512, 256), "prior": "mixture"}, 1_076_500),
     ({"latent_dim": 1, "hidden": (3,), "pixels": 4, "classes": 2}, 57),
 ]
 

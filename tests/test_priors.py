@@ -5,50 +5,117 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import MultivariateNormal, Normal, kl_divergence
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    kl_divergence,
+)
 
 from cvae import objective, priors
+from cvae.mixture import Mixture
 from cvae.model import CVAE
-from cvae.priors import PRIORS, Prior
+from cvae.priors import Diagonal, Prior, Standard
 from tests.conftest import generator
 
 Z, LABELS = 3, torch.tensor([4, 4, 0, 9, 2])
 
 
+KINDS = ("standard", "learned", "mixture")
+CLOSED = ("standard", "learned")  # in these the KL has a closed form
+
+
 def made(kind: str, seed: int = 0) -> Prior:
     """A prior whose numbers are drawn; in double precision."""
-    numbers = PRIORS[kind].numbers(Z)
-    table = torch.randn(10, numbers, generator=generator(seed), dtype=torch.float64)
-    prior: Prior = PRIORS[kind](0.5 * table / getattr(PRIORS[kind], "PACE", 1.0))
-    return prior
+    if kind == "standard":
+        return Standard()
+    if kind == "learned":
+        return Diagonal(0.5 * draw(10, 2 * Z, seed=seed))
+    weight, mu = draw(10, 4, seed=seed).log_softmax(1), 2 * draw(10, 4, Z, seed=5)
+    w = (0.5 * draw(10, 4, Z, Z, seed=6)).tril() + 2 * torch.eye(Z)
+    return Mixture(torch.cat([weight[..., None], mu, w.flatten(2)], -1))
 
 
 def draw(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
-def reference(prior: Prior) -> MultivariateNormal:
-    """p(z given y) from nothing but what `sample` does to the origin and the axes."""
-    origin = prior.sample(LABELS, torch.zeros(5, Z, dtype=torch.float64))
-    axes = torch.eye(Z, dtype=torch.float64)[:, None].expand(Z, 5, Z)
-    factor = (prior.sample(LABELS, axes) - origin).permute(1, 2, 0)  # (B, Z, noise)
-    return MultivariateNormal(origin, factor @ factor.mT)
+def reference(prior: Prior) -> Distribution:
+    """p(z given y) of LABELS by torch.distributions, from the prior's numbers."""
+    if isinstance(prior, Mixture):
+        mu, w = prior.mu[LABELS], prior.w[LABELS]
+        each = MultivariateNormal(mu, precision_matrix=w.mT @ w)
+        return MixtureSameFamily(Categorical(logits=prior.log_weight[LABELS]), each)
+    zero = torch.zeros(5, Z, dtype=torch.float64)
+    mu, logvar = prior.of(LABELS) if isinstance(prior, Diagonal) else (zero, zero)
+    return MultivariateNormal(mu, torch.diag_embed(logvar.exp()))
 
 
-@pytest.mark.parametrize("kind", PRIORS)
-def test_noise_is_the_inverse_of_sample(kind: str) -> None:
-    prior, noise = made(kind), draw(7, 5, Z)
-    torch.testing.assert_close(prior.noise(prior.sample(LABELS, noise), LABELS), noise)
-
-
-@pytest.mark.parametrize("kind", PRIORS)
-def test_the_density_is_that_of_what_is_sampled(kind: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_density_is_that_of_torch_distributions(kind: str) -> None:
     prior, z = made(kind), draw(7, 5, Z)
     log_p = prior.log_density(z, LABELS)
     torch.testing.assert_close(log_p, reference(prior).log_prob(z))
 
 
-@pytest.mark.parametrize("kind", PRIORS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_are_distributed_as_the_density_says(kind: str) -> None:
+    """The mean of log p of draws is the one that torch.distributions' own draws have,
+    and so are the mean and the covariance of z."""
+    prior, count = made(kind), 100_000
+    z = prior.sample(LABELS, draw(count, 5, Z))
+    torch.manual_seed(2)
+    other = reference(prior).sample((count,))
+    scale = float(other.std())
+    log_p, wanted = (prior.log_density(part, LABELS) for part in (z, other))
+    torch.testing.assert_close(log_p.mean(0), wanted.mean(0), atol=0.02, rtol=0)
+    torch.testing.assert_close(log_p.std(0), wanted.std(0), atol=0.02, rtol=0)
+    for at in range(5):
+        torch.testing.assert_close(
+            z[:, at].mean(0), other[:, at].mean(0), rtol=0, atol=0.025 * scale
+        )
+        covariances = z[:, at].T.cov(), other[:, at].T.cov()
+        torch.testing.assert_close(*covariances, rtol=0, atol=0.1 * scale**2)
+
+
+def test_a_mixture_draws_each_component_as_often_as_its_weight_says() -> None:
+    apart = 100 * torch.arange(3.0)[:, None] * torch.ones(Z)  # nothing overlaps
+    weight = torch.tensor([0.2, 0.5, 0.3])
+    numbers = [weight.log()[:, None], apart, torch.eye(Z).flatten().expand(3, -1)]
+    prior = Mixture(torch.cat(numbers, 1).expand(10, 3, -1))
+    y = torch.arange(10).repeat(5000)
+    noise = torch.randn(50_000, Z, generator=generator())
+    z = prior.sample(y, noise)
+    nearest = (z[:, 0] / 100).round().long()
+    share = torch.bincount(nearest, minlength=3) / len(z)
+    torch.testing.assert_close(share, weight, atol=0.01, rtol=0)
+    inner = z - apart[nearest]
+    assert (inner.mean(0).abs() < 0.02).all()
+    torch.testing.assert_close(inner.T.cov(), torch.eye(Z), atol=0.02, rtol=0)
+    skew = inner[:, 0].pow(3).mean()  # the first noise picks the component, too
+    assert abs(float(skew)) < 0.05
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unwhiten_is_the_inverse_of_whiten(kind: str) -> None:
+    prior, z = made(kind), draw(5, Z)
+    torch.testing.assert_close(prior.unwhiten(prior.whiten(z, LABELS), LABELS), z)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whitened_draws_have_mean_0_and_covariance_1(kind: str) -> None:
+    prior = made(kind)
+    y = torch.full((100_000,), 4)
+    u = prior.whiten(prior.sample(y, draw(100_000, Z)), y)
+    assert u.mean(0).abs().max() < 0.02
+    torch.testing.assert_close(
+        u.T.cov(), torch.eye(Z, dtype=torch.float64), atol=0.03, rtol=0
+    )
+
+
+@pytest.mark.parametrize("kind", CLOSED)
 def test_kl_is_that_of_torch_distributions(kind: str) -> None:
     prior, (mu, logvar) = made(kind), draw(2, 5, Z)
     q = MultivariateNormal(mu, torch.diag_embed(logvar.exp()))
@@ -57,19 +124,19 @@ def test_kl_is_that_of_torch_distributions(kind: str) -> None:
     torch.testing.assert_close(kl, kl_divergence(q, reference(prior)))
 
 
-@pytest.mark.parametrize("kind", PRIORS)
-def test_a_posterior_in_units_of_the_prior_has_the_moments_of_its_noise(
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whitened_posterior_has_the_moments_of_its_whitened_draws(
     kind: str,
 ) -> None:
     prior, (mu, logvar) = made(kind), draw(2, 5, Z)
-    z = priors.sample((mu, logvar), draw(200_000, 5, Z))
-    u = prior.noise(z, LABELS)
-    mean, logvar = prior.in_units((mu, logvar), LABELS)
-    torch.testing.assert_close(u.mean(0), mean, atol=0.02, rtol=0)
+    z = priors.sample((mu, logvar), draw(100_000, 5, Z))
+    u = prior.whiten(z.flatten(0, 1), LABELS.repeat(100_000)).view_as(z)
+    mean, logvar = prior.whitened((mu, logvar), LABELS)
+    torch.testing.assert_close(u.mean(0), mean, atol=0.03, rtol=0)
     torch.testing.assert_close(u.std(0), torch.exp(logvar / 2), atol=0, rtol=0.02)
 
 
-@pytest.mark.parametrize("kind", PRIORS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_prior_starts_as_the_standard_normal(kind: str) -> None:
     model = CVAE(latent_dim=Z, hidden=(), prior=kind, generator=generator())
     z = torch.randn(5, Z)

@@ -37,7 +37,8 @@ RING: dict[str, Any] = {"ls": "--", "lw": 0.8, "color": "0.2", "zorder": 3}
 def decoded(run: Run, u: Array, digit: int) -> Tensor:
     """Decoder means (…, D) in [0, 1] at u (…, Z), drawn as `digit`."""
     flat = torch.from_numpy(u.reshape(-1, u.shape[-1])).float()
-    images = grids.digits(run.model, flat, torch.full((len(flat),), digit))
+    labels = torch.full((len(flat),), digit)
+    images = grids.digits(run.model, run.model.prior.unwhiten(flat, labels), labels)
     return images.view(*u.shape[:-1], -1)
 
 

@@ -195,7 +195,8 @@ def restored(run: Run, posterior: Posterior, places: Sequence[int]) -> Picture:
     """The decoder's means at the posterior means of some test images, in a row."""
     u = torch.from_numpy(posterior.mu[places]).float()
     labels = torch.from_numpy(posterior.labels[places])
-    return row(grids.digits(run.model, u, labels).numpy(), run)
+    z = run.model.prior.unwhiten(u, labels)
+    return row(grids.digits(run.model, z, labels).numpy(), run)
 
 
 def row(pixels: NDArray[np.floating], run: Run) -> Picture:

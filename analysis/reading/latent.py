@@ -79,7 +79,7 @@ def encode(run: Run) -> Posterior:
     noise = stream(spec.training.seed, "evaluate")
     parts: list[tuple[Tensor, ...]] = []
     for x, _, y in evaluate.chunks(model, test, noise, corrupt=data.corrupt):
-        mean, logvar = model.prior.in_units(model.encode(x, y), y)
+        mean, logvar = model.prior.whitened(model.encode(x, y), y)
         nats = gaussian_kl_per_dim((mean, logvar))  # the same in all units
         parts.append((mean, torch.exp(0.5 * logvar), nats, x))
     mu, sigma, kl, seen = (

@@ -86,6 +86,9 @@ def run(
             )
             for epoch in show(epochs, folder.name, done, spec.training.epochs):
                 clock.add("training", epoch.seconds)
+                if begun.model.is_mixture and epoch.epoch == spec.training.epochs:
+                    with clock("training"):
+                        state.fit_prior(begun, train, spec)
                 recorder.epoch(epoch)
                 publish()
             recorder.finish(publish)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cvae import engine, mnist
+from cvae import engine, evaluate, mixture, mnist
 from cvae.errors import CheckpointError, UsageError
 from cvae.model import CVAE
 from cvae.optimizer import Adam
@@ -52,6 +52,17 @@ def assemble(spec: Spec, data: mnist.MNIST, device: torch.device) -> State:
     return State(model, Adam(model, spec), streams)
 
 
+def fit_prior(state: State, data: mnist.Images, spec: Spec) -> None:
+    """p(z given y) becomes a mixture fitted to a z of each training image."""
+    generator = stream(spec.training.seed, "prior")
+    if spec.data.binarize == "dynamic":
+        data = mnist.draw_pixels(data.to(torch.device("cpu")), generator)
+    corrupt = spec.data.corrupt
+    z = evaluate.posterior_draws(state.model, data, generator, corrupt=corrupt)
+    table = mixture.fit(z, data.labels.cpu(), generator)
+    state.model.set_mixture(table.to(state.device))
+
+
 def save(folder: RunFolder, state: State, *, epoch: int) -> None:
     """Checkpoint weights, optimiser and streams after `epoch` epochs."""
     tensors = {f"model.{k}": v for k, v in state.model.state_dict().items()}
@@ -91,7 +102,7 @@ def _restore(state: State, tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         part, _, key = name.partition(".")
         parts[part][key] = tensor
-    state.model.load_state_dict(parts["model"])  # in place: Adam's views stay views
+    state.model.load(parts["model"])  # in place: Adam's views stay views
     for name, tensor in state.optimizer.state.items():
         tensor.copy_(parts["adam"][name])
     for name, generator in state.streams.items():

@@ -19,7 +19,7 @@ NAME_RULE = "1 to 80 letters, digits, '_', '-' or '.', beginning with a letter o
 # What runs had before a field existed, or before its default changed, by dotted key. It
 # stays the baseline of the id, and a run folder that lacks the key is read with it: old
 # runs keep their id and their meaning, and new ones get the new default.
-BEFORE: dict[str, Any] = {}
+BEFORE: dict[str, Any] = {"model.prior": "standard", "model.label_scale": 1.0}
 
 Width = Annotated[int, Field(ge=1, le=65536, strict=True)]
 Decay = Annotated[float, Field(ge=0, lt=1, strict=True)]
@@ -63,12 +63,21 @@ class Model(Section):
     """Units of each hidden layer of the encoder; the decoder has them in reverse."""
     activation: Literal["relu", "tanh", "gelu", "silu"] = "relu"
     """What follows each hidden layer."""
-    prior: Literal["standard", "learned", "full"] = "standard"
-    """p(z given y). `standard`: N(0, I) for all labels; `learned`: a Gaussian of a mean
-    and a diagonal variance for each label; `full`: one with a full covariance."""
-    label_scale: float = Field(1.0, gt=0, le=1e3)
+    prior: Literal["standard", "learned", "mixture"] = "mixture"
+    """p(z given y). `standard`: N(0, I) for all labels; `learned`: a Gaussian with a
+    trained mean and diagonal variance for each label; `mixture`: N(0, I) while training,
+    then a mixture of Gaussians for each label, fitted to the training images. A plain
+    VAE has `standard`."""
+    label_scale: float = Field(4.0, gt=0, le=1e3)
     """Size of the 1 in the one-hot label; a larger one gives the label more weight
     early in training."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_plain_model_has_no_labels(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("conditional") is False:
+            return {"prior": "standard", "label_scale": 1.0} | given
+        return given
 
     @field_validator("hidden", mode="before")
     @classmethod

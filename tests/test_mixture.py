@@ -1,0 +1,132 @@
+"""The mixture that is fitted after training: against data whose density is known."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.mixture import GaussianMixture  # type: ignore[import-untyped]
+from torch import Tensor
+from torch.distributions import (
+    Categorical,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+)
+
+from cvae import evaluate, mixture, mnist
+from cvae.mixture import Mixture
+from cvae.model import CVAE
+from cvae.run import recorder, runner, state
+from cvae.samples import load_run
+from cvae.spec.fields import Spec
+from tests.conftest import data_set, generator, spec, write
+
+Z = 3
+
+
+def known(seed: int) -> MixtureSameFamily:
+    """Four overlapping Gaussians."""
+    made = generator(seed)
+    mu = 1.5 * torch.randn(4, Z, generator=made)
+    factor = torch.randn(4, Z, Z, generator=made).tril(-1) * 0.4 + 0.7 * torch.eye(Z)
+    weights = Categorical(torch.tensor([0.4, 0.3, 0.2, 0.1]))
+    return MixtureSameFamily(weights, MultivariateNormal(mu, scale_tril=factor))
+
+
+def drawn(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Latents of two labels, 3 and 8, each from a density of its own."""
+    torch.manual_seed(seed)
+    z = torch.cat([known(label).sample((count,)) for label in (3, 8)])
+    return z, torch.tensor([3, 8]).repeat_interleave(count)
+
+
+def test_the_fit_is_as_good_on_new_draws_as_the_truth_and_as_scikit_learns() -> None:
+    (z, y), (new, new_y) = drawn(4000), drawn(4000, seed=1)
+    prior = Mixture(mixture.fit(z, y, generator()))
+    log_p = prior.log_density(new, new_y)
+    for label in (3, 8):
+        truth = known(label).log_prob(new[new_y == label]).mean()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it may not converge in so few rounds
+            other = GaussianMixture(10, max_iter=20, random_state=0)
+            other.fit(z[y == label].numpy())
+        reference = float(np.mean(other.score_samples(new[new_y == label].numpy())))
+        ours = float(log_p[new_y == label].mean())
+        assert float(truth) - 0.03 < ours
+        assert reference - 0.02 < ours
+
+
+def test_a_label_without_images_has_the_standard_normal() -> None:
+    prior = Mixture(mixture.fit(*drawn(200), generator()))
+    z, y = torch.randn(5, Z), torch.tensor([0, 1, 2, 7, 9])
+    wanted = Normal(0.0, 1.0).log_prob(z).sum(1)
+    torch.testing.assert_close(prior.log_density(z, y), wanted)
+
+
+@pytest.mark.parametrize("count", [1, 2, 11])
+def test_few_images_give_a_density_that_stays_wide(count: int) -> None:
+    z, y = drawn(count)
+    prior = Mixture(mixture.fit(z, y, generator()))
+    assert prior.log_density(z, y).isfinite().all()
+    assert (prior.log_density(z, y) < 5).all()  # no component sits on one image
+
+
+def test_the_fit_is_the_same_for_the_same_generator() -> None:
+    first, second = (mixture.fit(*drawn(300), generator(4)) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> tuple[Spec, Path]:
+    root = write(tmp_path / "data", data_set(2000, 300))
+    one = spec(data__root=str(root), training__epochs=2, data__validation_images=200)
+    return one, tmp_path / "runs"
+
+
+def test_the_last_epoch_of_a_run_has_the_mixture_and_a_better_bound(
+    made: tuple[Spec, Path],
+) -> None:
+    one, runs = made
+    folder = runner.run(one, runs=runs, offline=True)
+    model = load_run(folder.path).model
+    assert isinstance(model.prior, Mixture)
+    data = mnist.load_mnist(one.data.root, validation_images=one.data.validation_images)
+    noise = state.stream(one.training.seed, "evaluate")
+    with_mixture = evaluate.bound(model, data.test, noise)
+    recorded = folder.metrics["test/neg_elbo"]
+    assert with_mixture["neg_elbo"] == pytest.approx(recorded, abs=1e-4)
+    plain = CVAE(**one.model.model_dump() | {"prior": "standard"}, pixels=784)
+    weights = model.state_dict()
+    del weights["prior_table"]
+    plain.load_state_dict(weights)
+    noise = state.stream(one.training.seed, "evaluate")
+    assert recorded < evaluate.bound(plain, data.test, noise)["neg_elbo"]
+
+
+def test_a_run_that_goes_on_after_its_fit_ends_with_the_same_mixture(
+    made: tuple[Spec, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, runs = made
+    whole = load_run(runner.run(one, runs=runs / "whole", offline=True).path).model
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder.Recorder, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(one, runs=runs / "parts", offline=True)
+    folder = runner.run(one, runs=runs / "parts", offline=True)
+    resumed = load_run(folder.path).model
+    assert whole.prior_table is not None
+    assert resumed.prior_table is not None
+    assert torch.equal(resumed.prior_table, whole.prior_table)
+
+
+def interrupted(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_plain_model_keeps_the_standard_prior() -> None:
+    plain = Spec.model_validate({"name": "plain", "model": {"conditional": False}})
+    assert (plain.model.prior, plain.model.label_scale) == ("standard", 1.0)
