@@ -65,9 +65,9 @@ class Model(Section):
     """What follows each hidden layer."""
     prior: Literal["standard", "learned", "mixture"] = "mixture"
     """p(z given y). `standard`: N(0, I) for all labels; `learned`: a Gaussian with a
-    trained mean and diagonal variance for each label; `mixture`: N(0, I) while training,
-    then a mixture of Gaussians for each label, fitted to the training images. A plain
-    VAE has `standard`."""
+    trained mean and diagonal variance for each label; `mixture`: N(0, I) while
+    training, then a mixture of Gaussians for each label, fitted to the training images.
+    A plain VAE has `standard`."""
     label_scale: float = Field(4.0, gt=0, le=1e3)
     """Size of the 1 in the one-hot label; a larger one gives the label more weight
     early in training."""

@@ -31,7 +31,7 @@ TRAIN, HELD_BACK, TEST, BATCH, EPOCHS, SEED = 250, 50, 100, 64, 3, 11
 STEPS = 4  # an epoch: 250 images by 64
 BETA, WARMUP, CORRUPT = 0.5, 2, 0.2
 K, NLL_K, LABEL_K = 2, 5, 3
-LATENT, FROZEN = 3, 1e-30
+LATENT, FROZEN, LABEL_SCALE = 3, 1e-30, 4
 Figures = dict[str, float]
 
 
@@ -84,7 +84,7 @@ class Oracle:
         self.w = safetensors.torch.load_file(weights)
 
     def network(self, part: str, values: Tensor, y: Tensor) -> Tensor:
-        one_hot = torch.eye(10)[y].expand(*values.shape[:-1], 10)
+        one_hot = LABEL_SCALE * torch.eye(10)[y].expand(*values.shape[:-1], 10)
         w, hidden = self.w, torch.cat([values, one_hot], -1)
         hidden = torch.relu(hidden @ w[f"{part}.0.weight"].T + w[f"{part}.0.bias"])
         result: Tensor = hidden @ w[f"{part}.2.weight"].T + w[f"{part}.2.bias"]

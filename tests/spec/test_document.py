@@ -452,7 +452,8 @@ def test_a_field_younger_than_a_run_has_the_value_from_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "spec.yaml"
-    old = "name: old\nmodel: {latent_dim: 3}\n"  # of before model.activation
+    # of before model.activation; what else has changed since is stated
+    old = "name: old\nmodel: {latent_dim: 3, prior: standard, label_scale: 1}\n"
     path.write_text(old)
     old_id, today = load_spec(path).id, Spec(name="new")
     monkeypatch.setitem(BEFORE, "model.activation", "tanh")
