@@ -7,10 +7,9 @@ import logging
 import math
 import os
 import shlex
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from cvae.errors import Busy, Damaged, Expected, RunNotFound, TrackingError, UsageError
 from cvae.metrics import headline, metric, number
@@ -243,32 +242,13 @@ def schema(*, runs: Path, markdown: bool) -> None:
     print(reference.page() if markdown else as_json)
 
 
-def ui(*, runs: Path, host: str, port: int) -> NoReturn:
-    from cvae.tracking.publish import Tracker
+def ui(*, runs: Path, host: str, port: int) -> None:
+    from cvae.tracking.ui import serve
 
-    tracker = Tracker(runs)
-    address = f"http://{host}:{port}"
     if host not in LOOPBACK:
         log.warning(
             "warning: %s is open to the network, and MLflow asks for no password: "
             "whoever reaches this port can read, change and delete the runs",
             host,
         )
-    if tracker.uri.startswith("http"):
-        raise SystemExit(f"the runs are on the tracking server: open {tracker.uri}")
-    pages = tracker.pages(address) or {"no runs yet": address}
-    print("MLflow (Ctrl-C ends it)")
-    for name, page in pages.items():
-        print(f"  {name}: {page}", flush=True)
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = tracker.address  # may hold a password
-    os.environ["PATH"] = (
-        f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    )
-    os.execv(
-        sys.executable,
-        [
-            *(sys.executable, "-m", "mlflow", "ui", "--host", host),
-            *("--port", str(port), "--workers", "1"),
-        ],
-    )
+    serve(runs, host, port)

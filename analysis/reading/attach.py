@@ -21,7 +21,7 @@ def attach(
     """Files as artifacts of a sweep's parent run, in `folder`; says where, or why not.
 
     Files of one run go to the run itself. With `always` those of several runs without a
-    sweep go to a run of the experiment that holds nothing but such pages.
+    sweep go to a run of MLflow's experiment `reports`, which holds nothing else.
     """
     if runs.store is None and not has_store(runs.place):
         return "not in MLflow: there is no tracking store"
@@ -33,8 +33,8 @@ def attach(
         if home is None and len(runs.rows) == 1:
             home = runs.rows[0].run_id
         elif home is None and always:
-            place = store.experiments().get(runs.experiment)
-            home = store.page(place, "report") if place else None
+            known = runs.experiment in store.experiments()
+            home = store.report_run(runs.experiment) if known else None
         if home is None:
             return f"not in MLflow: {_why(runs)}"
         for file in files:

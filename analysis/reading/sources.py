@@ -45,7 +45,7 @@ def _stored_run(stored: Stored, folder: RunFolder | None) -> RunRow:
     facts |= stored.facts  # runs published before have them among the params
     fields = DEFAULTS | {key: _value(key, text) for key, text in known.items()}
     return RunRow(
-        name=folder.name if folder else stored.name,
+        name=folder.name if folder else stored.tags.get("cvae.folder", stored.name),
         id=stored.tags.get("cvae.id", ""),
         uid=stored.tags.get("cvae.uid", ""),
         status=stored.status,

@@ -128,13 +128,15 @@ def check_data(plan: Plan, runs: Path) -> None:
 
 def publish(folder: SweepFolder, plan: Plan, tracker: Tracker | None) -> None:
     """Write the sweep's table and bring its parent run up to date."""
-    rows = table.rows(plan, folder.path.parent.parent)
+    runs = folder.path.parent.parent
+    rows = table.rows(plan, runs)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomic(folder.path / "table.csv", text.getvalue().encode())
-    folder.update(summary=table.summary(plan, rows))
+    best, figures = table.figures(plan, runs)
+    folder.update(summary=table.summary(plan, rows), best=best, figures=figures)
     if tracker is not None:
         tracker.try_publish_sweep(folder)
 

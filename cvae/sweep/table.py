@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from cvae import engine, mnist
-from cvae.metrics import BOUND, SCORES, mean_sd
+from cvae.metrics import BOUND, HEADLINE, SCORES, mean_sd
 from cvae.run.find import finished_run, folder_for
 from cvae.run.folder import RunFolder
 from cvae.spec.fields import Spec
@@ -66,6 +67,38 @@ def summary(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[list[str]]:
         cells = [mean_sd(each, key) for each, key in zip(found, scores, strict=True)]
         lines.append([*point, str(len(group)), *cells])
     return [[*keys, "n", *scores], *lines]
+
+
+def figures(plan: Plan, runs: Path) -> tuple[dict[str, Any], dict[str, float]]:
+    """The best setting and the sweep's test figures: what its run in MLflow shows.
+
+    The best has the lowest mean bound on the validation images, or on the test images
+    where no images were held back; `best/…` is its mean over seeds, `mean/…` that of
+    all runs.
+    """
+    settings: dict[str, tuple[dict[str, Any], list[dict[str, float]]]] = {}
+    for variant in plan.variants:
+        if folder := finished_run(variant.spec, runs):
+            swept = {key: v for key, v in variant.swept.items() if key != SEEDS}
+            settings.setdefault(str(swept), (swept, []))[1].append(folder.metrics)
+    if not settings:
+        return {}, {}
+    every = [metrics for _, found in settings.values() for metrics in found]
+    key = f"val/{HEADLINE}"
+    if not all(key in metrics for metrics in every):
+        key = f"test/{HEADLINE}"
+    best, found = min(settings.values(), key=lambda setting: _mean(setting[1], key))
+    means = {
+        key.replace("test", part): _mean(some, key)
+        for part, some in (("best", found), ("mean", every))
+        for key in SCORES
+    }
+    return best, {key: mean for key, mean in means.items() if math.isfinite(mean)}
+
+
+def _mean(some: Sequence[dict[str, float]], key: str) -> float:
+    """nan unless every run has the figure."""
+    return statistics.fmean(metrics.get(key, math.nan) for metrics in some)
 
 
 def dry(plan: Plan, runs: Path) -> list[list[str]]:

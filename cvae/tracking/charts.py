@@ -1,10 +1,10 @@
-"""The page on which MLflow's UI compares our runs: grids first, then the curves.
+"""The page on which MLflow's UI compares our runs: grids, then test, val, train, time.
 
 MLflow keeps shared views of an experiment as JSON in a tag. Its generated page hides
-the image grids under a list of all parameters; this one shows them. The form is the
-UI's own and not documented: a version that does not know it shows its generated page.
-The link names the training view, too, for MLflow opens on its GenAI pages whatever the
-experiment says.
+the image grids under a list of all parameters and counts the parents of sweeps as runs;
+this one shows the grids, and the runs only. The form is the UI's own and not
+documented: a version that does not know it shows its generated page. The link names the
+training view, too, for MLflow opens on its GenAI pages whatever the experiment says.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from cvae.metrics import BOUND, CONTROL, HEADLINE
+
 KEY = "cvae"
 TAG = f"mlflow.sharedViewState.{KEY}"
+RUNS_ONLY = "tags.`cvae.id` != ''"  # MLflow's filter: no parents of sweeps, no pages
 LINE = {
     "lineSmoothness": 0,
     "xAxisScaleType": "linear",
@@ -27,22 +30,15 @@ LINE = {
     "useGlobalXaxisKey": True,
     "useGlobalLineSmoothing": True,
 }
+SHOWN = (*BOUND, CONTROL[0])
 SECTIONS = {
     "grids": ("digits", "reconstructions"),
-    "val": (
-        "val/neg_elbo",
-        "val/recon",
-        "val/kl",
-        "val/active_units",
-        "val/label_fidelity",
-    ),
-    "test": ("test/neg_elbo", "test/recon", "test/kl", "test/label_fidelity"),
-    "train": ("train/neg_elbo", "train/loss", "train/learning_rate"),
+    "test": tuple(f"test/{name}" for name in SHOWN),
+    "val": tuple(f"val/{name}" for name in SHOWN),
+    "train": (f"train/{HEADLINE}", "train/loss", "train/learning_rate"),
+    "time": ("time/training", "time/total"),
 }
-COLUMNS = (
-    *("test/neg_elbo", "test/recon", "test/kl", "test/label_fidelity"),
-    "time/training",
-)
+COLUMNS = (*SECTIONS["test"], "time/training")
 PARAMS = ("model.latent_dim", "objective.beta", "training.epochs", "training.seed")
 
 
@@ -54,12 +50,13 @@ def view(step: int) -> str:
     columns = [f"metrics.`{key}`" for key in COLUMNS]
     columns += [f"params.`{key}`" for key in PARAMS]
     sections = [
-        {"uuid": name, "name": name, "display": True, "isReordered": True}
+        {"uuid": name, "name": name, "display": name != "time", "isReordered": True}
         | {"deleted": False, "isGenerated": False}
         for name in SECTIONS
     ]
     return json.dumps(
         {
+            "searchFilter": RUNS_ONLY,
             "selectedColumns": columns,
             "compareRunCharts": charts,
             "compareRunSections": sections,
@@ -69,11 +66,11 @@ def view(step: int) -> str:
     )
 
 
-def link(address: str, experiment_id: str) -> str:
-    """Where the view is in the UI at `address`."""
-    query = f"workflowType=machine_learning&viewStateShareKey={KEY}"
-    page = f"{address}/#/experiments/{experiment_id}/runs"
-    return f"{page}?{query}&compareRunsMode=CHART"
+def link(address: str, experiment_id: str, *, view: bool) -> str:
+    """Where the runs of an experiment are in the UI at `address`, or their view."""
+    page = f"{address}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+    shared = f"&viewStateShareKey={KEY}&compareRunsMode=CHART"
+    return f"{page}{shared if view else ''}"
 
 
 def _chart(section: str, key: str, step: int) -> dict[str, Any]:
@@ -88,5 +85,5 @@ def _chart(section: str, key: str, step: int) -> dict[str, Any]:
     if section == "grids":
         images = {"imageKeys": [key], "step": step, "showRunParams": False}
         return chart | {"type": "IMAGE"} | images
-    kind = "BAR" if section == "test" else "LINE"
+    kind = "BAR" if section in ("test", "time") else "LINE"
     return chart | {"type": kind, "metricKey": key} | LINE

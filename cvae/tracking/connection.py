@@ -120,6 +120,7 @@ def within(seconds: float, act: Callable[[], T]) -> T:
 @contextmanager
 def clear_errors(uri: str) -> Iterator[None]:
     """Whatever MLflow, its database or the network throws, as one clear line."""
+    import alembic.util
     import requests
     import sqlalchemy.exc
 
@@ -129,6 +130,7 @@ def clear_errors(uri: str) -> Iterator[None]:
         MlflowException,
         requests.RequestException,
         sqlalchemy.exc.SQLAlchemyError,
+        alembic.util.CommandError,  # another process changes the schema
         OSError,  # the artifacts' disk, and what took too long
         ValueError,  # an answer that is no JSON
         ImportError,  # the database's driver

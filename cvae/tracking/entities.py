@@ -32,6 +32,15 @@ def datasets(info: dict[str, Any]) -> list[DatasetInput]:
     return inputs
 
 
+def swept_values(info: dict[str, Any]) -> dict[str, str]:
+    """The values of each swept field of a sweep, in the order of its runs."""
+    values: dict[str, dict[str, None]] = {key: {} for key in info["keys"]}
+    for run in info["runs"]:
+        for key, value in run["swept"].items():
+            values[key][text(value)] = None
+    return {key: ", ".join(found) for key, found in values.items()}
+
+
 def user() -> str:
     """The user's name, or number where the system has no name for it."""
     try:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cvae.metrics import BOUND, BY_NAME, HEADLINE, NATS, metric, number
 from cvae.run.folder import RunFolder, SweepFolder
 
 LONGEST = 4000  # characters of a head comment; MLflow cuts the whole note at 8,000
@@ -16,12 +17,11 @@ MOST_ROWS = 40  # of a sweep's table, for the same reason
 def description(folder: RunFolder) -> str:
     """The run's note in the UI: question, headline figures, how to run it again."""
     info = folder.info
-    final = folder.metrics
+    final = {k: v for k, v in folder.metrics.items() if k.startswith("test/")}
     headline = folder.status.lower()
-    if "test/neg_elbo" in final:
-        figures = [final[f"test/{key}"] for key in ("neg_elbo", "recon", "kl")]
-        headline = "test neg_elbo {:.2f} = recon {:.2f} + kl {:.2f}".format(*figures)
-        headline += " nats per image"
+    if f"test/{HEADLINE}" in final:
+        terms = [f"{name} {number(final[f'test/{name}'], name)}" for name in BOUND[:3]]
+        headline = f"test {terms[0]} = {terms[1]} + {terms[2]} {NATS}"
     lines = [f"**{headline}**", ""]
     if header := stated(info):
         lines += [_question(header), ""]
@@ -30,13 +30,18 @@ def description(folder: RunFolder) -> str:
     if info.get("reason"):
         lines += [f"Ended early: {_plain(info['reason'])}", ""]
     if final:
-        lines += ["| figure | value |", "|---|---|"]
-        for key, value in final.items():
-            if key.startswith("test/"):
-                lines.append(f"| {key} | {value:.6g} |")
-        lines += ["", "recon, kl, neg_elbo, loss and nll are in nats per image."]
-    lines += ["", f"Again: {_code(info.get('command', ''))}"]
-    return "\n".join(lines)
+        figures = [
+            [key, f"{number(final[key], key)} {metric(key).unit}"]
+            for key in sorted(final, key=_place)
+        ]
+        lines += [markdown([["figure", "value"], *figures]), ""]
+    return "\n".join([*lines, f"Again: {_code(info.get('command', ''))}"])
+
+
+def _place(key: str) -> int:
+    """Where a metric stands in the order of all; those that are not listed last."""
+    name = metric(key).name
+    return list(BY_NAME).index(name) if name in BY_NAME else len(BY_NAME)
 
 
 def stated(info: Mapping[str, Any]) -> str:
@@ -60,11 +65,13 @@ def sweep_description(folder: SweepFolder) -> str:
     """A sweep's note: question, mean ± sd over seeds, how to run it again."""
     info = folder.info
     cells = [[_plain(cell) for cell in row] for row in info.get("summary", [])]
-    table = markdown(cells[: 1 + MOST_ROWS]) if cells else ""
+    parts = [_question(info["header"])]
+    parts.append(markdown(cells[: 1 + MOST_ROWS]) if cells else "")
     if (more := len(cells) - 1 - MOST_ROWS) > 0:
-        table += f"\n\n{more} more rows: table.csv"
-    again = f"Again: {_code(info['command'])}"
-    return "\n\n".join([_question(info["header"]), table, again])
+        parts.append(f"{more} more rows: table.csv")
+    if best := ", ".join(f"{k} = {v}" for k, v in info.get("best", {}).items()):
+        parts.append(f"Best setting: {_code(best)}; `best/…` is its mean over seeds.")
+    return "\n\n".join([*parts, f"Again: {_code(info['command'])}"])
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -18,19 +18,21 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Param, RunTag
+from mlflow.entities import Metric, Param, RunTag
 from PIL import Image
 
 from cvae.errors import TrackingError
 from cvae.files import write_atomic
+from cvae.run.find import display_name
 from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.fields import flatten
 from cvae.tracking import charts
 from cvae.tracking.connection import clear_errors, within
-from cvae.tracking.entities import datasets, points, text, user
+from cvae.tracking.entities import datasets, points, swept_values, text, user
 from cvae.tracking.note import description, sweep_description
 from cvae.tracking.store import BATCH, FACT, Store
 
+LONGEST_NAME = 250  # of a run, MLflow's own limit
 PAUSE = 60.0  # seconds between attempts to reach a store that went away
 STEP_IMAGE = re.compile(r"(?P<key>[a-z_]+)-(?P<step>\d+)\.png")
 SWEEP_ARTIFACTS = ("sweep.yaml", "table.csv")
@@ -76,30 +78,10 @@ class Tracker(Store):
         """
         info = folder.info
         with clear_errors(self.address):
-            experiment = self.experiment(info["experiment"])
-            seen = _cursor(folder, self.uri)
-            run_id = seen.get("run_id")
-            elsewhere = seen.get("experiment_id") != experiment
-            if not run_id or elsewhere or not self.has(run_id):
-                tags = {
-                    "mlflow.user": user(),
-                    "mlflow.source.name": info["command"],
-                    "mlflow.source.type": "LOCAL",
-                    "cvae.kind": "sweep",
-                    "cvae.sweep": folder.name,
-                    "cvae.uid": info["uid"],
-                }
-                began = int(1000 * info["started"])
-                run_id = self._find_or_create(experiment, folder.name, tags, began)
-                seen = {"uri": self.uri, "run_id": run_id, "experiment_id": experiment}
-                _remember(folder, seen)
-            swept: dict[str, list[str]] = {key: [] for key in info["keys"]}
-            for run in info["runs"]:
-                for key, value in run["swept"].items():
-                    if text(value) not in swept[key]:
-                        swept[key].append(text(value))
-            tags = {f"sweep.{key}": ", ".join(found) for key, found in swept.items()}
-            tags["mlflow.note.content"] = sweep_description(folder)
+            run_id = self._parent(folder)
+            tags = {f"sweep.{key}": value for key, value in swept_values(info).items()}
+            tags |= {"mlflow.note.content": sweep_description(folder)}
+            tags |= {"cvae.best": text(info.get("best", {}))}
             self.client.log_batch(
                 run_id, tags=[RunTag(key, value[:5000]) for key, value in tags.items()]
             )
@@ -110,8 +92,32 @@ class Tracker(Store):
                 self.client.update_run(run_id, status="RUNNING")
             else:
                 ended = int(1000 * info["ended"])
+                figures = info.get("figures", {}).items()
+                points = [Metric(key, value, ended, 0) for key, value in figures]
+                self.client.log_batch(run_id, metrics=points)
                 self.client.set_terminated(run_id, info["status"], ended)
-        return str(run_id)
+        return run_id
+
+    def _parent(self, folder: SweepFolder) -> str:
+        """The id of the sweep's run, found by its uid or made."""
+        info = folder.info
+        experiment = self.experiment(info["experiment"])
+        seen = _cursor(folder, self.uri)
+        if seen.get("experiment_id") == experiment and self.has(seen["run_id"]):
+            return str(seen["run_id"])
+        tags = {
+            "mlflow.user": user(),
+            "mlflow.source.name": info["command"],
+            "mlflow.source.type": "LOCAL",
+            "cvae.kind": "sweep",
+            "cvae.sweep": folder.name,
+            "cvae.uid": info["uid"],
+        }
+        began = int(1000 * info["started"])
+        run_id = self._find_or_create(experiment, folder.name, tags, began)
+        seen = {"uri": self.uri, "run_id": run_id, "experiment_id": experiment}
+        _remember(folder, seen)
+        return run_id
 
     def try_publish_sweep(self, folder: SweepFolder) -> bool:
         """`publish_sweep`; a store that is away is said."""
@@ -153,7 +159,7 @@ class Tracker(Store):
         experiment = self.experiment(spec.tracking.experiment)
         run_id = self._find_or_create(
             experiment,
-            info.get("label") or folder.name,
+            display_name(folder)[:LONGEST_NAME],
             self._tags(folder),
             int(1000 * info["started"]),
         )
@@ -189,6 +195,7 @@ class Tracker(Store):
             "mlflow.source.type": "LOCAL",
             "cvae.uid": info["uid"],
             "cvae.id": info["id"],
+            "cvae.folder": folder.name,
             "cvae.host": info.get("host", ""),
         }
         for key, value in info.get("git", {}).items():

@@ -31,6 +31,7 @@ from cvae.tracking.connection import (
 )
 
 BATCH = 1000  # what a call may log or ask for, MLflow's own limit
+REPORTS = "reports"  # the experiment of what only holds pages
 FACT = "fact."  # prefix of the tags that name hardware and versions
 CONNECT = 6.0  # seconds that a server or database may take to say hello
 
@@ -125,14 +126,17 @@ class Store:
             raise
 
     def pages(self, address: str) -> dict[str, str]:
-        """The comparison page of every experiment in a UI at `address`, by name."""
+        """The links to a UI at `address` by experiment, that of the newest run last."""
         with clear_errors(self.address):
-            found = self.client.search_experiments()
-        return {
-            experiment.name: charts.link(address, experiment.experiment_id)
-            for experiment in found
-            if charts.TAG in experiment.tags
-        }
+            known = self.client.search_experiments()
+            ids = [experiment.experiment_id for experiment in known]
+            newest = self.client.search_runs(ids, charts.RUNS_ONLY, max_results=1)
+        last = newest[0].info.experiment_id if newest else ""
+        pages = {}
+        for one in sorted(known, key=lambda one: one.experiment_id == last):
+            if (view := charts.TAG in one.tags) or one.name == REPORTS:
+                pages[one.name] = charts.link(address, one.experiment_id, view=view)
+        return pages
 
     def experiments(self) -> dict[str, str]:
         """The id of every experiment by its name."""
@@ -182,15 +186,18 @@ class Store:
         with clear_errors(self.address):
             self.client.log_artifact(run_id, str(path), folder)
 
-    def page(self, experiment: str, name: str) -> str:
-        """The id of a run of the experiment that only holds files, made if missing."""
-        query = f"tags.`cvae.kind` = 'page' and attributes.run_name = '{name}'"
+    def report_run(self, name: str) -> str:
+        """The id of the run that holds the reports of an experiment, made if missing.
+
+        It lies in an experiment of its own: among the runs it would be one of them.
+        """
+        place = self.experiment(REPORTS)
         with clear_errors(self.address):
-            for run in self.client.search_runs([experiment], query, max_results=1):
-                return str(run.info.run_id)
-            run = self.client.create_run(
-                experiment, tags={"cvae.kind": "page"}, run_name=name
-            )
+            for run in self.client.search_runs([place], "tags.`cvae.kind` = 'page'"):
+                if run.info.run_name == name:
+                    return str(run.info.run_id)
+            tags = {"cvae.kind": "page"}
+            run = self.client.create_run(place, tags=tags, run_name=name)
             self.client.set_terminated(run.info.run_id, "FINISHED")
         return str(run.info.run_id)
 

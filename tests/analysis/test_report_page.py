@@ -96,7 +96,7 @@ def test_it_shows_in_mlflows_artifact_viewer(
     runs: Path, server: str, page: Page
 ) -> None:
     tracker = Tracker(runs)
-    experiment = tracker.client.get_experiment_by_name("reported")
+    experiment = tracker.client.get_experiment_by_name("reports")
     assert experiment is not None
     query = "tags.`cvae.kind` = 'page'"
     (home,) = tracker.client.search_runs([experiment.experiment_id], query)

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import statistics
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from cvae.run.find import folders
 from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.variants import Plan, read_plan
 from cvae.sweep import table
+from cvae.tracking import charts
 from tests.children import Child, Done, until
 from tests.conftest import data_set, write
 from tests.test_commands import cvae, start
@@ -151,7 +153,8 @@ def test_in_mlflow_the_runs_are_nested_under_the_sweeps(
     assert parent.info.run_name == "many"
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["sweep.objective.beta"] == "1, 4"
-    assert "| objective.beta | n |" in parent.data.tags["mlflow.note.content"]
+    note = parent.data.tags["mlflow.note.content"]
+    assert "| objective.beta | n |" in note
     artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert artifacts >= {"sweep.yaml", "table.csv"}
     assert len(children) == 4
@@ -165,7 +168,25 @@ def test_in_mlflow_the_runs_are_nested_under_the_sweeps(
         assert float(tags[0]) == float(params["objective.beta"])
         assert tags[1] == params["training.seed"]
         assert run.info.status == "FINISHED"
-        assert run.info.run_name == f"beta={tags[0]} seed={tags[1]}"
+        assert run.info.run_name == f"many beta={tags[0]} seed={tags[1]}"
+    scores = {
+        beta: statistics.fmean(
+            run.data.metrics["val/neg_elbo"]
+            for run in children
+            if run.data.params["objective.beta"] == f"{beta}.0"
+        )
+        for beta in (1, 4)
+    }
+    best = min(scores, key=lambda beta: scores[beta])
+    assert json.loads(parent.data.tags["cvae.best"]) == {"objective.beta": best}
+    assert f"Best setting: `objective.beta = {best}`" in note
+    of_best = [c for c in children if c.data.params["objective.beta"] == f"{best}.0"]
+    for part, some in (("best", of_best), ("mean", children)):
+        for name in ("neg_elbo", "recon", "kl"):
+            mean = statistics.fmean(run.data.metrics[f"test/{name}"] for run in some)
+            assert parent.data.metrics[f"{part}/{name}"] == pytest.approx(mean)
+    listed = client.search_runs([experiment.experiment_id], charts.RUNS_ONLY)
+    assert {run.info.run_id for run in listed} == {run.info.run_id for run in children}
 
 
 def test_again_it_trains_nothing_and_a_new_value_only_itself(

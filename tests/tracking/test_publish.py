@@ -15,6 +15,7 @@ from mlflow.entities import Run
 
 from cvae.errors import TrackingError
 from cvae.run import runner
+from cvae.run.find import display_name, find_run
 from cvae.run.folder import RunFolder
 from cvae.spec.fields import flatten
 from cvae.tracking import entities
@@ -64,7 +65,10 @@ def test_a_run_is_logged_whole(finished: tuple[Path, object]) -> None:
     folder = the_run(finished[0])
     client, (run,) = stored(finished[0])
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == folder.name
+    name = "quickstart train_images=600 validation_images=100 epochs=2"
+    assert run.info.run_name == name == display_name(folder)
+    assert find_run(name, runs=finished[0]).path == folder.path
+    assert run.data.tags["cvae.folder"] == folder.name
     params = run.data.params
     for key, value in flatten(folder.spec()).items():
         assert params[key] == (value if isinstance(value, str) else json.dumps(value))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import socket
@@ -17,6 +16,9 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from cvae.run.find import display_name, find_run
+from cvae.run.folder import RunFolder
+from cvae.tracking.store import Store
 from tests import children
 
 if TYPE_CHECKING:  # only `make test-services` installs it
@@ -45,7 +47,7 @@ class UI:
     """A running UI: the address that its command printed, and the runs' folders."""
 
     address: str
-    folders: dict[str, Path]
+    folders: dict[str, RunFolder]
 
     @property
     def server(self) -> str:
@@ -53,12 +55,12 @@ class UI:
 
     def url(self, name: str) -> str:
         """The page of the run called `name`."""
-        seen = json.loads((self.folders[name] / "tracking.json").read_text())
+        seen = self.folders[name].published
         return f"{self.runs_url}/{seen['run_id']}"
 
     @property
     def runs_url(self) -> str:
-        seen = json.loads((self.folders["first"] / "tracking.json").read_text())
+        seen = self.folders["first"].published
         return f"{self.server}/#/experiments/{seen['experiment_id']}/runs"
 
 
@@ -69,16 +71,19 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UI]:
     spec.write_text(SPEC)
     for name in NAMES:
         cvae("run", str(spec), "--runs", str(runs), "--set", f"name={name}")
-    folders = {name: next(runs.glob(f"{name}-*")) for name in NAMES}
+    words = ["seeds=2 training.epochs=1 name=swept", "--jobs", "1"]
+    cvae("sweep", str(spec), "--runs", str(runs), "--set", *words)
+    Store(runs).report_run("browser test")
+    folders = {name: find_run(name, runs=runs) for name in NAMES}
     port = free_port()
     with log.open("w") as output:
         words = command("ui", "--runs", str(runs), "--port", str(port))
         server = children.start(words, output=output, errors=output, limit=1800)
     try:
         wait_for(f"http://127.0.0.1:{port}/health", server, log)
-        printed = re.search(rf"http://127\.0\.0\.1:{port}[^\s)]*", log.read_text())
-        assert printed, f"`cvae ui` printed no address:\n{log.read_text()}"
-        yield UI(printed[0], folders)
+        children.until(lambda: "  browser test: " in log.read_text())
+        last = log.read_text().splitlines()[-1]
+        yield UI(last.removeprefix("  browser test: "), folders)
     finally:
         stop(server)
 
@@ -111,29 +116,27 @@ def page(browser: Browser) -> Iterator[Page]:
 
 def test_address_leads_to_training_runs(ui: UI, page: Page) -> None:
     page.goto(ui.address)
-    if "/experiments/" not in ui.address:
-        page.get_by_role("link", name="browser test").first.click()
     page.wait_for_url(re.compile(r"/experiments/\d+/(?!$)"))
     assert re.search(r"/experiments/\d+/runs\b", page.url), (
         f"the experiment opens on {page.url}, not on its runs"
     )
     for name in NAMES:
-        page.get_by_role("link", name=ui.folders[name].name).first.wait_for()
+        page.get_by_role("link", name=display_name(ui.folders[name])).first.wait_for()
+    page.get_by_role("link", name="swept seed=1").first.wait_for()
+    assert not page.get_by_role("link", name="swept", exact=True).count()
+    assert not page.get_by_role("link", name="report").count()
     # the GenAI side of the UI calls the same table "Training runs"
     page.get_by_role("heading", name="Runs", exact=True).wait_for()
 
 
 def test_run_page_shows_description(ui: UI, page: Page) -> None:
     page.goto(ui.url("first"))
-    page.get_by_role("heading", name=ui.folders["first"].name).wait_for()
+    page.get_by_role("heading", name=display_name(ui.folders["first"])).wait_for()
     page.get_by_text("Question: is a header only text?").first.wait_for()
     figures = page.locator("table", has_text="figure")  # rendered, not its Markdown
     row = figures.locator("tr", has_text="test/neg_elbo")
     shown = float(row.locator("td").last.inner_text().split()[0])
-    records = (ui.folders["first"] / "records.jsonl").read_text().splitlines()
-    assert shown == pytest.approx(
-        json.loads(records[-1])["metrics"]["test/neg_elbo"], rel=1e-4
-    )
+    assert shown == pytest.approx(ui.folders["first"].metrics["test/neg_elbo"], 1e-4)
 
 
 def test_header_is_never_executed(ui: UI, page: Page) -> None:
@@ -151,7 +154,7 @@ def test_artifact_viewer_shows_digits(ui: UI, page: Page) -> None:
     page.get_by_text("figures", exact=True).click()
     page.get_by_text("digits.png", exact=True).click()
     page.get_by_text("figures/digits.png", exact=True).wait_for()
-    with Image.open(ui.folders["first"] / "figures" / "digits.png") as picture:
+    with Image.open(ui.folders["first"].figures / "digits.png") as picture:
         width = picture.width
     shown = page.locator("img[src^='blob:'], img[src*='digits.png']").first
     assert eventually(shown, LOADED) == width
