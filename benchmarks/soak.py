@@ -278,11 +278,11 @@ def published(runs: Path, name: str) -> Kept:
     client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
     everything = [found.experiment_id for found in client.search_experiments()]
     stored = client.search_runs(everything)
-    stored = [run for run in stored if fnmatch(str(run.info.run_name), name)]
+    stored = [r for r in stored if fnmatch(r.data.tags.get("cvae.folder", ""), name)]
     found: Kept = {"MLflow runs": [run.info.run_name for run in stored]}
     for run in stored:
         run_id = run.info.run_id
-        folder = RunFolder(runs / str(run.info.run_name))
+        folder = RunFolder(runs / run.data.tags["cvae.folder"])
         found["MLflow status"] = run.info.status
         found["params"] = {
             key: value for key, value in run.data.params.items() if key != "data.root"

@@ -386,7 +386,9 @@ def test_a_run_that_the_store_has_lost_is_published_anew(
         Tracker(runs).publish(folder)
     client = MlflowClient(other)
     everything = [found.experiment_id for found in client.search_experiments()]
-    stored = {run.info.run_name: run for run in client.search_runs(everything)}
+    stored = {
+        run.data.tags.get("cvae.folder"): run for run in client.search_runs(everything)
+    }
     assert histories(client, stored[folder.name]) == recorded(folder)
 
 

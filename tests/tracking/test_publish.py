@@ -193,7 +193,7 @@ def test_a_run_whose_process_died_is_marked_at_the_next_start(
     runner.run(online, runs=runs)
     _, everything = runs_of_tests(runs)
     states = {run.info.run_name: run.info.status for run in everything}
-    assert states.pop(dead.name) == "KILLED"
+    assert states.pop("dead") == "KILLED"
     assert list(states.values()) == ["FINISHED"]
 
 
