@@ -90,7 +90,7 @@ def test_a_long_head_comment_leaves_room_for_figures_and_command(
     assert len(note) < MLFLOW_CUTS_AT
     assert "line 0: a long \\*abstract\\*" in note
     assert "… (the rest: run.json)" in note
-    assert "| test/neg_elbo | 3 |" in note
+    assert "| test/neg_elbo | 3.00 nats per image |" in note
     assert note.endswith("Again: `make experiment CONFIG=x.yaml`")
     folder.update(header="x" * 10_000)
     assert len(description(folder)) < MLFLOW_CUTS_AT
