@@ -122,7 +122,7 @@ samples: $(READY)  ## draw digits from a finished run       make samples RUN=qui
 		$${N:+--n "$$N"} $${SEED:+--seed "$$SEED"} \
 		$${TEMPERATURE:+--temperature "$$TEMPERATURE"} $${OUT:+--out "$$OUT"}
 
-evaluate: $(READY)  ## importance-sampled NLL, label accuracy make evaluate RUN=quickstart K=500 LABEL_K=100
+evaluate: $(READY)  ## importance-sampled NLL, label accuracy make evaluate RUN=quickstart K=100 LABEL_K=10
 	@$(PYTHON) -m cvae evaluate $${RUN:+--run "$$RUN"} \
 		$${K:+--importance-samples "$$K"} $${LABEL_K:+--label-samples "$$LABEL_K"}
 

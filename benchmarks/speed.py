@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
-from cvae import engine, evaluate, mnist
+from cvae import engine, likelihood, mnist
 from cvae.model import CVAE
 from cvae.run import provenance, runner, state
 from cvae.spec.document import load_spec
@@ -220,7 +220,7 @@ def _speedrun(device: torch.device, *, seed: int) -> dict[str, float]:
     fast = load_spec("experiments/speedrun.yaml", [f"training.seed={seed}"])
     model, test, epochs = ours(fast, device)
     seconds = _seconds(lambda: list(epochs), device)
-    score = evaluate.bound(model, test, state.stream(seed, "e"))
+    score = likelihood.bound(model, test, state.stream(seed, "e"))
     return {"seconds": seconds, "test_neg_elbo": score["neg_elbo"]}
 
 

@@ -1,14 +1,25 @@
-"""Conditional VAEs on raw MNIST: specs in, tracked runs and digits out."""
+"""Conditional VAEs on raw MNIST: specs in, tracked runs and digits out.
+
+run = cvae.train("experiments/quickstart.yaml", ["model.latent_dim=8"])
+cvae.evaluate(run, importance_samples=50)       # test/nll_is50, nats per image
+cvae.generate_conditional_samples(digit=5, num_samples=16, run=run)   # (16, 784)
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cvae.mnist import load_mnist_images, load_mnist_labels
+    from cvae.samples import evaluate, generate_conditional_samples, load_run, train
 
 __all__ = [
+    "evaluate",
     "generate_conditional_samples",
     "load_mnist_images",
     "load_mnist_labels",
     "load_run",
+    "train",
 ]
 
 
@@ -22,7 +33,7 @@ def __getattr__(name: str) -> Any:
         from cvae import mnist
 
         return getattr(mnist, name)
-    if name in ("generate_conditional_samples", "load_run"):
+    if name in __all__:
         from cvae import samples
 
         return getattr(samples, name)

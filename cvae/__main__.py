@@ -81,8 +81,13 @@ def _parser() -> argparse.ArgumentParser:
     samples("--temperature", type=float, default=1.0, help="spread of z")
     samples("--out", type=Path, help="PNG to write, or a folder for it")
     k = {"type": whole(0, 10**6), "metavar": "K"}
-    evaluate("--importance-samples", **k, default=500)
-    evaluate("--label-samples", **k, default=0)
+    evaluate(
+        *("--importance-samples",),
+        **k,
+        default=100,
+        help="samples of z an image, 100 if left out: a minute or more on two cores",
+    )
+    evaluate("--label-samples", **k, default=0, help="the same for each of ten labels")
 
     sync = command("sync", commands.sync, "publish what the tracking store lacks")
     sync("--run", help="one run's name, id or folder; all if left out")

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,11 +29,12 @@ def run(config: str, *, runs: Path, changes: str, offline: bool, began: float) -
     header = read_document(path).header
     from cvae.run import runner  # only now: a wrong spec is said at once
     from cvae.run.clock import Clock
-    from cvae.run.folder import Origin
+    from cvae.run.folder import Origin, make_command
 
     clock = Clock(began=began)
     clock.add("imports", time.perf_counter() - began)
-    origin = Origin(header, _again("experiment", config, changes), tuple(overrides))
+    command = make_command("experiment", config, changes)
+    origin = Origin(header, command, tuple(overrides))
     folder = runner.run(spec, runs=runs, offline=offline, origin=origin, clock=clock)
     _report(folder, offline)
 
@@ -48,12 +48,6 @@ def spec_file(config: str) -> str:
         if name != ".yaml" and (home / name).is_file():
             return str(home / name)
     return config
-
-
-def _again(target: str, config: str, changes: str) -> str:
-    """What to type to get the same again."""
-    command = f"make {target} CONFIG={shlex.quote(config)}"
-    return f"{command} SET={shlex.quote(changes)}" if changes else command
 
 
 def sweep(
@@ -72,6 +66,7 @@ def sweep(
     from cvae.spec.variants import read_plan
 
     plan = read_plan(spec_file(config), split_overrides(changes))
+    from cvae.run.folder import make_command
     from cvae.sweep import sweep, table  # only now: a wrong spec is said at once
 
     if dry:
@@ -82,7 +77,7 @@ def sweep(
         runs=runs,
         use=sweep.resources(engine, jobs, threads, gpus),
         offline=offline,
-        command=_again("sweep", config, changes),
+        command=make_command("sweep", config, changes),
     )
     print(f"\n{plan.name}: {len(plan.variants)} runs finished; mean ± sd over seeds\n")
     print_table(table.summary(plan, table.rows(plan, runs)))
@@ -157,25 +152,13 @@ def _picture(out: Path, name: str) -> Path:
 def evaluate(
     *, runs: Path, run: str | None, importance_samples: int, label_samples: int
 ) -> None:
-    from cvae.run.evaluation import evaluate_run
-    from cvae.samples import load_run
+    from cvae.samples import evaluate, load_run
 
     known = load_run(run, runs=runs)
-    folder = known.folder
-    if label_samples and not known.model.classes:
-        raise UsageError(f"{folder.name} is unconditional: it has no label posterior")
-    figures = evaluate_run(
-        folder,
-        known.spec,
-        known.model,
-        importance_samples=importance_samples,
-        label_samples=label_samples,
+    figures = evaluate(
+        known, importance_samples=importance_samples, label_samples=label_samples
     )
-    if folder.published:
-        from cvae.tracking.publish import Tracker
-
-        Tracker(runs).try_publish(folder)
-    print(f"{folder.name}, all test images")
+    print(f"{known.folder.name}, all test images")
     for key, value in figures.items():
         print(f"  {key:32} {value:.4f}")
 

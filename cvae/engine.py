@@ -17,9 +17,9 @@ from torch import Tensor
 
 from cvae import mnist
 from cvae.errors import Diverged
-from cvae.evaluate import ACTIVE_VARIANCE
 from cvae.gradient import ByAutograd, ByHand
 from cvae.graph import Replay, Step, StepFor
+from cvae.likelihood import ACTIVE_VARIANCE
 from cvae.model import CVAE
 from cvae.optimizer import Adam, schedule
 from cvae.spec.fields import Spec

@@ -1,11 +1,14 @@
-"""A finished run back as a model; digits on demand."""
+"""A run from Python: trained, loaded as a model, evaluated, asked for digits."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -13,12 +16,21 @@ import torch
 from torch import Tensor
 
 from cvae import engine, grids, mnist
-from cvae.errors import RunNotFound, RunUnfinished
+from cvae.errors import RunNotFound, RunUnfinished, TrackingError, UsageError
 from cvae.model import CVAE
+from cvae.run import runner
+from cvae.run.evaluation import evaluate_run
 from cvae.run.find import find_published, find_run
-from cvae.run.folder import RUNS, RunFolder
+from cvae.run.folder import RUNS, Origin, RunFolder, make_command
 from cvae.run.published import fallback
-from cvae.spec.fields import Spec
+from cvae.spec.document import (
+    Document,
+    apply_overrides,
+    load_spec,
+    read_document,
+    validate,
+)
+from cvae.spec.fields import Spec, flatten, nested
 
 log = logging.getLogger("cvae")
 
@@ -71,6 +83,106 @@ def _find(run: str | os.PathLike[str] | None, runs: Path) -> RunFolder:
             raise RunNotFound(f"{none_of_ones_own}\n{error}") from error
     log.warning("no such run in %s/: using the published %s", runs, folder.path)
     return folder
+
+
+def train(
+    spec: str | os.PathLike[str] | Mapping[str, Any] | Spec,
+    changes: Sequence[str] = (),
+    *,
+    runs: str | os.PathLike[str] = RUNS,
+    offline: bool = False,
+) -> Run:
+    """Train what a spec describes, or go on with it, as `make experiment` does.
+
+    Args:
+        spec: a YAML file, or fields: `{"name": "mine", "model": {"latent_dim": 8}}`.
+        changes: laid over it, such as `["training.epochs=5"]`.
+        runs: the folder of runs; it gets the run's folder and MLflow's database.
+        offline: leave MLflow alone; `make sync` publishes later.
+
+    Returns:
+        The finished run; `run.folder.metrics` holds every figure by its key, such as
+        `test/neg_elbo` (nats per image).
+
+    Raises:
+        SpecError, DataError, TrackingError, UsageError: before anything is trained.
+        Diverged: loss, gradient or weights stopped being finite.
+        Busy: another process is at this run.
+    """
+    if isinstance(spec, (str, os.PathLike)):
+        path = os.fspath(spec)
+        wanted, header = load_spec(path, changes), read_document(path).header
+        command = make_command("experiment", path, " ".join(changes))
+    else:
+        fields = nested(flatten(spec)) if isinstance(spec, Spec) else dict(spec)
+        document = Document("spec", deepcopy(fields))
+        apply_overrides(document, changes)
+        wanted, header, command = validate(document), "", "cvae.train"
+    origin = Origin(header, command, tuple(changes))
+    folder = runner.run(wanted, runs=Path(runs), offline=offline, origin=origin)
+    return load_run(folder.path)
+
+
+def evaluate(
+    run: str | os.PathLike[str] | Run | None = None,
+    *,
+    importance_samples: int = 100,
+    label_samples: int = 0,
+    runs: str | os.PathLike[str] = RUNS,
+) -> dict[str, float]:
+    """Importance-sampled figures of a finished run, over all test images.
+
+    New figures are added to the run's records, and to MLflow if the run is there.
+
+    Args:
+        run: a finished run (see `load_run`); the newest by default.
+        importance_samples: K of `test/nll_isK`; 0 leaves it out. 100 take a minute or
+            more.
+        label_samples: the same for `test/label_accuracy_isK` and
+            `test/marginal_nll_isK`, of each of the ten labels.
+        runs: the folder of runs in which `run` is looked for.
+
+    Returns:
+        Figures by key; nll in nats per image, accuracies and fidelities as shares.
+
+    Raises:
+        ValueError: a number of samples is not an integer of 0 to 10⁶.
+        RunNotFound: no such run.
+        UsageError: label_samples for an unconditional run.
+        DataError: the data are not those that the run was made with.
+        Busy: another process is at this run.
+    """
+    for count in (importance_samples, label_samples):
+        if not _whole(count) or not 0 <= count <= 10**6:
+            raise ValueError(
+                f"samples must be an integer of 0 to 10**6, found {count!r}"
+            )
+    known = run if isinstance(run, Run) else load_run(run, runs=runs)
+    if label_samples and not known.model.classes:
+        raise UsageError(
+            f"{known.folder.name} is unconditional: it has no label posterior"
+        )
+    figures = evaluate_run(
+        known.folder,
+        known.spec,
+        known.model,
+        importance_samples=importance_samples,
+        label_samples=label_samples,
+    )
+    if known.folder.published:
+        _publish(known.folder)
+    return figures
+
+
+def _publish(folder: RunFolder) -> None:
+    from cvae.tracking.publish import Tracker  # takes seconds
+
+    try:
+        Tracker(folder.path.parent).try_publish(folder)
+    except TrackingError as error:
+        log.warning(
+            "%s; all is kept in %s, publish later: make sync", error, folder.path
+        )
 
 
 def generate_conditional_samples(

@@ -19,7 +19,7 @@ from pathlib import Path
 from tests import children
 
 RECORDED = "tests/run/test_recorded.py -k not(make)"
-EVALUATE = "tests/test_evaluate.py"
+LIKELIHOOD = "tests/test_likelihood.py"
 CONTROL = "tests/run/test_recorded.py -k control"
 JUDGED = "tests/test_control.py"
 OBJECTIVE = "tests/test_objective.py"
@@ -62,9 +62,9 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ("torch.exp(0.5 * logvar), noise", "torch.exp(logvar), noise", OBJECTIVE),
     ("logsumexp(values, 0) - math", "logsumexp(values, 0) + math", OBJECTIVE),
     ("beta * step / warmup_steps", "beta * (step + 1) / warmup_steps", OBJECTIVE),
-    ("ACTIVE_VARIANCE = 0.01", "ACTIVE_VARIANCE = 0.1", EVALUATE),
-    ("var(0, correction=0)", "var(0, correction=1)", EVALUATE),
-    ("torch.full_like(y, label)", "y", EVALUATE),
+    ("ACTIVE_VARIANCE = 0.01", "ACTIVE_VARIANCE = 0.1", LIKELIHOOD),
+    ("var(0, correction=0)", "var(0, correction=1)", LIKELIHOOD),
+    ("torch.full_like(y, label)", "y", LIKELIHOOD),
     # training
     ("0.15 * total", "0.25 * total", ENGINE),
     ('"adamw": 0.01', '"adamw": 0.0', ENGINE),

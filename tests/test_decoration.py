@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cvae import evaluate
+from cvae import likelihood
 from cvae.run.progress import decoding
 from cvae.tracking import entities
 from tests import children
@@ -95,11 +95,11 @@ def test_an_evaluation_shows_how_far_it_is(
 
     images = load_data(run.spec).test
     with decoding(run.model, "test", 50 * len(images), every=0):
-        evaluate.importance_nll(run.model, images, generator(), samples=50)
+        likelihood.importance_nll(run.model, images, generator(), samples=50)
     shown = capsys.readouterr().err.splitlines()
     assert shown[-1].split() == ["test", "100", "%"]
     with decoding(run.model, "test", 1000 * len(images), every=0):
-        evaluate.importance_nll(run.model, images, generator(), samples=50)
+        likelihood.importance_nll(run.model, images, generator(), samples=50)
     assert capsys.readouterr().err.startswith("test  5 %")
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cvae import engine, evaluate, gradient, mnist
+from cvae import engine, gradient, likelihood, mnist
 from cvae.errors import Diverged
 from cvae.objective import Terms, terms
 from cvae.optimizer import SCHEDULES, Adam, one_cycle, schedule
@@ -217,7 +217,7 @@ def test_an_epochs_figures_are_means_over_its_images(tiny: mnist.MNIST) -> None:
     state = assemble(made, tiny, CPU)
     with torch.no_grad():
         linear(state.model.encoder, -1).bias[2:] = -80.0  # no noise to speak of
-    wanted = evaluate.bound(state.model, tiny.train, generator())
+    wanted = likelihood.bound(state.model, tiny.train, generator())
     _, (epoch,) = train(made, tiny, state=state)
     assert (epoch.epoch, epoch.step) == (1, 3)
     for key, value in wanted.items():
@@ -418,8 +418,8 @@ def test_cpu_and_gpu_train_alike(tiny: mnist.MNIST, prior: str) -> None:
     for ours, theirs in zip(here, there, strict=True):
         assert ours.step == theirs.step
         assert abs(ours.metrics["neg_elbo"] - theirs.metrics["neg_elbo"]) < 2
-    before = evaluate.bound(cpu.model, tiny.test, generator())["neg_elbo"]
-    after = evaluate.bound(gpu.model, tiny.test, generator())["neg_elbo"]
+    before = likelihood.bound(cpu.model, tiny.test, generator())["neg_elbo"]
+    after = likelihood.bound(gpu.model, tiny.test, generator())["neg_elbo"]
     assert abs(before - after) < 2
 
 

@@ -17,7 +17,7 @@ from torch.distributions import (
     Normal,
 )
 
-from cvae import evaluate, mixture, mnist
+from cvae import likelihood, mixture, mnist
 from cvae.mixture import Mixture
 from cvae.model import CVAE
 from cvae.run import recorder, runner, state
@@ -96,7 +96,7 @@ def test_the_last_epoch_of_a_run_has_the_mixture_and_a_better_bound(
     assert isinstance(model.prior, Mixture)
     data = mnist.load_mnist(one.data.root, validation_images=one.data.validation_images)
     noise = state.stream(one.training.seed, "evaluate")
-    with_mixture = evaluate.bound(model, data.test, noise)
+    with_mixture = likelihood.bound(model, data.test, noise)
     recorded = folder.metrics["test/neg_elbo"]
     assert with_mixture["neg_elbo"] == pytest.approx(recorded, abs=1e-4)
     plain = CVAE(**one.model.model_dump() | {"prior": "standard"}, pixels=784)
@@ -104,7 +104,7 @@ def test_the_last_epoch_of_a_run_has_the_mixture_and_a_better_bound(
     del weights["prior_table"]
     plain.load_state_dict(weights)
     noise = state.stream(one.training.seed, "evaluate")
-    assert recorded < evaluate.bound(plain, data.test, noise)["neg_elbo"]
+    assert recorded < likelihood.bound(plain, data.test, noise)["neg_elbo"]
 
 
 def test_a_run_that_goes_on_after_its_fit_ends_with_the_same_mixture(

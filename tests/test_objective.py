@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal, kl_divergence
 from torch.nn import functional as F
 
-from cvae import evaluate
+from cvae import likelihood
 from cvae.model import CVAE
 from cvae.objective import bernoulli_nll, beta_at, log_mean_exp, terms
 from cvae.priors import (
@@ -185,7 +185,7 @@ def test_the_bound_of_one_importance_sample_is_the_elbo_in_expectation(
     model, count = loud(prior=prior), 20_000
     x = torch.rand(1, 16, generator=generator(3)).round().expand(count, -1)
     y = torch.full((count,), 7)
-    weighted = evaluate.log_likelihood(model, x, x, y, generator(5), samples=1)
+    weighted = likelihood.log_likelihood(model, x, x, y, generator(5), samples=1)
     elbo = repeated(prior, 1, count=count)
     spread = float((weighted.double().var() + elbo.var()).sqrt()) / count**0.5
     assert abs(float(weighted.double().mean() - elbo.mean())) < 4 * spread
@@ -202,11 +202,11 @@ def test_many_samples_reach_the_integral_over_z(prior: str) -> None:
     log_joint = Bernoulli(logits=logits).log_prob(x.double()).sum(-1)
     log_joint += normal(mu, logvar).log_prob(grid[:, None, None])[..., 0]
     exact = np.log(np.trapezoid(log_joint.exp().numpy(), grid.numpy(), axis=0))
-    found = evaluate.log_likelihood(model, x, x, y, generator(), samples=20_000)
+    found = likelihood.log_likelihood(model, x, x, y, generator(), samples=20_000)
     assert found.tolist() == pytest.approx(exact.tolist(), abs=0.02)
     few = torch.stack(
         [
-            evaluate.log_likelihood(model, x, x, y, generator(seed), samples=1)
+            likelihood.log_likelihood(model, x, x, y, generator(seed), samples=1)
             for seed in range(200)
         ]
     ).mean(0)

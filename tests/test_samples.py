@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pydoc
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +13,21 @@ import pytest
 import torch
 
 import cvae
-from cvae.errors import RunNotFound
+from cvae.errors import RunNotFound, SpecError, UsageError
 from cvae.run import runner
 from cvae.samples import generate_conditional_samples, load_run
 from tests.conftest import data_set, spec, write
 from tests.run.test_checkpoint import Bomb
 from tests.test_commands import Done, the_run
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory that is neither the repository nor a folder with runs."""
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    return place
 
 
 @pytest.fixture
@@ -114,3 +125,94 @@ def test_an_unconditional_run_cannot_be_asked_for_a_digit(tmp_path: Path) -> Non
     run = load_run(runs=tmp_path / "runs")
     with pytest.raises(ValueError, match="unconditional"):
         generate_conditional_samples(5, run=run)
+    with pytest.raises(UsageError, match="no label posterior"):
+        cvae.evaluate(run, importance_samples=0, label_samples=2)
+
+
+def test_a_run_is_trained_evaluated_and_sampled_from_python(
+    tmp_path: Path, elsewhere: Path
+) -> None:
+    root = write(tmp_path / "data", data_set(100, 50))
+    fields = {
+        "name": "mine",
+        "data": {"root": str(root), "validation_images": 0},
+        "training": {"epochs": 9},
+    }
+    run = cvae.train(fields, ["training.epochs=1", "model.hidden=[4]"], offline=True)
+    assert run.spec == spec(
+        name="mine",
+        data__root=str(root),
+        data__validation_images=0,
+        training__epochs=1,
+        model__hidden=[4],
+    )
+    assert fields["training"] == {"epochs": 9}
+    assert run.folder.path.parent.resolve() == elsewhere / "runs"
+    assert run.folder.info["changes"] == ["training.epochs=1", "model.hidden=[4]"]
+    figures = cvae.evaluate(run, importance_samples=3, label_samples=2)
+    assert {*figures} >= {"test/nll_is3", "test/label_accuracy_is2"}
+    assert figures.items() <= run.folder.metrics.items()
+    assert (
+        cvae.evaluate("mine", importance_samples=3)["test/nll_is3"]
+        == (figures["test/nll_is3"])
+    )
+    assert cvae.generate_conditional_samples(5, run=run).shape == (1, 784)
+
+
+def test_train_takes_a_file_and_a_spec_and_says_what_is_wrong_with_either(
+    tmp_path: Path,
+) -> None:
+    root = write(tmp_path / "data", data_set(100, 50))
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        f"# Question: why?\nname: mine\ntraining: {{epochs: 1}}\n"
+        f"data: {{root: {root}, validation_images: 0}}\nmodel: {{hidden: [4]}}\n"
+    )
+    first = cvae.train(path, runs=tmp_path / "a", offline=True)
+    second = cvae.train(first.spec, runs=tmp_path / "b", offline=True)
+    assert second.folder.weights.read_bytes() == first.folder.weights.read_bytes()
+    assert first.folder.info["header"] == "Question: why?"
+    assert first.folder.info["command"] == f"make experiment CONFIG={path}"
+    for wrong in (path, first.spec, {"name": "mine"}):
+        with pytest.raises(SpecError, match="did you mean latent_dim"):
+            cvae.train(wrong, ["model.latent_dims=3"], runs=tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_run_is_loaded_and_evaluated_from_any_working_directory(
+    finished: tuple[Path, Done], tmp_path: Path, elsewhere: Path
+) -> None:
+    """Its `data.root` is relative: the shipped images, beside the code."""
+    path = shutil.copytree(the_run(finished[0]).path, tmp_path / "copied")
+    (path / "tracking.json").unlink()
+    assert not Path(load_run(path).spec.data.root).is_absolute()
+    assert load_run(str(path)).folder.path == path
+    figures = cvae.evaluate(path, importance_samples=1)
+    assert 90 < figures["test/nll_is1"] < 300
+    assert cvae.generate_conditional_samples(3, run=path).shape == (1, 784)
+    assert not list(elsewhere.iterdir())
+
+
+def test_samples_are_of_a_run_in_the_folder_that_is_named(
+    finished: tuple[Path, Done], elsewhere: Path
+) -> None:
+    runs = finished[0]
+    images = cvae.generate_conditional_samples(3, 2, seed=1, runs=runs)
+    path = the_run(runs).path
+    again = cvae.generate_conditional_samples(3, 2, path, seed=1)
+    assert torch.equal(images, again)
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, True, 10**7, "5"])
+def test_a_wrong_number_of_samples_is_a_value_error(count: object, here: Path) -> None:
+    for name in ("importance_samples", "label_samples"):
+        with pytest.raises(ValueError, match="must be an integer of 0 to"):
+            cvae.evaluate(**{name: count})  # type: ignore[arg-type]
+
+
+def test_help_shows_every_public_name_with_its_words() -> None:
+    shown = pydoc.plain(pydoc.render_doc(cvae))
+    for name in cvae.__all__:
+        assert f"    {name}(" in shown
+        assert (getattr(cvae, name).__doc__ or "").count("Raises:") == 1
+    assert {*cvae.__all__} <= {*dir(cvae)}

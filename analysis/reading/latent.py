@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import Tensor
 
-from cvae import evaluate
+from cvae import likelihood
 from cvae.priors import gaussian_kl_per_dim
 from cvae.run.data import load_data
 from cvae.run.state import stream
@@ -50,7 +50,7 @@ class Posterior:
     def active(self) -> list[int]:
         """Those of `order` whose mean varies: Var(mu) > 0.01 (Burda et al. 2016)."""
         variance = self.mu.var(0)
-        return [int(i) for i in self.order if variance[i] > evaluate.ACTIVE_VARIANCE]
+        return [int(i) for i in self.order if variance[i] > likelihood.ACTIVE_VARIANCE]
 
     @property
     def digits(self) -> list[int]:
@@ -78,7 +78,7 @@ def encode(run: Run) -> Posterior:
     test = load_data(spec, run.folder).test
     noise = stream(spec.training.seed, "evaluate")
     parts: list[tuple[Tensor, ...]] = []
-    for x, _, y in evaluate.chunks(model, test, noise, corrupt=data.corrupt):
+    for x, _, y in likelihood.chunks(model, test, noise, corrupt=data.corrupt):
         mean, logvar = model.prior.whitened(model.encode(x, y), y)
         nats = gaussian_kl_per_dim((mean, logvar))  # the same in all units
         parts.append((mean, torch.exp(0.5 * logvar), nats, x))

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 
-from cvae import control, evaluate, mnist
+from cvae import control, likelihood, mnist
 from cvae.errors import Diverged
 from cvae.model import CVAE
 from cvae.run import provenance
@@ -24,7 +24,7 @@ def bound(
     model: CVAE, images: mnist.Images, spec: Spec, *, beta: float
 ) -> dict[str, float]:
     """recon, kl, neg_elbo, loss and active units, with the noise of the run's seed."""
-    return evaluate.bound(
+    return likelihood.bound(
         model,
         images,
         stream(spec.training.seed, "evaluate"),
@@ -49,7 +49,7 @@ def importance_figures(
     seed, corrupt = spec.training.seed, spec.data.corrupt
     figures: dict[str, float] = {}
     if importance_samples:
-        figures[f"nll_is{importance_samples}"] = evaluate.importance_nll(
+        figures[f"nll_is{importance_samples}"] = likelihood.importance_nll(
             model,
             images,
             stream(seed, "evaluate"),
@@ -57,7 +57,7 @@ def importance_figures(
             corrupt=corrupt,
         )
     if label_samples:
-        posterior, nll = evaluate.label_posterior(
+        posterior, nll = likelihood.label_posterior(
             model,
             images,
             stream(seed, "evaluate"),

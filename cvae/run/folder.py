@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -37,6 +38,12 @@ class Origin:
     command: str = ""  # what to type to get the same again
     changes: tuple[str, ...] = ()  # overrides of the file, `model.latent_dim=8`
     sweep: Mapping[str, Any] = field(default_factory=dict)  # sweep, swept, label
+
+
+def make_command(target: str, config: str, changes: str) -> str:
+    """What to type to get the same again."""
+    command = f"make {target} CONFIG={shlex.quote(config)}"
+    return f"{command} SET={shlex.quote(changes)}" if changes else command
 
 
 class Described:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cvae import engine, evaluate, mixture, mnist
+from cvae import engine, likelihood, mixture, mnist
 from cvae.errors import CheckpointError, UsageError
 from cvae.model import CVAE
 from cvae.optimizer import Adam
@@ -58,7 +58,7 @@ def fit_prior(state: State, data: mnist.Images, spec: Spec) -> None:
     if spec.data.binarize == "dynamic":
         data = mnist.draw_pixels(data.to(torch.device("cpu")), generator)
     corrupt = spec.data.corrupt
-    z = evaluate.posterior_draws(state.model, data, generator, corrupt=corrupt)
+    z = likelihood.posterior_draws(state.model, data, generator, corrupt=corrupt)
     table = mixture.fit(z, data.labels.cpu(), generator)
     state.model.set_mixture(table.to(state.device))
 

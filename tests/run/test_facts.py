@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import cvae
 from cvae import __main__
 from cvae.engine import Epoch
 from cvae.errors import DataError, SpecError
@@ -288,7 +287,3 @@ def test_a_wrong_seed_or_count_is_a_value_error(
 ) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be an integer"):
         generate_conditional_samples(5, runs=tmp_path, **wrong)  # type: ignore[arg-type]
-
-
-def test_the_public_names_are_listed() -> None:
-    assert {*cvae.__all__} <= {*dir(cvae)}

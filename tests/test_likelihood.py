@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from cvae import evaluate, mnist
+from cvae import likelihood, mnist
 from cvae.model import CVAE
 from tests.conftest import generator, linear, prior_of
 
@@ -59,7 +59,7 @@ def exact(made: CVAE, data: mnist.Images) -> Tensor:
 def test_the_bound_is_a_plain_recomputation_image_by_image(
     prior: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "CHUNK", 60)
+    monkeypatch.setattr(likelihood, "CHUNK", 60)
     made, data, random = model(prior=prior), images(130), generator(7)
     noise = torch.cat([torch.randn(3, n, 2, generator=random) for n in (60, 60, 10)], 1)
     recons, kls, bounds, means = [], [], [], []
@@ -78,7 +78,7 @@ def test_the_bound_is_a_plain_recomputation_image_by_image(
         kls.append(float(kl_divergence(q, p).sum()))
         bounds.append(float(np.log(np.exp(-(recon + 0.5 * ratio).numpy()).mean())))
         means.append(mu)
-    found = evaluate.bound(made, data, generator(7), beta=0.5, samples=3)
+    found = likelihood.bound(made, data, generator(7), beta=0.5, samples=3)
     assert found["recon"] == pytest.approx(np.mean(recons), rel=1e-5)
     assert found["kl"] == pytest.approx(np.mean(kls), rel=1e-5)
     assert found["neg_elbo"] == found["recon"] + found["kl"]
@@ -90,7 +90,7 @@ def test_the_bound_is_a_plain_recomputation_image_by_image(
 def test_the_loss_weighs_the_kl_and_neg_elbo_does_not() -> None:
     made, data = model(), images(50, grey=True)
     one, four = (
-        evaluate.bound(made, data, generator(), beta=beta) for beta in (1.0, 4.0)
+        likelihood.bound(made, data, generator(), beta=beta) for beta in (1.0, 4.0)
     )
     assert one["loss"] == pytest.approx(one["neg_elbo"])
     assert four["neg_elbo"] == one["neg_elbo"]
@@ -101,7 +101,7 @@ def test_evaluation_repeats_with_its_generator_and_touches_no_other() -> None:
     made, data = model(), images(50)
     before = torch.get_rng_state()
     first, again, other = (
-        evaluate.bound(made, data, generator(seed), corrupt=0.2) for seed in (1, 1, 2)
+        likelihood.bound(made, data, generator(seed), corrupt=0.2) for seed in (1, 1, 2)
     )
     assert first == again
     assert first["recon"] != other["recon"]
@@ -109,9 +109,9 @@ def test_evaluation_repeats_with_its_generator_and_touches_no_other() -> None:
 
 
 def test_every_image_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "CHUNK", 40)
+    monkeypatch.setattr(likelihood, "CHUNK", 40)
     made, data = model(), images(130, grey=True)
-    seen = list(evaluate.chunks(made, data, generator()))
+    seen = list(likelihood.chunks(made, data, generator()))
     assert [len(x) for x, _, _ in seen] == [40, 40, 40, 10]
     assert torch.equal(torch.cat([x for x, _, _ in seen]), data.images / 255)
     assert torch.equal(torch.cat([target for _, target, _ in seen]), data.images / 255)
@@ -120,7 +120,7 @@ def test_every_image_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_the_encoders_input_is_corrupted() -> None:
     data = images(50, grey=True)
-    ((x, target, _),) = evaluate.chunks(model(), data, generator(), corrupt=0.5)
+    ((x, target, _),) = likelihood.chunks(model(), data, generator(), corrupt=0.5)
     assert torch.equal(target, data.images / 255)
     share = float((x != target).double().mean())
     assert 0.4 < share < 0.6
@@ -134,7 +134,7 @@ def test_units_that_ignore_the_image_are_not_active() -> None:
         last.weight[:3] = 0  # means 0 to 2 are constant
         last.bias[:3] = 5
         last.weight[3] = 3
-    found = evaluate.bound(made, images(200), generator())
+    found = likelihood.bound(made, images(200), generator())
     assert found["active_units"] == 1
 
 
@@ -152,7 +152,7 @@ def test_a_unit_is_active_if_its_variance_over_all_images_exceeds_a_hundredth(
         reads_label = linear(made.encoder, 0).weight[0, PIXELS:]
         reads_label[:2] = variance**0.5 * torch.tensor([-1.0, 1.0])
     data = mnist.Images(images(4).images, torch.tensor([0, 1, 0, 1]))
-    assert evaluate.bound(made, data, generator())["active_units"] == active
+    assert likelihood.bound(made, data, generator())["active_units"] == active
 
 
 # -- nll -------------------------------------------------------------------------------
@@ -162,13 +162,13 @@ def test_a_unit_is_active_if_its_variance_over_all_images_exceeds_a_hundredth(
 def test_nll_is_the_integral_and_below_the_bound(
     prior: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "CHUNK", 25)
+    monkeypatch.setattr(likelihood, "CHUNK", 25)
     made, data = model(1, prior=prior), images(60)
     truth = -float(exact(made, data)[torch.arange(60), data.labels].mean())
-    nll = evaluate.importance_nll(made, data, generator(), samples=5000)
+    nll = likelihood.importance_nll(made, data, generator(), samples=5000)
     assert nll == pytest.approx(truth, abs=0.02)
     draws = [
-        evaluate.bound(made, data, generator(seed))["neg_elbo"] for seed in range(20)
+        likelihood.bound(made, data, generator(seed))["neg_elbo"] for seed in range(20)
     ]
     assert nll < np.mean(draws) - 2 * np.std(draws) / 20**0.5
 
@@ -176,7 +176,7 @@ def test_nll_is_the_integral_and_below_the_bound(
 def test_nll_tightens_with_its_samples() -> None:
     made, data = model(), images(300)
     found = [
-        evaluate.importance_nll(made, data, generator(), samples=k)
+        likelihood.importance_nll(made, data, generator(), samples=k)
         for k in (1, 4, 30, 300)
     ]
     assert found == sorted(found, reverse=True)
@@ -186,7 +186,7 @@ def test_nll_counts_every_sample_of_every_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made, data, counts = model(1), images(60), list[int]()
-    whole = evaluate.importance_nll(made, data, generator(), samples=4000)
+    whole = likelihood.importance_nll(made, data, generator(), samples=4000)
     decode = made.decode
 
     def spy(z: Tensor, y: Tensor) -> Tensor:
@@ -194,8 +194,8 @@ def test_nll_counts_every_sample_of_every_pass(
         return decode(z, y)
 
     monkeypatch.setattr(made, "decode", spy)
-    monkeypatch.setattr(evaluate, "DECODED", 60 * 150)
-    parts = evaluate.importance_nll(made, data, generator(), samples=4000)
+    monkeypatch.setattr(likelihood, "DECODED", 60 * 150)
+    parts = likelihood.importance_nll(made, data, generator(), samples=4000)
     assert sum(counts) == 4000
     assert max(counts) == 150
     assert parts == pytest.approx(whole, abs=0.03)
@@ -208,7 +208,7 @@ def test_label_posterior_is_bayes_rule_on_the_integrals() -> None:
     made, data = model(1, prior="learned"), images(40)
     joint = exact(made, data) - np.log(10)
     evidence = torch.logsumexp(joint, 1)
-    posterior, nll = evaluate.label_posterior(made, data, generator(), samples=5000)
+    posterior, nll = likelihood.label_posterior(made, data, generator(), samples=5000)
     assert posterior.shape == (40, 10)
     error = (posterior.exp() - torch.exp(joint - evidence[:, None])).abs()
     assert error.max() < 0.05
@@ -218,18 +218,18 @@ def test_label_posterior_is_bayes_rule_on_the_integrals() -> None:
 
 def test_label_posterior_rows_sum_to_one() -> None:
     made, data = model(), images(1100)  # more than one chunk
-    posterior, _ = evaluate.label_posterior(made, data, generator(), samples=2)
+    posterior, _ = likelihood.label_posterior(made, data, generator(), samples=2)
     assert posterior.shape == (1100, 10)
     torch.testing.assert_close(posterior.exp().sum(1), torch.ones(1100).double())
 
 
 def test_the_marginal_is_the_mean_of_the_labels_likelihoods() -> None:
     made, data = model(), images(30)
-    posterior, nll = evaluate.label_posterior(made, data, generator(3), samples=7)
+    posterior, nll = likelihood.label_posterior(made, data, generator(3), samples=7)
     random, x = generator(3), data.images / 255
     logs = torch.stack(
         [
-            evaluate.log_likelihood(
+            likelihood.log_likelihood(
                 made, x, x, torch.full((30,), label), random, samples=7
             )
             for label in range(10)
@@ -253,5 +253,5 @@ def test_a_model_that_draws_each_digit_as_a_stripe_reads_stripes() -> None:
     stripes = torch.zeros(6, PIXELS, dtype=torch.uint8)
     stripes[:, :6] = 255 * torch.eye(6)
     data = mnist.Images(stripes, torch.zeros(6, dtype=torch.int64))
-    posterior, _ = evaluate.label_posterior(made, data, generator(), samples=10)
+    posterior, _ = likelihood.label_posterior(made, data, generator(), samples=10)
     assert posterior.argmax(1).tolist() == [0, 1, 2, 3, 4, 5]
