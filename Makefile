@@ -20,6 +20,7 @@ takes.compare := EXPERIMENT SWEEP RUN FILTER BY AGAINST METRIC FORMATS OUT
 takes.report := $(takes.compare)
 takes.manifold := RUN DIGIT FORMATS ELLIPSES OUT
 takes.figures := ONLY FROM JOBS SET OFFLINE
+takes.reproduce := ONLY JOBS SET OFFLINE
 takes.publish := RUNS WEIGHTS
 takes.verify := FULL
 takes.sync := RUN
@@ -72,7 +73,7 @@ endif
 export PYTHONPATH := $(CURDIR)
 
 .PHONY: python help setup data judge experiment sweep samples evaluate compare manifold figures \
-	publish verify report list sync ui bench soak test test-services lint clean
+	reproduce publish verify report list sync ui bench soak test test-services lint clean
 
 help:  ## this list
 	@echo "Conditional VAEs on raw MNIST"
@@ -145,6 +146,11 @@ manifold: $(READY)  ## draw a finished run's latent space    make manifold RUN=q
 figures: $(READY)  ## every figure and number of README     make figures ONLY="digits results" FROM=runs JOBS=2
 	@$(PYTHON) -m analysis.figures $${ONLY:+--only "$$ONLY"} \
 		$${FROM:+--runs "$$FROM"} $${JOBS:+--jobs "$$JOBS"} \
+		$${SET:+--set "$$SET"} $${OFFLINE:+--offline}
+
+reproduce: $(READY)  ## train again, compare with results/   make reproduce ONLY="seed_notebook beta" JOBS=2
+	@$(PYTHON) -m analysis.reproduce --only \
+		"$${ONLY:?say what, such as ONLY='seed_notebook beta'}" $${JOBS:+--jobs "$$JOBS"} \
 		$${SET:+--set "$$SET"} $${OFFLINE:+--offline}
 
 publish: $(READY)  ## finished runs and sweeps to results/ make publish RUNS="seed-notebook beta" WEIGHTS=1

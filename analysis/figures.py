@@ -1,6 +1,7 @@
-"""Every figure and number of README, made from runs; those not finished are run first.
+"""Every figure and number of README, from the published runs or from one's own.
 
-    make figures JOBS=2
+    make figures                     from results/, nothing is trained
+    make figures FROM=runs JOBS=2    from runs/, what is not finished is trained first
     python -m analysis.figures --only "digits results"
 
 Figures go to docs/, tables to README and docs/results.md between their markers. A row
@@ -21,10 +22,13 @@ from analysis.drawing.plates import Plate
 from analysis.drawing.readme_figures import EXHIBITS
 from analysis.reading import arguments
 from analysis.reading.needed import Needed
+from cvae.errors import RunNotFound
 from cvae.files import write_atomic
+from cvae.run import published
 from cvae.spec.document import split_overrides
 
 BEGIN, END = "<!-- figures:{} -->", "<!-- /figures:{} -->"
+PUBLISHED = Path("results")
 IN_RESULTS = ("sweeps",)  # tables of results.md; all others are README's
 
 
@@ -103,11 +107,21 @@ def main(words: Sequence[str] | None = None) -> int:
         "--seeds": {"type": int, "default": 1, "help": "of each single experiment"},
         "--set": {"default": "", "metavar": "'a.b=1 c.d=2'", "help": "for a try-out"},
         "--offline": {"action": "store_true", "help": "publish later, with sync"},
+        "--runs": {
+            "type": Path,
+            "default": PUBLISHED,
+            "help": "results (published) or runs, where those not finished are trained",
+        },
         "--readme": {"type": Path, "default": Path("README.md"), "help": "to fill"},
     }
     later = "interrupted; the same command goes on"
     return arguments.command(
-        "figures", __doc__, options | arguments.COMMON, _main, words, interrupted=later
+        "figures",
+        __doc__,
+        arguments.COMMON | options,
+        _main,
+        words,
+        interrupted=later,
     )
 
 
@@ -116,6 +130,11 @@ def _main(options: argparse.Namespace) -> None:
     names = re.findall(r"[^\s,]+", options.only) or everything
     if wrong := [name for name in names if name not in everything]:
         raise ValueError(f"{wrong[0]!r}: there is {', '.join(everything)}")
+    if options.runs == PUBLISHED and published.at(PUBLISHED) is None:
+        raise RunNotFound(
+            f"nothing is published in {PUBLISHED}/; make figures FROM=runs trains what "
+            "the figures are drawn from"
+        )
     overrides = tuple(split_overrides(options.set))
     files = make_figures(
         Needed(options.runs, overrides, options.seeds),

@@ -82,6 +82,10 @@ class SweepIncomplete(Expected):
     """Some runs of a sweep did not finish; the others did."""
 
 
+class NotReproduced(Expected):
+    """A figure made anew lies outside of what the published seeds allow."""
+
+
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 

@@ -1,7 +1,8 @@
 """The runs that the README is made from: which there are, and making the others.
 
-A run that is finished is taken as it is, found by its spec's id; all others are trained
-by the commands that a user would type.
+A run that is finished is taken as it is, found by its spec's id. Of runs of one's own
+the others are trained by the commands that a user would type; published ones are all
+that there are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae.errors import RunNotFound, SpecError
+from cvae.run import published
 from cvae.run.find import finished_run, folders
 from cvae.run.folder import RunFolder
 from cvae.samples import Run, load_run
@@ -95,6 +97,7 @@ class Needed:
         """Train what is not finished of `plan`; with `once` of the single spec alone.
 
         Raises:
+            RunNotFound: `runs` is what is published, which does not have it.
             SystemExit: with the exit code of the command that failed.
         """
         once = once and name in SINGLE
@@ -103,6 +106,11 @@ class Needed:
         )
         if all(finished_run(spec, self.runs) for spec in specs):
             return
+        if published.at(self.runs):
+            raise RunNotFound(
+                f"{name}: not all of its runs are published in {self.runs}/; make "
+                "figures FROM=runs trains them"
+            )
         settings = self.overrides if once else self._settings(name)
         words = ["run" if once else "sweep", str(self.path(name))]
         words += ["--runs", str(self.runs), "--set", " ".join(settings)]

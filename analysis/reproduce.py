@@ -1,0 +1,141 @@
+"""Train again what a row or figure of README stands on, and compare with `results/`.
+
+    make reproduce ONLY="seed_notebook beta" JOBS=2
+
+The published seeds are trained side by side, and what is finished is not trained again.
+A figure is reproduced if the mean of your seeds lies where, by Student's t, 99 % of
+such means would lie if they differed from the published ones by chance alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scipy.stats import t as student
+
+from analysis.comparing.readme_tables import TABLES
+from analysis.drawing.readme_figures import EXHIBITS
+from analysis.reading import arguments
+from analysis.reading.needed import SINGLE, SWEEPS, Needed
+from cvae.errors import NotReproduced
+from cvae.metrics import mean_sd, number
+from cvae.run.folder import RunFolder
+from cvae.spec.document import split_overrides
+from cvae.spec.variants import SEEDS
+from cvae.tracking.note import markdown
+
+SCORES = ("test/neg_elbo", "test/label_fidelity")
+SHARE = 0.99  # of the means that chance alone makes, in `allowed`
+LEAST = 0.01  # apart (nats, or of 1) is allowed however near the seeds lie together
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A figure of one setting: its values over published seeds and over one's own."""
+
+    setting: str
+    key: str
+    published: Sequence[float]
+    own: Sequence[float]
+
+    @property
+    def difference(self) -> float:
+        return statistics.mean(self.own) - statistics.mean(self.published)
+
+    @property
+    def allowed(self) -> float:
+        """How far the two means may be apart; nan if one seed has no spread."""
+        n, m = len(self.published), len(self.own)
+        if n < 2:
+            return math.nan
+        quantile = float(student.ppf((1 + SHARE) / 2, n - 1))
+        spread = statistics.stdev(self.published) * math.sqrt(1 / n + 1 / m)
+        return max(LEAST, quantile * spread)
+
+    @property
+    def within(self) -> str:
+        if math.isnan(self.allowed):
+            return "one seed: no spread"
+        return "yes" if abs(self.difference) <= self.allowed else "no"
+
+
+def compared(name: str, published: Needed, own: Needed) -> Iterator[Compared]:
+    """Every setting of a spec or sweep, by the figures that both sides have."""
+    groups = [settings(name, needed) for needed in (published, own)]
+    for setting, folders in groups[0].items():
+        for key in SCORES:
+            sides = [
+                [folder.metrics[key] for folder in some if key in folder.metrics]
+                for some in (folders, groups[1][setting])
+            ]
+            if all(sides):
+                yield Compared(setting, key, *sides)
+
+
+def settings(name: str, needed: Needed) -> dict[str, list[RunFolder]]:
+    """The runs of each setting over its seeds, by what was swept."""
+    if name in SINGLE:
+        return {name: needed.over_seeds(name)}
+    found: dict[str, list[RunFolder]] = {}
+    for swept, folder in needed.children(name):
+        point = (f"{k.partition('.')[2]}={v}" for k, v in swept.items() if k != SEEDS)
+        found.setdefault(" ".join([name, *point]), []).append(folder)
+    return found
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    options: arguments.Options = {
+        "--only": {"required": True, "help": f"of {', '.join(_names())}"},
+        "--jobs": {"type": int, "help": "runs at once; one a core if none"},
+        "--offline": {"action": "store_true", "help": "publish later, with sync"},
+        "--set": {"default": "", "metavar": "'a.b=1 c.d=2'", "help": "for a try-out"},
+        "--runs": arguments.OPTIONS["--runs"],
+        "--results": {"type": Path, "default": Path("results"), "help": "published"},
+    }
+    later = "interrupted; the same command goes on"
+    return arguments.command(
+        "reproduce", __doc__, options, _main, words, interrupted=later
+    )
+
+
+def _names() -> dict[str, tuple[str, ...]]:
+    """What can be reproduced, and the specs and sweeps that it stands on."""
+    alone = {name: (name,) for name in (*SINGLE, *SWEEPS)}
+    figures = {name: exhibit.needs for name, exhibit in EXHIBITS.items()}
+    return figures | {name: table[0] for name, table in TABLES.items()} | alone
+
+
+def _main(options: argparse.Namespace) -> None:
+    known = _names()
+    asked = re.findall(r"[^\s,]+", options.only)
+    if wrong := [name for name in asked if name not in known]:
+        raise ValueError(f"{wrong[0]!r}: there is {', '.join(known)}")
+    overrides = tuple(split_overrides(options.set))
+    published = Needed(options.results, overrides)
+    head = ["setting", "figure", "published", "own", "difference", "allowed", "within"]
+    rows, missed = [head], list[str]()
+    for name in dict.fromkeys(need for one in asked for need in known[one]):
+        published.make(name, once=False, jobs=None, offline=True)  # or says it is not
+        seeds = len(published.over_seeds(name)) if name in SINGLE else 1
+        own = Needed(options.runs, overrides, seeds)
+        own.make(name, once=False, jobs=options.jobs, offline=options.offline)
+        for one in compared(name, published, own):
+            sides = (mean_sd(values, one.key) for values in (one.published, one.own))
+            apart_by = number(one.difference, one.key, sign=True)
+            ends = (apart_by, number(one.allowed, one.key))
+            rows.append([one.setting, one.key, *sides, *ends, one.within])
+            missed += [f"{one.setting}: {one.key}"] if one.within == "no" else []
+    print(markdown(rows))
+    if missed:
+        raise NotReproduced(f"not reproduced: {'; '.join(missed)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
