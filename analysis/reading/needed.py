@@ -24,8 +24,8 @@ from cvae.spec.variants import SEEDS, Plan, read_plan
 
 EXPERIMENTS = Path("experiments")
 SINGLE = (
-    *("quickstart", "seed_notebook", "plain_vae", "pytorch_example"),
-    *("latent_20", "full_prior", "denoising"),
+    *("quickstart", "seed_notebook", "plain_vae"),
+    *("pytorch_example", "latent_20", "denoising"),
 )
 SWEEPS = (
     *("latent_size", "plain_latent", "width", "training_size"),
