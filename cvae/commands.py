@@ -129,7 +129,9 @@ def samples(
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = n if digit is None else math.ceil(n**0.5)
-    grids.save_png(grids.sheet(images, columns, model.shape), path)
+    sheet = grids.sheet(images, columns, model.shape)
+    scale = max(2, math.ceil(640 / max(sheet.shape)))  # a digit of 28 pixels is a stamp
+    grids.save_png(sheet, path, scale=scale)
     print(f"{path}: {n} × {name.replace('_', ' ')} from {model.folder.name}")
 
 

@@ -12,34 +12,42 @@ from tqdm import tqdm
 
 from cvae.engine import Epoch
 from cvae.model import CVAE
+from cvae.run.folder import RunFolder
 
-# Epochs, the run's name, epochs done before, epochs in all; passes the epochs on.
-Progress = Callable[[Iterator[Epoch], str, int, int], Iterator[Epoch]]
+# Epochs, the run's folder, epochs done before, epochs in all; passes the epochs on.
+Progress = Callable[[Iterator[Epoch], RunFolder, int, int], Iterator[Epoch]]
 
 
 def one_run(
-    epochs: Iterator[Epoch], name: str, done: int, total: int
+    epochs: Iterator[Epoch], folder: RunFolder, done: int, total: int
 ) -> Iterator[Epoch]:
-    """A bar on a terminal, one plain line an epoch elsewhere; both on stderr."""
-    terminal = sys.stderr.isatty()
+    """A bar on a terminal, one plain line an epoch elsewhere; both on stderr.
+
+    An epoch is shown once the run has recorded it, with its validation figure.
+    """
+    terminal, name = sys.stderr.isatty(), folder.name
     with tqdm(
         total=total, initial=done, desc=name, unit="epoch", disable=not terminal
     ) as bar:
         for epoch in epochs:
-            found = epoch.metrics
+            yield epoch
+            train = epoch.metrics
+            held_back = folder.records()[-1]["metrics"].get("val/neg_elbo")
+            val = "" if held_back is None else f"{held_back:.2f}"
             if terminal:
-                bar.set_postfix(neg_elbo=f"{found['neg_elbo']:.2f}", refresh=False)
+                shown = {"neg_elbo": f"{train['neg_elbo']:.2f}"}
+                bar.set_postfix(shown | ({"val": val} if val else {}), refresh=False)
                 bar.update()
             else:
                 print(
                     f"{name}  epoch {epoch.epoch}/{total}  "
-                    f"train neg_elbo {found['neg_elbo']:.2f}  "
-                    f"recon {found['recon']:.2f}  kl {found['kl']:.2f}  "
+                    f"{'val neg_elbo ' + val + '  ' if val else ''}"
+                    f"train neg_elbo {train['neg_elbo']:.2f}  "
+                    f"recon {train['recon']:.2f}  kl {train['kl']:.2f}  "
                     f"{epoch.seconds:.1f} s",
                     file=sys.stderr,
                     flush=True,
                 )
-            yield epoch
 
 
 @contextlib.contextmanager

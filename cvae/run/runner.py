@@ -78,13 +78,13 @@ def run(
         with _status(folder, publish):
             publish()
             if not origin.sweep:
-                bury(runs, tracker)
+                mark_dead(runs, tracker)
             done = state.resume(folder, begun)
             train = data.train.to(device)
             epochs = engine.train(
                 begun.model, begun.optimizer, train, spec, begun.streams, start=done
             )
-            for epoch in show(epochs, folder.name, done, spec.training.epochs):
+            for epoch in show(epochs, folder, done, spec.training.epochs):
                 clock.add("training", epoch.seconds)
                 if begun.model.is_mixture and epoch.epoch == spec.training.epochs:
                     with clock("training"):
@@ -189,7 +189,7 @@ def connect(runs: Path, clock: Clock) -> Tracker:
             ) from error
 
 
-def bury(runs: Path, tracker: Tracker | None) -> None:
+def mark_dead(runs: Path, tracker: Tracker | None) -> None:
     """Runs whose process died become KILLED; the store hears of ends that it missed.
 
     A folder that cannot be read or written is named: it stops no other run.

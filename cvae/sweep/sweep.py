@@ -84,14 +84,14 @@ def sweep(
             tracker = None if offline else runner.connect(runs, Clock())
             _introduce(folder, plan, command)
             publish(folder, plan, tracker)
-            runner.bury(runs, tracker)
+            runner.mark_dead(runs, tracker)
             broken = _run(events, jobs, plan) if jobs else []
     except KeyboardInterrupt:
         if folder.info.get("status") == "RUNNING":
             folder.update(status="KILLED", ended=time.time())
             publish(folder, plan, tracker)
         raise
-    runner.bury(runs, tracker)  # of workers that were killed
+    runner.mark_dead(runs, tracker)  # of workers that were killed
     status = "FAILED" if broken else "FINISHED"
     folder.update(status=status, ended=time.time())
     publish(folder, plan, tracker)

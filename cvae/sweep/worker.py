@@ -22,7 +22,7 @@ from cvae.errors import Busy, Expected, TrackingError
 from cvae.run import runner
 from cvae.run.clock import Clock
 from cvae.run.find import finished_run
-from cvae.run.folder import Origin
+from cvae.run.folder import Origin, RunFolder
 from cvae.spec.fields import Spec
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def perform(job: Job, say: Callable[[Event], None]) -> Ended:
         return Ended(job.number, status, reason, time.perf_counter() - began)
 
     def show(
-        epochs: Iterator[engine.Epoch], name: str, done: int, total: int
+        epochs: Iterator[engine.Epoch], folder: RunFolder, done: int, total: int
     ) -> Iterator[engine.Epoch]:
         say(Progressed(job.number, done))
         for epoch in epochs:

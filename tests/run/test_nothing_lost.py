@@ -107,7 +107,7 @@ def test_a_second_interrupt_leaves_at_once_and_safely(
         time.sleep(0.005)
     _, said = process.communicate()
     assert process.returncode in (130, -signal.SIGINT)
-    assert "epoch 3/" in said
+    assert "epoch 2/" in said  # the third is recorded, and may not be shown yet
     assert folder.status == "KILLED"
     assert load(folder.checkpoint)[1]["epoch"] >= 2
 
