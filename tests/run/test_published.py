@@ -14,6 +14,7 @@ import torch
 
 from analysis.reading.load import load_runs
 from cvae import __main__, results
+from cvae import verify as check
 from cvae.errors import Altered, RunNotFound, RunUnfinished, UsageError
 from cvae.run import find, published, runner
 from cvae.run.folder import Origin, RunFolder, SweepFolder
@@ -222,6 +223,15 @@ def test_a_sweep_made_anew_takes_the_place_of_the_old(runs: Path, there: Path) -
     assert [name.rpartition("-")[0] for name in left] == ["alone", "pair"]
     assert not list(there.glob("pair-*"))
     list(verify(there))
+
+
+def test_the_model_card_says_the_limits_that_the_code_has() -> None:
+    text = (published.RESULTS / "README.md").read_text()
+    assert f"float16 with {results.BITS} bits" in text
+    assert f"may cost {results.ROUNDING} nats" in text
+    assert f"±{check.BOUND} nats for the bound" in text
+    assert f"±{check.SAMPLED} for importance-sampled" in text
+    assert f"±{check.SHARE} for\nshares" in text
 
 
 # -- what comes out --------------------------------------------------------------------
