@@ -13,7 +13,6 @@ a kill costs a second and not ten; they run the real command on a small data set
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -24,25 +23,20 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NoReturn
 
 import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  before the forks
 import numpy as np
-import safetensors.torch
 import torch.fx.experimental.symbolic_shapes  # noqa: F401  likewise, by torch itself
-from mlflow import MlflowClient
-from PIL import Image
 
+from benchmarks.leftovers import Kept, kept
 from cvae import __main__
-from cvae.run import checkpoint, runner  # noqa: F401
+from cvae.run import runner  # noqa: F401  before the forks
 from cvae.run.folder import RunFolder
 from cvae.tracking.connection import make_database
-from cvae.tracking.publish import STEP_IMAGE
 
 SPEC = """\
 name: soak
@@ -54,7 +48,6 @@ evaluation: {{importance_samples: 10}}
 tracking: {{experiment: soak, images_every: 3}}
 """
 DURABLE = ("fsync", "replace", "link", "unlink")
-Kept = dict[str, Any]
 
 
 @dataclass
@@ -248,80 +241,6 @@ def _be_the_command(
         os._exit(code)
 
 
-def kept(runs: Path, run: str = "*") -> Kept:
-    """All that a run leaves and that no clock is in, by name."""
-    found: Kept = {}
-    folders = [RunFolder(path.parent) for path in runs.glob(f"{run}/run.json")]
-    found["run folders"] = [folder.name for folder in folders]
-    for folder in folders:
-        found["status"] = folder.status
-        records = folder.records()
-        found["records"] = [untimed(record["metrics"]) for record in records]
-        for path in sorted(folder.path.rglob("*")):
-            name = str(path.relative_to(folder.path))
-            if name == "git.diff":  # of the code, not of the run
-                continue
-            if name.startswith("checkpoint"):  # the order in its header is not fixed
-                tensors, state = checkpoint.load(path)
-                found[name] = state, _digest(safetensors.torch.save(tensors))
-            elif path.is_file():
-                found[name] = name in CLOCKED or _digest(path.read_bytes())
-    found |= published(runs, run)
-    return found
-
-
-CLOCKED = {"run.json", "tracking.json", "records.jsonl", "lock"}
-
-
-def published(runs: Path, name: str) -> Kept:
-    """What MLflow holds, likewise; its metrics are checked against the records."""
-    client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
-    everything = [found.experiment_id for found in client.search_experiments()]
-    stored = client.search_runs(everything)
-    stored = [r for r in stored if fnmatch(r.data.tags.get("cvae.folder", ""), name)]
-    found: Kept = {"MLflow runs": [run.info.run_name for run in stored]}
-    for run in stored:
-        run_id = run.info.run_id
-        folder = RunFolder(runs / run.data.tags["cvae.folder"])
-        found["MLflow status"] = run.info.status
-        found["params"] = {
-            key: value for key, value in run.data.params.items() if key != "data.root"
-        }
-        truth: dict[str, list[tuple[int, float]]] = {}
-        for record in folder.records():
-            for key, value in record["metrics"].items():
-                truth.setdefault(key, []).append((record["epoch"], value))
-        history = {
-            key: [
-                (point.step, point.value)
-                for point in client.get_metric_history(run_id, key)
-            ]
-            for key in run.data.metrics
-        }
-        found["MLflow history is the records"] = history == truth
-        found["inputs"] = len(run.inputs.dataset_inputs)
-        images = [Path(file.path) for file in client.list_artifacts(run_id, "images")]
-        found["images"] = sorted(
-            (path.name.partition("+timestamp+")[0], path.suffix) for path in images
-        )
-        place = runs / "artifacts" / run_id / "artifacts"
-        for path in sorted(place.rglob("*.png")) + sorted(place.rglob("*.webp")):
-            with Image.open(path) as picture:
-                picture.load()  # raises if it is torn
-        pictures = folder.figures.glob("*.png")
-        steps = sum(STEP_IMAGE.fullmatch(path.name) is not None for path in pictures)
-        found["every picture is an image"] = len(images) == 2 * steps
-    return found
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def untimed(metrics: dict[str, float]) -> dict[str, float]:
-    return {k: v for k, v in metrics.items() if not k.startswith("time/")}
-
-
 def data_set(root: Path) -> Path:
     """Four IDX files of noise: 500 training and 100 test images of 28 × 28."""
     root.mkdir()
@@ -338,16 +257,6 @@ def data_set(root: Path) -> Path:
     return root
 
 
-@contextmanager
-def _place(wanted: Path | None) -> Iterator[Path]:
-    if wanted is None:
-        with tempfile.TemporaryDirectory(prefix="soak-") as made:
-            yield Path(made)
-    else:
-        wanted.mkdir(parents=True)
-        yield wanted
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -356,7 +265,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--place", type=Path, help="new folder that is kept")
     options = parser.parse_args()
-    with _place(options.place) as place:
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        place = options.place or Path(folder) / "soak"
+        place.mkdir(parents=True)
         soak = Soak(place, random.Random(options.seed))
         expected = soak.reference()
         began = time.monotonic()

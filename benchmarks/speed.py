@@ -1,7 +1,6 @@
 """How fast is training? Three ways to do it, side by side in one process.
 
-    usual   torchvision's MNIST with ToTensor, a shuffling DataLoader, an nn.Module,
-            Adam with torch's defaults, .item() in every step: what tutorials do
+    usual   what tutorials do (benchmarks/usual.py), .item() in every step
     ours    the engine as the runner uses it
     floor   nothing but the matrix products of forward and backward
 
@@ -15,7 +14,6 @@ with five seeds and the usual loop for ten epochs, and compares time and test ne
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import platform
@@ -29,11 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset
-from torchvision import datasets, transforms
+from torch import nn
 
+from benchmarks.usual import Usual
 from cvae import engine, likelihood, mnist
 from cvae.model import CVAE
 from cvae.run import provenance, runner, state
@@ -54,74 +50,6 @@ CASES: dict[str, dict[str, Any]] = {
     "794-512-256-2": {"training.batch_size": 128},
     "794-512-256-2 (default)": {},
 }
-
-
-class UsualVAE(nn.Module):
-    """A tutorial's VAE; the label is concatenated where there is one."""
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__()
-        self.classes = mnist.CLASSES if spec.model.conditional else 0
-        widths = [784 + self.classes, *spec.model.hidden]
-        pairs = list(itertools.pairwise(widths))
-        self.down = nn.ModuleList(nn.Linear(*pair) for pair in pairs)
-        self.mu = nn.Linear(widths[-1], spec.model.latent_dim)
-        self.logvar = nn.Linear(widths[-1], spec.model.latent_dim)
-        widths = [spec.model.latent_dim + self.classes, *reversed(spec.model.hidden)]
-        pairs = list(itertools.pairwise(widths))
-        self.up = nn.ModuleList(nn.Linear(*pair) for pair in pairs)
-        self.out = nn.Linear(widths[-1], 784)
-
-    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        label = F.one_hot(y, self.classes).float() if self.classes else x[:, :0]
-        hidden = torch.cat([x, label], dim=1)
-        for layer in self.down:
-            hidden = F.relu(layer(hidden))
-        mu, logvar = self.mu(hidden), self.logvar(hidden)
-        z = mu + torch.randn_like(mu) * torch.exp(0.5 * logvar)
-        hidden = torch.cat([z, label], dim=1)
-        for layer in self.up:
-            hidden = F.relu(layer(hidden))
-        return torch.sigmoid(self.out(hidden)), mu, logvar
-
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        p, mu, logvar = self(x, y)
-        recon = F.binary_cross_entropy(p, x, reduction="sum")
-        kl = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
-        return recon + kl
-
-
-class Usual:
-    """The tutorial loop over a torchvision data set."""
-
-    def __init__(self, spec: Spec, root: Path, device: torch.device) -> None:
-        to_tensor = transforms.ToTensor()
-        self.device, self.batch = device, spec.training.batch_size
-        self.train = datasets.MNIST(str(root), train=True, transform=to_tensor)
-        self.test = datasets.MNIST(str(root), train=False, transform=to_tensor)
-        self.model = UsualVAE(spec).to(device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
-
-    def epoch(self, images: int | None = None) -> float:
-        part = self.train if images is None else Subset(self.train, range(images))
-        loader = DataLoader(part, batch_size=self.batch, shuffle=True)
-        total = 0.0
-        for x, y in loader:
-            x, y = x.view(-1, 784).to(self.device), y.to(self.device)
-            self.optimizer.zero_grad()
-            loss = self.model.loss(x, y)
-            loss.backward()
-            total += loss.item()
-            self.optimizer.step()
-        return total / len(part)
-
-    @torch.no_grad()
-    def test_neg_elbo(self) -> float:
-        total = 0.0
-        for x, y in DataLoader(self.test, batch_size=1000):
-            x = x.view(-1, 784).to(self.device)
-            total += self.model.loss(x, y.to(self.device)).item()
-        return total / len(self.test)
 
 
 def ours(
@@ -164,10 +92,9 @@ def measure(case: str, device: torch.device, root: Path) -> dict[str, Any]:
     fields = CASES[case] | {"training.schedule": "constant"}
     fields |= {"training.learning_rate": 1e-3, "training.epochs": ROUNDS + 1}
     spec = Spec.model_validate(nested({"name": "bench"} | fields))
-    steps = STEPS if device.type == "cpu" else 10 * STEPS
-    images = min(steps * spec.training.batch_size, 60_000)
-    steps = images // spec.training.batch_size
-    images = steps * spec.training.batch_size
+    batch = spec.training.batch_size
+    steps = STEPS if device.type == "cpu" else min(10 * STEPS, 60_000 // batch)
+    images = steps * batch
     usual = Usual(spec, root, device)
     *_, epochs = ours(spec, device, images)
     product = _replayed(floor(spec, device), device)
@@ -182,22 +109,16 @@ def measure(case: str, device: torch.device, root: Path) -> dict[str, Any]:
         if round_:  # the first warms up
             for way, seconds in took.items():
                 rates[way].append(images / seconds)
-    middle = {way: statistics.median(found) for way, found in rates.items()}
-    ratio = {
-        "ours/usual": [
-            a / b for a, b in zip(rates["ours"], rates["usual"], strict=True)
-        ],
-        "ours/floor": [
-            a / b for a, b in zip(rates["ours"], rates["floor"], strict=True)
-        ],
-    }
     return {
         "case": case,
-        "batch": spec.training.batch_size,
+        "batch": batch,
         "device": device.type,
-        "images_per_second": middle,
+        "images_per_second": {w: statistics.median(r) for w, r in rates.items()},
         "rounds": rates,
-        "ratios": {key: _spread(values) for key, values in ratio.items()},
+        "ratios": {
+            f"ours/{way}": _quartiles(rates["ours"], rates[way])
+            for way in ("usual", "floor")
+        },
     }
 
 
@@ -284,8 +205,10 @@ def _replayed(step: Callable[[], None], device: torch.device) -> Callable[[], No
     return replay
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    low, middle, high = statistics.quantiles(values, n=4)
+def _quartiles(ours: list[float], other: list[float]) -> dict[str, float]:
+    """Of the ratio of two ways, round by round."""
+    ratios = [a / b for a, b in zip(ours, other, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
     return {"low": low, "median": middle, "high": high}
 
 
@@ -298,7 +221,7 @@ def _torchvision_root(folder: Path) -> Path:
     return folder
 
 
-def table(results: list[dict[str, Any]]) -> str:
+def rate_table(results: list[dict[str, Any]]) -> str:
     """The rates as Markdown: thousands of images a second; ratios with quartiles."""
     lines = [
         "| network | batch | device | usual | ours | floor | ours/usual | ours/floor |",
@@ -306,7 +229,7 @@ def table(results: list[dict[str, Any]]) -> str:
     ]
     for found in results:
         rate = found["images_per_second"]
-        cells = [found["case"], str(found["batch"]), found["device"]]
+        cells = [str(found[key]) for key in ("case", "batch", "device")]
         cells += [f"{rate[way] / 1000:.1f}" for way in ("usual", "ours", "floor")]
         for key in ("ours/usual", "ours/floor"):
             r = found["ratios"][key]
@@ -321,19 +244,15 @@ def quality_table(found: dict[str, Any]) -> str:
     seconds = [run["seconds"] for run in runs]
     scores = [run["test_neg_elbo"] for run in runs]
     middle = statistics.median(seconds)
-    return "\n".join(
-        [
-            "| | training seconds | test neg_elbo |",
-            "|---|---|---|",
-            f"| usual, 10 epochs | {usual['seconds']:.1f} "
-            f"| {usual['test_neg_elbo']:.2f} |",
-            f"| speedrun, {len(runs)} seeds | {middle:.2f} "
-            f"({min(seconds):.2f}–{max(seconds):.2f}) | "
-            f"{statistics.mean(scores):.2f} (worst {max(scores):.2f}) |",
-            "",
-            f"usual / speedrun: {usual['seconds'] / middle:.1f} × less time",
-        ]
-    )
+    time_range = f"{middle:.2f} ({min(seconds):.2f}–{max(seconds):.2f})"
+    score_range = f"{statistics.mean(scores):.2f} (worst {max(scores):.2f})"
+    return f"""\
+| | training seconds | test neg_elbo |
+|---|---|---|
+| usual, 10 epochs | {usual["seconds"]:.1f} | {usual["test_neg_elbo"]:.2f} |
+| speedrun, {len(runs)} seeds | {time_range} | {score_range} |
+
+usual / speedrun: {usual["seconds"] / middle:.1f} × less time"""
 
 
 def main() -> None:
@@ -354,10 +273,8 @@ def main() -> None:
         root = _torchvision_root(Path(folder))
         cases = options.case or CASES
         found["rates"] = [measure(case, device, root) for case in cases]
-        print(
-            "Thousands of images a second, medians of", ROUNDS, "interleaved rounds\n"
-        )
-        print(table(found["rates"]), flush=True)
+        print(f"Thousands of images a second, medians of {ROUNDS} interleaved rounds\n")
+        print(rate_table(found["rates"]), flush=True)
         if options.quality:
             found["quality"] = quality(device, root)
             print("\n" + quality_table(found["quality"]))

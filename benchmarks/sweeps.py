@@ -49,7 +49,7 @@ def seconds(workers: int, threads: int, epochs: int) -> float:
         return time.perf_counter() - began
 
 
-def measure(epochs: int, rounds: int) -> dict[str, Any]:
+def variants_a_minute(epochs: int, rounds: int) -> dict[str, Any]:
     """Variants a minute of both ways, and how many times more side by side gives."""
     cores = sweep.resources(workers=1).threads
     ways = {"one after another": (1, cores), "side by side": (cores, 1)}
@@ -62,16 +62,16 @@ def measure(epochs: int, rounds: int) -> dict[str, Any]:
     return {"cores": cores, "epochs": epochs, "per_minute": rates, "ratios": ratios}
 
 
-def table(found: dict[str, Any]) -> str:
+def variant_table(found: dict[str, Any]) -> str:
     """The result as Markdown."""
     lines = ["| way | variants a minute |", "|---|---|"]
-    lines += [f"| {way} | {_spread(r)} |" for way, r in found["per_minute"].items()]
+    lines += [f"| {way} | {_with_range(r)} |" for way, r in found["per_minute"].items()]
     return "\n".join(
-        [*lines, "", f"side by side: {_spread(found['ratios'])} × as many"]
+        [*lines, "", f"side by side: {_with_range(found['ratios'])} × as many"]
     )
 
 
-def _spread(values: list[float]) -> str:
+def _with_range(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
 
 
@@ -86,8 +86,8 @@ def main() -> None:
         f"{VARIANTS} variants of {options.epochs} epochs, {options.rounds} interleaved "
         f"rounds, {time.strftime('%Y-%m-%d')}\n"
     )
-    found = measure(options.epochs, options.rounds) | provenance.versions()
-    print(table(found))
+    found = variants_a_minute(options.epochs, options.rounds) | provenance.versions()
+    print(variant_table(found))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(found, indent=2) + "\n")
     print(f"\n{options.out}")

@@ -231,7 +231,7 @@ class _Reader(yaml.SafeLoader):
 
     def read(self, node: yaml.Node, path: Path_, lines: dict[Path_, str]) -> Any:
         """The value of a node; where each path in it stands goes into `lines`."""
-        lines.setdefault(path, _place(node))
+        lines.setdefault(path, _line_of(node))
         if isinstance(node, yaml.SequenceNode):
             items = enumerate(node.value)
             return [self.read(item, (*path, n), lines) for n, item in items]
@@ -246,7 +246,7 @@ class _Reader(yaml.SafeLoader):
                 before = lines[inside].rpartition(":")[2]
                 problem = f"{key.value}: stands twice, first on line {before}"
                 raise _refusal(key, problem)
-            lines[inside] = _place(key)
+            lines[inside] = _line_of(key)
             tree[key.value] = self.read(value, inside, lines)
         return tree
 
@@ -259,13 +259,13 @@ def _integer(_: _Reader, node: yaml.ScalarNode) -> int:
 _Reader.add_constructor(f"{TAG}int", _integer)
 
 
-def _place(at: yaml.Event | yaml.Node) -> str:
+def _line_of(at: yaml.Event | yaml.Node) -> str:
     mark: Any = at.start_mark
     return f"{mark.name}:{mark.line + 1}"
 
 
 def _refusal(at: yaml.Event | yaml.Node, problem: str) -> SpecError:
-    return SpecError(f"{_place(at)}: {problem}")
+    return SpecError(f"{_line_of(at)}: {problem}")
 
 
 def _header(text: str) -> str:

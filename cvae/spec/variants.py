@@ -134,26 +134,26 @@ def _axes(document: Document, block: Any) -> Iterator[list[Point]]:
         SpecError: an entry of the wrong form.
     """
     if not isinstance(block, dict) or not block:
-        raise _fault(document, (), "must be keys with lists of values", block)
+        raise _refused(document, (), "must be keys with lists of values", block)
     for name, value in block.items():
         if name == "seeds":
             if isinstance(value, int) and not isinstance(value, bool):
                 if not 1 <= value <= MOST:
-                    raise _fault(document, (name,), f"must be 1 to {MOST}", value)
+                    raise _refused(document, (name,), f"must be 1 to {MOST}", value)
                 value = list(range(value))
-            yield _list(document, SEEDS, value, (name,))
+            yield _points(document, SEEDS, value, (name,))
         elif name == "zip":
             for at, group in _groups(value, (name,)):
-                yield _zip(document, group, at)
+                yield _in_step(document, group, at)
         elif name == "variants":
             if not isinstance(value, list) or not value:
-                raise _fault(document, (name,), "must be a list of blocks", value)
+                raise _refused(document, (name,), "must be a list of blocks", value)
             yield [
                 _variant(document, written, (name, number))
                 for number, written in enumerate(value)
             ]
         else:
-            yield _list(document, name, value, (name,))
+            yield _points(document, name, value, (name,))
 
 
 def _groups(value: Any, at: Path_) -> Iterator[tuple[Path_, Any]]:
@@ -164,22 +164,22 @@ def _groups(value: Any, at: Path_) -> Iterator[tuple[Path_, Any]]:
         yield at, value
 
 
-def _list(document: Document, key: str, value: Any, at: Path_) -> list[Point]:
+def _points(document: Document, key: str, value: Any, at: Path_) -> list[Point]:
     _check_key(document, key, at)
     if not isinstance(value, list) or not value:
-        raise _fault(document, at, "must be a list of at least one value", value)
+        raise _refused(document, at, "must be a list of at least one value", value)
     return [{key: (item, (*at, i))} for i, item in enumerate(value)]
 
 
-def _zip(document: Document, group: Any, at: Path_) -> list[Point]:
+def _in_step(document: Document, group: Any, at: Path_) -> list[Point]:
     if not isinstance(group, dict) or not group:
-        raise _fault(document, at, "must be keys with lists of one length", group)
-    columns = [_list(document, k, v, (*at, k)) for k, v in group.items()]
+        raise _refused(document, at, "must be keys with lists of one length", group)
+    columns = [_points(document, k, v, (*at, k)) for k, v in group.items()]
     if len({len(column) for column in columns}) > 1:
         lengths = ", ".join(
             f"{k}: {len(column)}" for k, column in zip(group, columns, strict=True)
         )
-        raise _fault(document, at, f"the lists differ in length ({lengths})", None)
+        raise _refused(document, at, f"the lists differ in length ({lengths})", None)
     return [
         {key: value for point in row for key, value in point.items()}
         for row in zip(*columns, strict=True)
@@ -188,7 +188,7 @@ def _zip(document: Document, group: Any, at: Path_) -> list[Point]:
 
 def _variant(document: Document, written: Any, at: Path_) -> Point:
     if not isinstance(written, dict):
-        raise _fault(document, at, "must be a block of dotted keys", written)
+        raise _refused(document, at, "must be a block of dotted keys", written)
     for key in written:
         _check_key(document, key, (*at, key))
     return {key: (value, (*at, key)) for key, value in written.items()}
@@ -260,7 +260,7 @@ def _refuse_twins(document: Document, variants: Sequence[Variant]) -> None:
             )
 
 
-def _fault(document: Document, at: Path_, problem: str, found: Any) -> SpecError:
+def _refused(document: Document, at: Path_, problem: str, found: Any) -> SpecError:
     key = ".".join(map(str, ("sweep", *at)))
     text = "" if found is None else f"; found {str(found)[:60]}"
     return SpecError(f"{document.where(('sweep', *at))}: {key}: {problem}{text}")

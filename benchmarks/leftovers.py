@@ -1,0 +1,87 @@
+"""What a run leaves in its folder and in MLflow, to be compared with another run's."""
+
+from __future__ import annotations
+
+import hashlib
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from mlflow import MlflowClient
+from PIL import Image
+
+from cvae.run import checkpoint
+from cvae.run.folder import RunFolder
+from cvae.tracking.publish import STEP_IMAGE
+
+CLOCKED = {"run.json", "tracking.json", "records.jsonl", "lock"}
+Kept = dict[str, Any]
+
+
+def kept(runs: Path, run: str = "*") -> Kept:
+    """All that a run leaves and that no clock is in, by name."""
+    found: Kept = {}
+    folders = [RunFolder(path.parent) for path in runs.glob(f"{run}/run.json")]
+    found["run folders"] = [folder.name for folder in folders]
+    for folder in folders:
+        found["status"] = folder.status
+        records = folder.records()
+        found["records"] = [_untimed(record["metrics"]) for record in records]
+        for path in sorted(folder.path.rglob("*")):
+            name = str(path.relative_to(folder.path))
+            if name == "git.diff":  # of the code, not of the run
+                continue
+            if name.startswith("checkpoint"):  # the order in its header is not fixed
+                tensors, state = checkpoint.load(path)
+                found[name] = state, _digest(safetensors.torch.save(tensors))
+            elif path.is_file():
+                found[name] = name in CLOCKED or _digest(path.read_bytes())
+    found |= _in_mlflow(runs, run)
+    return found
+
+
+def _in_mlflow(runs: Path, name: str) -> Kept:
+    """What MLflow holds, likewise; its metrics are checked against the records."""
+    client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
+    everything = [found.experiment_id for found in client.search_experiments()]
+    stored = client.search_runs(everything)
+    stored = [r for r in stored if fnmatch(r.data.tags.get("cvae.folder", ""), name)]
+    found: Kept = {"MLflow runs": [run.info.run_name for run in stored]}
+    for run in stored:
+        run_id = run.info.run_id
+        folder = RunFolder(runs / run.data.tags["cvae.folder"])
+        found["MLflow status"] = run.info.status
+        found["params"] = {
+            key: value for key, value in run.data.params.items() if key != "data.root"
+        }
+        truth: dict[str, list[tuple[int, float]]] = {}
+        for record in folder.records():
+            for key, value in record["metrics"].items():
+                truth.setdefault(key, []).append((record["epoch"], value))
+        history = {
+            key: [(p.step, p.value) for p in client.get_metric_history(run_id, key)]
+            for key in run.data.metrics
+        }
+        found["MLflow history is the records"] = history == truth
+        found["inputs"] = len(run.inputs.dataset_inputs)
+        images = [Path(file.path) for file in client.list_artifacts(run_id, "images")]
+        found["images"] = sorted(
+            (path.name.partition("+timestamp+")[0], path.suffix) for path in images
+        )
+        place = runs / "artifacts" / run_id / "artifacts"
+        for path in sorted(place.rglob("*.png")) + sorted(place.rglob("*.webp")):
+            with Image.open(path) as picture:
+                picture.load()  # raises if it is torn
+        pictures = folder.figures.glob("*.png")
+        steps = sum(STEP_IMAGE.fullmatch(path.name) is not None for path in pictures)
+        found["every picture is an image"] = len(images) == 2 * steps
+    return found
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _untimed(metrics: dict[str, float]) -> dict[str, float]:
+    return {k: v for k, v in metrics.items() if not k.startswith("time/")}

@@ -1,0 +1,84 @@
+"""What tutorials do: torchvision's MNIST, a DataLoader, an nn.Module, torch's Adam."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
+from torchvision import datasets, transforms
+
+from cvae import mnist
+from cvae.spec.fields import Spec
+
+
+class UsualVAE(nn.Module):
+    """A tutorial's VAE; the label is concatenated where there is one."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.classes = mnist.CLASSES if spec.model.conditional else 0
+        latent, hidden = spec.model.latent_dim, spec.model.hidden
+        self.down = _layers([784 + self.classes, *hidden])
+        self.mu = nn.Linear(hidden[-1], latent)
+        self.logvar = nn.Linear(hidden[-1], latent)
+        self.up = _layers([latent + self.classes, *reversed(hidden)])
+        self.out = nn.Linear(hidden[0], 784)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        label = F.one_hot(y, self.classes).float() if self.classes else x[:, :0]
+        hidden = torch.cat([x, label], dim=1)
+        for layer in self.down:
+            hidden = F.relu(layer(hidden))
+        mu, logvar = self.mu(hidden), self.logvar(hidden)
+        z = mu + torch.randn_like(mu) * torch.exp(0.5 * logvar)
+        hidden = torch.cat([z, label], dim=1)
+        for layer in self.up:
+            hidden = F.relu(layer(hidden))
+        return torch.sigmoid(self.out(hidden)), mu, logvar
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        p, mu, logvar = self(x, y)
+        recon = F.binary_cross_entropy(p, x, reduction="sum")
+        kl = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
+        return recon + kl
+
+
+class Usual:
+    """The tutorial loop over a torchvision data set."""
+
+    def __init__(self, spec: Spec, root: Path, device: torch.device) -> None:
+        to_tensor = transforms.ToTensor()
+        self.device, self.batch = device, spec.training.batch_size
+        self.train = datasets.MNIST(str(root), train=True, transform=to_tensor)
+        self.test = datasets.MNIST(str(root), train=False, transform=to_tensor)
+        self.model = UsualVAE(spec).to(device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+
+    def epoch(self, images: int | None = None) -> float:
+        part = self.train if images is None else Subset(self.train, range(images))
+        loader = DataLoader(part, batch_size=self.batch, shuffle=True)
+        total = 0.0
+        for x, y in loader:
+            x, y = x.view(-1, 784).to(self.device), y.to(self.device)
+            self.optimizer.zero_grad()
+            loss = self.model.loss(x, y)
+            loss.backward()
+            total += loss.item()
+            self.optimizer.step()
+        return total / len(part)
+
+    @torch.no_grad()
+    def test_neg_elbo(self) -> float:
+        total = 0.0
+        for x, y in DataLoader(self.test, batch_size=1000):
+            x = x.view(-1, 784).to(self.device)
+            total += self.model.loss(x, y.to(self.device)).item()
+        return total / len(self.test)
+
+
+def _layers(widths: list[int]) -> nn.ModuleList:
+    return nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
