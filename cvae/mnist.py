@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import zlib
@@ -119,46 +118,30 @@ def load_mnist(
     """
     root = Path(root)
     files = {name: _locate(root, name) for name in SHA256}
-    if root.resolve() == SHIPPED_ROOT:
-        for name, path in files.items():
-            files[name] = _decompress_beside(path)
+    if shipped := root.resolve() == SHIPPED_ROOT:
+        files = {name: _decompress_beside(path) for name, path in files.items()}
     sha256: dict[str, str] = {}
-    splits: dict[str, Images] = {}
-    shapes: dict[str, tuple[int, int]] = {}
-    for split in ("train", "t10k"):
-        image_file, label_file = (
-            f"{split}-images-idx3-ubyte",
-            f"{split}-labels-idx1-ubyte",
-        )
-        images, sha256[image_file] = read_idx(files[image_file], dimensions=3)
-        labels, sha256[label_file] = _read_labels(files[label_file])
-        if len(images) != len(labels):
-            raise DataError(
-                f"{root}: {image_file} holds {len(images)} images but {label_file} "
-                f"holds {len(labels)} labels; the two counts must be equal"
-            )
-        shapes[split] = (images.shape[1], images.shape[2])
-        splits[split] = Images(images.flatten(1), labels.long())
-    if root.resolve() == SHIPPED_ROOT:
+    everything, shape = _read_pair(root, files, "train", sha256)
+    test, test_shape = _read_pair(root, files, "t10k", sha256)
+    if shipped:
         _check_sums(root, sha256)
-    if shapes["train"] != shapes["t10k"]:
+    if shape != test_shape:
         raise DataError(
-            f"{root}: training images are {shapes['train']} and test images "
-            f"{shapes['t10k']} pixels; both must have one size"
+            f"{root}: training images are {shape} and test images {test_shape} "
+            "pixels; both must have one size"
         )
-    if 0 in shapes["train"]:
-        rows, columns = shapes["train"]
+    if 0 in shape:
+        rows, columns = shape
         raise DataError(f"{root}: images of {rows} × {columns} pixels hold nothing")
-    if not len(splits["t10k"]):
+    if not len(test):
         raise DataError(f"{root}: the test files hold no images")
-    train, validation = _split(root, splits["train"], train_images, validation_images)
-    test = splits["t10k"]
+    train, validation = _split(root, everything, train_images, validation_images)
     if binarize == "threshold":
         train, validation, test = map(_threshold, (train, validation, test))
     elif binarize == "dynamic":
         generator = torch.Generator().manual_seed(BINARIZE_SEED)
         validation, test = (draw_pixels(part, generator) for part in (validation, test))
-    return MNIST(train, validation, test, shapes["train"], sha256)
+    return MNIST(train, validation, test, shape, sha256)
 
 
 def pixels(images: Tensor, out: Tensor | None = None) -> Tensor:
@@ -201,13 +184,26 @@ def _decompress_beside(path: Path) -> Path:
             target.flush()
             os.fsync(target.fileno())
         aside.replace(raw)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        aside.unlink(missing_ok=True)
-        return path  # the reader says what is wrong with it
-    except OSError:
+    except (OSError, EOFError, zlib.error):  # the reader says what is wrong with it
         aside.unlink(missing_ok=True)
         return path
     return raw
+
+
+def _read_pair(
+    root: Path, files: dict[str, Path], split: str, sha256: dict[str, str]
+) -> tuple[Images, tuple[int, int]]:
+    """A file of images with its labels, and their size; the digests go to `sha256`."""
+    of_images, of_labels = f"{split}-images-idx3-ubyte", f"{split}-labels-idx1-ubyte"
+    images, sha256[of_images] = read_idx(files[of_images], dimensions=3)
+    labels, sha256[of_labels] = _read_labels(files[of_labels])
+    if len(images) != len(labels):
+        raise DataError(
+            f"{root}: {of_images} holds {len(images)} images but {of_labels} "
+            f"holds {len(labels)} labels; the two counts must be equal"
+        )
+    _, height, width = images.shape
+    return Images(images.flatten(1), labels.long()), (height, width)
 
 
 def _read_labels(path: Path) -> tuple[Tensor, str]:
