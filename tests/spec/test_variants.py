@@ -181,6 +181,7 @@ def test_a_sweep_is_not_one_run(tmp_path: Path) -> None:
         load_spec(path)
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["model.latent_dim", "training.epochs", "training.batch_size"]),
