@@ -126,7 +126,14 @@ def test_a_switch_that_is_neither_is_refused(value: str, tmp_path: Path) -> None
     assert not trap.exists()
 
 
-PAGES = ("README.md", "Makefile", ".ci/run", "docs/*.md", "experiments/**/*.yaml")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "Makefile",
+    ".ci/run",
+    "docs/*.md",
+    "experiments/**/*.yaml",
+)
 
 
 def offers() -> set[tuple[str, ...]]:

@@ -1,0 +1,119 @@
+"""What stands around the code: installation, MLproject, citation, hooks."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import sysconfig
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests import children
+from tests.children import ROOT, Done
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SMALL = "data.train_images=600 data.validation_images=100 training.epochs=1"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what an installation is made of, with links to data and results."""
+    copy = tmp_path / "checkout"
+    for folder in ("cvae", "analysis", "experiments"):
+        shutil.copytree(ROOT / folder, copy / folder)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MLproject"):
+        shutil.copy(ROOT / name, copy)
+    for name in ("mnist_data", "results"):
+        (copy / name).symlink_to(ROOT / name)
+    return copy
+
+
+def succeeded(done: Done) -> str:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def clean() -> dict[str, str]:
+    """The environment without PYTHONPATH: only what is installed is found."""
+    return {k: v for k, v in children.environment().items() if k != "PYTHONPATH"}
+
+
+def setuptools_version() -> int:
+    try:
+        return int(metadata.version("setuptools").partition(".")[0])
+    except metadata.PackageNotFoundError:
+        return 0
+
+
+@pytest.mark.skipif(
+    setuptools_version() < 77,
+    reason="pip fetches setuptools 77 or newer, this environment has an older one",
+)
+def test_an_editable_installation_gives_the_command(
+    checkout: Path, tmp_path: Path
+) -> None:
+    venv, elsewhere = tmp_path / "venv", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    succeeded(children.python("-m", "venv", "--without-pip", str(venv)))
+    own = sysconfig.get_path("purelib", vars={"base": str(venv)})
+    (Path(own) / "packages_of_the_tests.pth").write_text(sysconfig.get_path("purelib"))
+    pip = ["-m", "pip", "--python", str(venv / "bin" / "python"), "install"]
+    pip += ["--no-deps", "--no-build-isolation", "--no-index", "-e", str(checkout)]
+    succeeded(children.python(*pip, env=clean()))
+    command = [str(venv / "bin" / "cvae"), "schema"]
+    shown = succeeded(children.run(command, cwd=elsewhere, env=clean()))
+    assert shown == succeeded(children.python("-m", "cvae", "schema"))
+    wrong = children.run([command[0], "run", "no.yaml"], cwd=elsewhere, env=clean())
+    assert wrong.returncode == 2
+    code = "from cvae import judge, mnist; print(mnist.SHIPPED_ROOT, judge.PUBLISHED)"
+    python = [str(venv / "bin" / "python"), "-c", code]
+    found = succeeded(children.run(python, cwd=elsewhere, env=clean())).split()
+    assert found[0] == str(checkout / "mnist_data" / "raw")
+    assert found[1].startswith(str(checkout / "results" / "judge"))
+
+
+def test_the_installation_asks_for_what_requirements_pin() -> None:
+    pinned = (ROOT / "requirements.txt").read_text().partition("# tests")[0]
+    names = set(re.findall(r"(?m)^([\w-]+)==", pinned))
+    asked = {re.split(r"[>=<]", each)[0] for each in PROJECT["dependencies"]}
+    assert asked == names
+
+
+@pytest.mark.services
+def test_mlflow_runs_the_project(checkout: Path) -> None:
+    command = [sys.executable, "-m", "mlflow", "run", ".", "--env-manager", "local"]
+    command += ["-P", "config=experiments/quickstart.yaml"]
+    command += ["-P", f"set={SMALL} name=asked training.device=cpu"]
+    path = f"{Path(sys.executable).parent}:{children.environment()['PATH']}"
+    environment = children.environment(PATH=path, PYTHONPATH=str(checkout))
+    said = succeeded(children.run(command, cwd=checkout, env=environment))
+    assert "finished" in said
+    (run,) = (checkout / "runs").glob("asked-*/run.json")
+    assert '"FINISHED"' in run.read_text()
+
+
+def test_mlproject_offers_the_specs_and_fields_of_run() -> None:
+    entry = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]["main"]
+    assert (ROOT / entry["parameters"]["config"]["default"]).is_file()
+    assert entry["command"] == "python -m cvae run {config} --set {set}"
+
+
+def test_the_citation_names_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    required = {"cff-version", "message", "title", "authors"}
+    assert required <= citation.keys()
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"]
+    assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_hook_before_a_commit_is_the_lint_of_ci() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    (hook,) = hooks["repos"][0]["hooks"]
+    assert hook["entry"] == "make lint"
+    assert "make lint" in (ROOT / ".ci" / "run").read_text()
