@@ -154,7 +154,7 @@ def _nothing_to_compare(
 ) -> str:
     if not finished:
         states = ", ".join(
-            f"{run.name} ({run.status.lower()})" for run in runs.rows[:8]
+            f"{run.title} ({run.status.lower()})" for run in runs.rows[:8]
         )
         return f"none of {len(runs.rows)} runs is finished: {states}"
     if scored:
@@ -170,7 +170,7 @@ def _named(members: Sequence[RunRow], metric: str) -> str:
         value = run.metrics.get(metric, 0.0)
         what = run.status.lower() if run.status != "FINISHED" else ""
         what = what or ("" if math.isfinite(value) else str(value))
-        shown.append(f"{run.name} ({what})" if what else run.name)
+        shown.append(f"{run.title} ({what})" if what else run.title)
     more = f" and {len(members) - 8} more" if len(members) > 8 else ""
     return f"{len(members)}: {', '.join(shown)}{more}"
 

@@ -14,13 +14,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.comparing.tables import write_page
+from analysis.comparing.tables import escaped, write_page
 from analysis.drawing.latent_plates import draw_latent
 from analysis.drawing.plates import Plate
 from analysis.reading import arguments, latent
 from analysis.reading.attach import attach
 from analysis.reading.latent import Posterior
 from analysis.reading.load import load_runs
+from cvae.run.find import display_name
 from cvae.samples import Run, load_run
 from cvae.tracking import note
 
@@ -102,7 +103,7 @@ def write_latent(
     large = [f"[{each.name}]({each.name}.png)" for each in shown if not each.caption]
     rows: list[list[object]] = [[*DIMENSION], *dimension_rows(posterior)]
     parts = [
-        f"# {run.folder.name}: the latent space",
+        f"# {escaped(display_name(run.folder))}: the latent space",
         f"{'Conditional' if run.model.classes else 'Plain'} VAE, {size} latent "
         f"dimensions, {len(posterior.active)} of them active; {count:,} test images. "
         f"z is in units of the prior. Total correlation of the aggregate posterior "

@@ -22,8 +22,7 @@ import markupsafe
 
 from analysis import compare
 from analysis.compare import Result
-from analysis.comparing import tables
-from analysis.comparing.sentences import FIDELITY, METHOD, TRUSTED
+from analysis.comparing import sentences, tables
 from analysis.reading import arguments, attach
 from analysis.reading.runs import RunRow, Runs
 from cvae.run.folder import SweepFolder
@@ -31,7 +30,8 @@ from cvae.tracking.note import stated
 
 HERE = Path(__file__).parent
 GRIDS = {
-    "digits.png": "Digits drawn from the prior: a row a label, a column one z.",
+    "digits.png": "Samples from the prior: in each row one label is asked for, each "
+    "column is one z.",
     "reconstructions.png": "Test images, and below them what the model makes of them.",
 }
 VERSIONS = ("python", "torch", "numpy", "mlflow")
@@ -55,11 +55,11 @@ def write(result: Result, out: Path, again: str = "") -> list[Path]:
         content["figures"].append(_shown(plate.name, plate.caption, svg, "svg+xml"))
         svg.unlink()  # it is in the page
         drawn.append(png)
-    words = _fidelity(result.best)
+    words = {"digits": sentences.shown_digits(result.best.metrics)}
+    if not result.best.fields["model.conditional"]:
+        words = {}
     content["samples"] = [
-        _shown(
-            path.stem, GRIDS[path.name] + words * (path.stem == "digits"), path, "png"
-        )
+        _shown(path.stem, GRIDS[path.name] + words.get(path.stem, ""), path, "png")
         for path in grids
     ]
     html, markdown = out / "report.html", out / "report.md"
@@ -75,16 +75,6 @@ def _shown(name: str, caption: str, path: Path, kind: str) -> dict[str, str]:
     return {"name": name, "caption": caption, "file": f"{name}.png", "data": uri}
 
 
-def _fidelity(run: RunRow) -> str:
-    """How many samples of a run show the digit asked for, where that was measured."""
-    fidelity = run.metrics.get(FIDELITY)
-    if fidelity is None:
-        return ""
-    words = f" {100 * fidelity:.1f} % of such samples show the digit of their row"
-    few = f", under {100 * TRUSTED:g} %: not every row holds its digit"
-    return words + few * (fidelity < TRUSTED) + "."
-
-
 def _content(result: Result, again: str) -> dict[str, Any]:
     """All that both pages say, as plain values; the templates escape them."""
     runs, best = result.runs, result.best
@@ -98,8 +88,8 @@ def _content(result: Result, again: str) -> dict[str, Any]:
         "notes": result.notes,
         "settings": tables.settings(result.comparison),
         "runs": tables.runs(runs.rows, runs.differing, best),
-        "method": METHOD,
-        "best": best.name,
+        "method": sentences.METHOD,
+        "best": best.title,
         "facts": _facts(runs),
         "commands": _commands(runs, again),
     }
@@ -193,7 +183,7 @@ def _commands(runs: Runs, again: str) -> list[tuple[str, str]]:
     for run in runs.rows:
         makers.setdefault(run.command, []).append(run)
     for command, made in makers.items():
-        shown = ", ".join(run.name for run in made[:4])
+        shown = ", ".join(run.title for run in made[:4])
         more = f" and {len(made) - 4} more" if len(made) > 4 else ""
         commands.append((f"{shown}{more}:", command or "not known"))
     return [*commands, ("This page:", again)] if again else commands

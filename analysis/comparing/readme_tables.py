@@ -6,11 +6,12 @@ import re
 import statistics
 from collections.abc import Callable, Sequence
 
+from analysis.comparing.sentences import FIDELITY, TRANSFER
 from analysis.reading import latent
 from analysis.reading.needed import SINGLE, SWEEPS, Needed
 from cvae import metrics, mnist
 from cvae.run.folder import RunFolder
-from cvae.spec.fields import Spec
+from cvae.spec.fields import Model, Spec
 from cvae.sweep import table
 from cvae.tracking.note import markdown
 
@@ -19,8 +20,7 @@ TO_BEAT = {  # by the sources that README names
     "plain_vae": "138.26 [1]",
     "pytorch_example": "105.55 [2]",
 }
-BOUND, FIDELITY = "test/neg_elbo", "test/label_fidelity"
-WORST, TRANSFER = "test/label_fidelity_worst", "test/transfer_fidelity"
+BOUND, WORST = "test/neg_elbo", "test/label_fidelity_worst"
 HEAD = (
     *("experiment", "network", "seeds", "test neg_elbo", "test kl"),
     *("label fidelity (worst digit)", "transfer", "to beat"),
@@ -120,13 +120,14 @@ def judged(folders: Sequence[RunFolder]) -> str:
 
 
 def network(spec: Spec) -> str:
-    """`794-512-256-2, 15 epochs`: the widths up to the latent, and how it differs."""
+    """`794-512-256-2, 15 epochs`: the widths up to the latent, and what is unusual."""
+    usual = Model(conditional=spec.model.conditional)
     labels = mnist.CLASSES if spec.model.conditional else 0
     widths = (784 + labels, *spec.model.hidden, spec.model.latent_dim)
     words = ["-".join(map(str, widths))]
-    if spec.model.prior != "standard":
+    if spec.model.prior != usual.prior:
         words.append(f"{spec.model.prior} prior")
-    if spec.model.label_scale != 1:
+    if spec.model.label_scale != usual.label_scale:
         words.append(f"label × {spec.model.label_scale:g}")
     return ", ".join([*words, f"{spec.training.epochs} epochs"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from analysis.comparing import settings, tables
 from analysis.comparing.settings import Comparison, Difference, Setting
@@ -10,6 +11,7 @@ from analysis.comparing.significance import ENOUGH
 from cvae import metrics
 
 FIDELITY, TRUSTED = "test/label_fidelity", 0.95  # of prior samples; less is warned of
+TRANSFER = "test/transfer_fidelity"
 
 METHOD = (
     "n counts runs; ± is their sample standard deviation. Intervals are 95 % t "
@@ -100,6 +102,20 @@ def cautions(comparison: Comparison) -> list[str]:
             "no p-value"
         )
     return [*notes, *_control(comparison)]
+
+
+def shown_digits(figures: Mapping[str, float], key: str = FIDELITY) -> str:
+    """How often a picture shows the digit it was asked for, to stand in its caption."""
+    what = "samples" if key == FIDELITY else "test images decoded as another digit"
+    if key not in figures:
+        return f" How many {what} are read as the digit asked for was not measured."
+    share, right = figures[key], figures.get("test/judge_accuracy")
+    judge = f" (by a CNN right on {100 * right:.2f} % of real ones)" if right else ""
+    few = f", under {100 * TRUSTED:g} %: the label does not decide the digit alone"
+    return (
+        f" {100 * share:.1f} % of all {what} are read as the digit asked for"
+        f"{judge}{few * (share < TRUSTED)}."
+    )
 
 
 def _control(comparison: Comparison) -> list[str]:

@@ -207,11 +207,12 @@ def difference(setting: Setting, reference: Setting, metric: str) -> Difference:
     keys = tuple(setting.values)
     other = {_identity(run, but=keys): run for run in reference.runs}
     pairs = [
-        run.metrics.get(metric, MISSING) - other[identity].metrics.get(metric, MISSING)
+        (run.seed, run.metrics.get(metric, MISSING) - twin.metrics.get(metric, MISSING))
         for run in setting.runs
-        if (identity := _identity(run, but=keys)) in other
+        if (twin := other.get(_identity(run, but=keys)))
     ]
-    paired = np.array([value for value in pairs if math.isfinite(value)])
+    paired = np.array([value for _, value in pairs if math.isfinite(value)])
+    seeds = {seed for seed, value in pairs if math.isfinite(value)}
     one, two = setting.column(metric), reference.column(metric)
     if len(paired):
         summary = significance.summary(paired)
@@ -224,7 +225,7 @@ def difference(setting: Setting, reference: Setting, metric: str) -> Difference:
         if not (setting.pooled or reference.pooled):
             p = significance.permutation_test(one, two)
             welch = significance.welch(one, two)
-        elif len(paired) >= significance.ENOUGH:
+        elif len(seeds) >= significance.ENOUGH:
             p = significance.paired_test(paired)
     return Difference(len(paired), summary, p, welch)
 

@@ -47,7 +47,7 @@ def runs(
     keys = [key for key in SCORES if key in known]
     keys += sorted(k for k in known if k.startswith("test/") and "_is" in k)
     return [
-        {"run": run.name}
+        {"run": run.title}
         | {short(key): text(run.fields.get(key)) for key in differing}
         | {key: number(run.metrics.get(key, math.nan), key) for key in keys}
         | {"seconds": f"{run.seconds:.0f}" if run.seconds == run.seconds else "–"}

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from analysis.comparing.sentences import TRANSFER, shown_digits
 from analysis.drawing import latent_pictures
 from analysis.drawing.plates import Panel, Plate, mosaic
 from analysis.reading import latent
 from analysis.reading.latent import Posterior
+from cvae.run.find import display_name
 from cvae.samples import Run
 
 LARGE, SMALL = 20, 6  # tiles in a row: of one digit's plane, of one beside nine others
@@ -61,10 +63,16 @@ def planes(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]
     )
     if not run.model.classes:
         picture = latent_pictures.plane(run, axes, LARGE, 0)
-        return [Plate("plane", mosaic([Panel(title(run), picture)], 1), caption)]
+        panel = Panel(title(run), picture, steps(LARGE))
+        return [Plate("plane", mosaic([panel], 1), caption)]
+    caption += shown_digits(run.folder.metrics)
     count = SMALL if len(dims) == 2 else LARGE
     small = [
-        Panel(f"digit {digit}", latent_pictures.plane(run, axes, count, digit))
+        Panel(
+            f"digit {digit}",
+            latent_pictures.plane(run, axes, count, digit),
+            steps(count, ends=len(dims) == 2),
+        )
         for digit in range(run.model.classes)
     ]
     if len(dims) == 1:
@@ -72,7 +80,7 @@ def planes(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]
     sheets = [Plate("planes", mosaic(small, 5), caption)]
     for digit in chosen:
         picture = latent_pictures.plane(run, axes, LARGE, digit)
-        panel = Panel(f"{title(run)}, digit {digit}", picture)
+        panel = Panel(f"{title(run)}, digit {digit}", picture, steps(LARGE))
         sheets.append(Plate(f"plane_{digit}", mosaic([panel], 1), ""))
     return sheets
 
@@ -143,14 +151,21 @@ def paths(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]:
             f"A row an active dimension, most nats first ({rows}), from −{far:.2f} to "
             f"{far:.2f} with all others at 0."
         )
+        caption += shown_digits(run.folder.metrics) if run.model.classes else ""
         for digit in chosen:
             picture = latent_pictures.traversals(run, dims, digit)
             which = f"_{digit}" if run.model.classes else ""
-            panel = Panel(title(run) + which.replace("_", ", digit "), picture)
+            words = title(run) + which.replace("_", ", digit ")
+            panel = Panel(words, picture, steps(latent_pictures.STEPS))
             text = caption if digit == chosen[0] else ""
             shown.append(Plate(f"traversals{which}", mosaic([panel], 1), text))
+    ends = ["image", *[""] * latent_pictures.STEPS, "image"]
     both = [
-        Panel(name, latent_pictures.interpolation(run, posterior, spherical=spherical))
+        Panel(
+            name,
+            latent_pictures.interpolation(run, posterior, spherical=spherical),
+            ends,
+        )
         for name, spherical in (("linear", False), ("spherical", True))
     ]
     caption = (
@@ -161,18 +176,25 @@ def paths(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]:
     )
     shown.append(Plate("interpolation", mosaic(both, 2), caption))
     if run.model.classes:
-        panel = Panel(title(run), latent_pictures.transfer(run, posterior))
+        sheet = latent_pictures.transfer(run, posterior)
+        panel = Panel(title(run), sheet, ["image", *map(str, range(10))])
         caption = (
-            "First column: a test image of each digit. Then its z decoded as 0 to 9: "
-            "the handwriting stays, the digit changes."
+            "First column: a test image of each digit. Then its z decoded as 0 to 9."
         )
+        caption += shown_digits(run.folder.metrics, TRANSFER)
         shown.append(Plate("transfer", mosaic([panel], 1), caption))
     return shown
 
 
+def steps(count: int, *, ends: bool = False) -> list[str]:
+    """The first dimension's value over each column, or over the first and last."""
+    words = [f"{at:.2f}".replace("-", "−") for at in latent.quantiles(count)]
+    return [words[0], *[""] * (count - 2), words[-1]] if ends else words
+
+
 def title(run: Run) -> str:
     size = run.model.latent_dim
-    return f"{run.spec.name}, {size} latent dimension{'s' * (size > 1)}"
+    return f"{display_name(run.folder)}, {size} latent dimension{'s' * (size > 1)}"
 
 
 def mixing(run: Run, posterior: Posterior) -> str:

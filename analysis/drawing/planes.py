@@ -14,7 +14,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from analysis.comparing.settings import Comparison, Setting, text
+from analysis.comparing.sentences import FIDELITY
+from analysis.comparing.settings import (
+    LONGEST_LABEL,
+    Comparison,
+    Setting,
+    label,
+    text,
+)
 from analysis.drawing import style
 from analysis.drawing.plates import Plate
 from analysis.reading.runs import RunRow
@@ -22,6 +29,12 @@ from cvae import metrics
 
 SHOWN = 7  # settings told apart by colour
 GREY = "#767676"
+MARKERS, LINES = "osD^vPX", ("-", "--", ":", "-.")  # of networks
+KEY = " The settings A, B, C … are those of the table of settings."
+ROOM = 24  # lines of a legend beside a figure
+BETA = "objective.beta"
+BOUND = "test/neg_elbo"
+JUDGE = "test/judge_accuracy"
 ISO: dict[str, Any] = {"color": "#cccccc", "lw": 0.8, "zorder": 0}
 
 
@@ -44,20 +57,71 @@ def rate_distortion(comparison: Comparison) -> Plate | None:
 
 
 def control(comparison: Comparison) -> Plate | None:
-    """The bound against label fidelity, where runs have it: both have to be good."""
-    bound, fidelity = "test/neg_elbo", "test/label_fidelity"
-    points = _points(comparison, bound, fidelity)
-    if not points:
+    """The bound against label fidelity: a point a setting, a line what β alone moves.
+
+    Both have to be good, and the best bound need not be the best control.
+    """
+    networks = _networks(comparison)
+    if not networks:
         return None
-    figure, axes = _scatter(comparison, points, bound, fidelity, iso=False)
+    figure = style.figure(4.4)
+    axes = figure.subplots()
+    few = len(networks) <= SHOWN
+    for at, (name, settings) in enumerate(networks.items()):
+        look: dict[str, Any] = {"color": GREY, "fmt": "o"}
+        if few:
+            look = {"color": style.COLOURS[at], "label": name, "fmt": MARKERS[at]}
+            look["ls"] = LINES[at % len(LINES)]
+        _along_beta(axes, settings, look)
+    axes.set(xlabel=axis(BOUND), ylabel=axis(FIDELITY))
+    axes.margins(0.1)
     axes.set_ylim(top=min(1.02, axes.get_ylim()[1]))
-    style.title(figure, f"Bound and control ({runs_words(len(points))})")
+    if few and any(networks):
+        figure.legend(loc="outside right upper", fontsize=8)
+    runs = [
+        run for each in networks.values() for setting in each for run in setting.runs
+    ]
+    style.title(figure, f"Bound and control ({runs_words(len(runs))})")
     caption = (
-        f"`{bound}` against `{fidelity}`, the share of prior samples that show the "
-        "digit asked for, a point a run: upper left is better. The best bound is not "
-        "always the best control."
+        f"`{BOUND}` against `{FIDELITY}`, the share of prior samples that show the "
+        "digit asked for: upper left is better, and the best bound is not always the "
+        "best control. A point is the mean of a setting, with the standard deviation "
+        "of its runs; a line joins settings that differ in β alone."
     )
-    return Plate("control", figure, caption)
+    if judges := {run.metrics[JUDGE] for run in runs if JUDGE in run.metrics}:
+        right = " and ".join(f"{100 * accuracy:.2f} %" for accuracy in sorted(judges))
+        caption += f" The judge reads {right} of the real test images right."
+    lettered = comparison.lettered and "=" not in "".join(networks)
+    return Plate("control", figure, caption + KEY * lettered)
+
+
+def _networks(comparison: Comparison) -> dict[str, list[Setting]]:
+    """The settings with bound and fidelity, by all that they differ in but β.
+
+    A name is a line a field; the letters of the settings where that would be too long.
+    """
+    networks: dict[str, list[Setting]] = {}
+    for setting in comparison.settings:
+        if len(setting.column(BOUND)) and len(setting.column(FIDELITY)):
+            others = [label({k: v}) for k, v in setting.values.items() if k != BETA]
+            networks.setdefault("\n".join(others), []).append(setting)
+    lines = [line for name in networks for line in name.split("\n")]
+    if len(lines) <= ROOM and max(map(len, lines), default=0) <= LONGEST_LABEL:
+        return networks
+    return {" ".join(map(comparison.name, each)): each for each in networks.values()}
+
+
+def _along_beta(axes: Axes, settings: Sequence[Setting], look: dict[str, Any]) -> None:
+    """Settings as points with bars, joined in the order of β, with β beside each."""
+    points = [(each.summary(BOUND), each.summary(FIDELITY)) for each in settings]
+    x, y = ([point[k].mean for point in points] for k in (0, 1))
+    bars = [[0.0 if p[k].n < 2 else p[k].sd for p in points] for k in (0, 1)]
+    axes.errorbar(x, y, bars[1], bars[0], ms=5, lw=1, elinewidth=0.8, capsize=2, **look)
+    for each, spot in zip(settings, zip(x, y, strict=True), strict=True):
+        if BETA in each.values:
+            words = f"β = {text(each.values[BETA])}"
+            offset = (5, 5), "data", "offset points"
+            axes.annotate(words, spot, *offset, color=look["color"], fontsize=8)
 
 
 def _points(comparison: Comparison, *keys: str) -> list[tuple[Setting, RunRow]]:
@@ -76,8 +140,6 @@ def _scatter(
     points: list[tuple[Setting, RunRow]],
     across: str,
     up: str,
-    *,
-    iso: bool = True,
 ) -> tuple[Figure, Axes]:
     """The points: colour by β or setting, area by latent size; legend beside them."""
     runs = [run for _, run in points]
@@ -93,10 +155,9 @@ def _scatter(
     handles = [
         *(_dot(colour, 36, name) for name, colour in _some(coloured) if name),
         *(_dot(GREY, size, name) for name, size in _some(sized)),
-        *([Line2D([], [], label="equal neg_elbo", **ISO)] if iso else []),
+        Line2D([], [], label="equal neg_elbo", **ISO),
     ]
-    if handles:
-        figure.legend(handles=handles, loc="outside right upper", fontsize=8)
+    figure.legend(handles=handles, loc="outside right upper", fontsize=8)
     return figure, axes
 
 

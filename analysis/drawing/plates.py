@@ -42,15 +42,20 @@ class Plate:
 
 
 class Panel(NamedTuple):
-    """A grey picture (height, width) uint8 with the line that stands over it."""
+    """A grey picture (height, width) uint8, the line over it, words over its columns.
+
+    The columns are of equal width; empty words leave one without.
+    """
 
     title: str
     picture: Picture
+    columns: Sequence[str] = ()
 
 
 INSET = 3.0  # points between the edge and a title
 SHARP = 1800  # dots: twice the column, so that pictures stay sharp on dense screens
-TITLE, APART = 15.0, 7.0  # points: the line over a panel, the space between two
+TITLE, APART = 18.0, 7.0  # points: the line over a panel, the space between two
+NAMES = 9.0  # points: the words over columns
 
 
 def mosaic(panels: Sequence[Panel], columns: int) -> Figure:
@@ -64,7 +69,8 @@ def mosaic(panels: Sequence[Panel], columns: int) -> Figure:
     heights = [max(panel.picture.shape[0] for panel in row) for row in rows]
     scale = max(1, SHARP // (columns * widest))
     dpi = round(scale * columns * widest / style.WIDTH)
-    over, apart = round(TITLE * dpi / 72), round(APART * dpi / 72)
+    names = NAMES * any(panel.columns for panel in panels)
+    over, apart = round((TITLE + names) * dpi / 72), round(APART * dpi / 72)
     wide = columns * (scale * widest + apart) - apart
     high = scale * sum(heights) + len(rows) * (over + apart) - apart
     # a hundredth of a dot more, lest rounding costs a whole one
@@ -73,7 +79,7 @@ def mosaic(panels: Sequence[Panel], columns: int) -> Figure:
     top = high
     for row, height in zip(rows, heights, strict=True):
         top -= over
-        for column, (title, picture) in enumerate(row):
+        for column, (title, picture, words) in enumerate(row):
             left = column * (scale * widest + apart)
             tall, broad = scale * picture.shape[0], scale * picture.shape[1]
             box = (left / wide, (top - tall) / high, broad / wide, tall / high)
@@ -83,7 +89,10 @@ def mosaic(panels: Sequence[Panel], columns: int) -> Figure:
                 "xycoords": "axes fraction",
                 "textcoords": "offset points",
             }
-            axes.annotate(title, (0, 1), (INSET, 4), **place, size=10)
+            axes.annotate(title, (0, 1), (INSET, 4 + names), **place, size=10)
+            for at, word in enumerate(words):
+                spot = ((at + 0.5) / len(words), 1)
+                axes.annotate(word, spot, (0, 3), **place, size=6, ha="center")
             # "none" and not "nearest": a vector file keeps the pixels as they are
             colours = np.repeat(picture[..., None], 3, axis=2)
             axes.imshow(colours, interpolation="none", aspect="auto")

@@ -17,14 +17,13 @@ from matplotlib.ticker import MaxNLocator
 from analysis.comparing import settings
 from analysis.comparing.settings import Comparison, Setting, rank, text
 from analysis.drawing import planes, style
-from analysis.drawing.planes import SHOWN, axis, is_number, ordered, runs_words
+from analysis.drawing.planes import KEY, SHOWN, axis, is_number, ordered, runs_words
 from analysis.drawing.plates import Plate
 from analysis.reading.runs import Runs
 from cvae import metrics
 
 ROWS = 24  # settings told apart by a row
 PANELS = 4  # swept fields with a panel each
-KEY = " The settings A, B, C … are those of the table of settings."
 Lines = dict[str, list[Setting]]
 
 

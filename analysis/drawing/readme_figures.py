@@ -14,6 +14,8 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from analysis import compare
+from analysis.comparing.sentences import shown_digits
+from analysis.comparing.settings import Comparison
 from analysis.drawing import latent_plates, planes, plots, style
 from analysis.drawing.plates import Panel, Plate, mosaic
 from analysis.reading import latent
@@ -45,8 +47,8 @@ def digits(needed: Needed) -> list[Plate]:
         generate_conditional_samples(digit, SAMPLES, run, seed=0) for digit in range(10)
     ]
     caption = (
-        f"{SAMPLES} samples of each digit from `{run.folder.name}`: each row is a "
-        "label, each column one z."
+        f"{SAMPLES} samples of each digit from `{run.folder.name}`: in each row one "
+        f"label is asked for, each column is one z.{shown_digits(run.folder.metrics)}"
     )
     side = int(SAMPLES**0.5)
     singles = [
@@ -156,22 +158,26 @@ def aevb_figure2(needed: Needed) -> list[Plate]:
     return [Plate("aevb_figure2", drawn, caption)]
 
 
-def beta(needed: Needed) -> list[Plate]:
-    members = {
-        name: {folder.name for _, folder in needed.children(name)}
-        for name in ("beta", "latent_beta")
-    }
-    ids = sorted(set.union(*members.values()))
+def compared(needed: Needed, name: str) -> Comparison:
+    """A sweep's settings, set against each other."""
+    ids = [folder.name for _, folder in needed.children(name)]
     runs = load_runs(ids=ids, runs=needed.runs, source="folders")
-    drawn = []
-    for name, folders in members.items():
-        rows = tuple(run for run in runs.rows if run.name in folders)
-        comparison = compare.compare(replace(runs, rows=rows)).comparison
-        plates = {"plane": planes.rate_distortion(comparison)}
-        if name == "beta":
-            plates["metrics"] = plots.swept(comparison)
-        drawn += [replace(p, name=f"{name}_{key}") for key, p in plates.items() if p]
-    return drawn
+    return compare.compare(runs).comparison
+
+
+def beta(needed: Needed) -> list[Plate]:
+    one, two = compared(needed, "beta"), compared(needed, "latent_beta")
+    plates = {
+        "beta_plane": planes.rate_distortion(one),
+        "beta_metrics": plots.swept(one),
+        "latent_beta_plane": planes.rate_distortion(two),
+    }
+    return [replace(plate, name=name) for name, plate in plates.items() if plate]
+
+
+def control(needed: Needed) -> list[Plate]:
+    plate = planes.control(compared(needed, "control"))
+    return [plate] if plate else []
 
 
 EXHIBITS = {
@@ -182,6 +188,7 @@ EXHIBITS = {
     "aevb_figure2": Exhibit(("aevb_figure2",), aevb_figure2),
     "plain_samples": Exhibit(("plain_latent",), plain_samples),
     "beta": Exhibit(("beta", "latent_beta"), beta),
+    "control": Exhibit(("control",), control),
 }
 
 

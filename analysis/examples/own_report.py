@@ -1,16 +1,23 @@
-"""A report of one's own: python -m analysis.examples.own_report EXPERIMENT"""
+"""A report of one's own: python -m analysis.examples.own_report [EXPERIMENT]"""
 
 import sys
 from pathlib import Path
 
 from analysis import compare
 from analysis.reading.load import load_runs
+from cvae.errors import guarded
 
-result = compare.compare(load_runs(experiment=sys.argv[1]), metric="test/kl")
-page = Path("reports") / "own" / "page.md"
-plates = compare.draw(result)
-lines = [f"# The least information: {result.best.name}", *result.sentences]
-for plate in plates:
-    plate.save(page.parent)
-    lines.append(plate.markdown)
-page.write_text("\n\n".join(lines))
+
+def report() -> None:
+    experiment = sys.argv[1] if sys.argv[1:] else "cvae"
+    result = compare.compare(load_runs(experiment=experiment), metric="test/kl")
+    page = Path("reports") / "own" / "page.md"
+    lines = [f"# The least information: {result.best.title}", *result.sentences]
+    for plate in compare.draw(result):
+        lines.append(plate.markdown)
+        plate.save(page.parent)
+    page.write_text("\n\n".join(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(report))

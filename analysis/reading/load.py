@@ -8,7 +8,9 @@ runs.history(runs.rows[0], "val/neg_elbo")
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -62,7 +64,11 @@ def load_runs(
     if not chosen:
         raise RunNotFound(_nothing(runs, experiment, sweep, filter, store))
     name = sweep or experiment or (ids[0] if len(ids) == 1 else "runs")
-    rows = tuple(sorted(chosen, key=lambda run: (run.started, run.name)))
+    titles = Counter(run.title for run in chosen)
+    rows = tuple(
+        run if titles[run.title] == 1 else replace(run, title=run.name)
+        for run in sorted(chosen, key=lambda run: (run.started, run.name))
+    )
     return Runs(name, rows, unreadable, sweep or "", experiment or "", runs, store)
 
 
@@ -90,15 +96,16 @@ def _nothing(
     store: Store | None,
 ) -> str:
     """Why nothing was found, and what would be."""
+    known: list[str] = []
     if experiment:
         known = _experiments(runs, store)
-        if experiment not in known:
+        if known and experiment not in known:
             return f"no experiment {experiment[:80]!r}; {_nearest(experiment, known)}"
     if query:
         return f"no run fits the filter {query!r}"
     if sweep:
         return f"no runs of a sweep {sweep!r}; {_sweeps(runs)}"
-    if experiment:
+    if experiment and known:
         return f"the experiment {experiment!r} has no runs"
     return (
         f"no runs in {runs}/; make one with\n"

@@ -29,7 +29,7 @@ SINGLE = (
 )
 SWEEPS = (
     *("latent_size", "plain_latent", "width", "training_size"),
-    *("beta", "latent_beta", "aevb_figure2"),
+    *("beta", "latent_beta", "control", "aevb_figure2"),
 )
 
 

@@ -27,6 +27,7 @@ class RunRow:
     """
 
     name: str
+    title: str  # by what the run changes; its name where that is not unique
     id: str
     uid: str
     status: str

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.reading.runs import DEFAULTS, RunRow
-from cvae.run.find import folders
+from cvae.run.find import display_name, folders
 from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.fields import flatten
 
@@ -46,6 +46,7 @@ def _stored_run(stored: Stored, folder: RunFolder | None) -> RunRow:
     fields = DEFAULTS | {key: _value(key, text) for key, text in known.items()}
     return RunRow(
         name=folder.name if folder else stored.tags.get("cvae.folder", stored.name),
+        title=display_name(folder) if folder else stored.name,
         id=stored.tags.get("cvae.id", ""),
         uid=stored.tags.get("cvae.uid", ""),
         status=stored.status,
@@ -94,6 +95,7 @@ def _folder_run(folder: RunFolder) -> RunRow:
         raise ValueError("records.jsonl is missing")
     return RunRow(
         name=folder.name,
+        title=display_name(folder),
         id=info["id"],
         uid=info["uid"],
         status=folder.status,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from analysis import compare
 from analysis.comparing import settings, tables
-from analysis.drawing import plots
+from analysis.drawing import planes, plots
 from analysis.reading.load import load_runs
 from cvae.errors import RunNotFound
 from cvae.run.folder import RunFolder
@@ -129,6 +129,10 @@ def test_runs_that_share_no_seed_are_compared_unpaired(tmp_path: Path) -> None:
     assert far.summary.low < 32.5 < far.summary.high
     assert far.p == pytest.approx(2 / 924)  # of all ways to split twelve in two
     assert far.welch < 0.001
+    assert (
+        "32.50 worse than the best (95 % interval"
+        in (compare.compare(load_runs(runs=tmp_path)).sentences[1])
+    )
 
 
 @pytest.mark.parametrize("seeds", [2, 5])
@@ -142,6 +146,55 @@ def test_it_is_seeds_and_not_runs_that_make_a_test_possible(
     assert each.pairs == 3 * seeds >= 5
     assert math.isnan(each.p) == (seeds < 5)
     assert math.isnan(each.welch)  # runs that were pooled are only ever paired
+
+
+def test_pooled_settings_are_tested_by_their_pairs(tmp_path: Path) -> None:
+    """Two values of β far apart, five seeds: every pair differs by 1, means overlap."""
+    for beta in (1.0, 4.0):
+        for seed in range(5):
+            bound = 100 + 10 * beta + seed
+            fields: dict[str, Any] = {"objective__beta": beta}
+            fields["training__seed"] = seed
+            made_run(tmp_path, bound, **fields)
+            made_run(tmp_path, bound + 1, **fields, model__latent_dim=8)
+    result = compare.compare(load_runs(runs=tmp_path), by=["latent_dim"])
+    (each,) = [each for each in result.comparison.differences if each]
+    assert (each.pairs, each.summary.mean, each.summary.sd) == (10, 1.0, 0.0)
+    assert each.p == pytest.approx(2 / 2**10)  # all signs alike, of all flips
+    assert "1.00 ± 0.00 worse than the best (10 pairs by run" in result.sentences[1]
+
+
+def test_many_pairs_of_few_seeds_make_no_test(tmp_path: Path) -> None:
+    """Five seeds on either side, of which two are shared: six pairs, two seeds."""
+    for beta in (1.0, 2.0, 4.0):
+        for seed in range(5):
+            fields: dict[str, Any] = {"objective__beta": beta}
+            made_run(tmp_path, 100 + seed, **fields, training__seed=seed)
+            other: dict[str, Any] = {"training__seed": 3 + seed, "model__latent_dim": 8}
+            made_run(tmp_path, 101 + seed, **fields, **other)
+    result = compare.compare(load_runs(runs=tmp_path), by=["latent_dim"])
+    (each,) = [each for each in result.comparison.differences if each]
+    assert each.pairs == 6
+    assert math.isnan(each.p)
+
+
+def test_runs_are_named_by_what_they_change(tmp_path: Path) -> None:
+    made_run(tmp_path, 100.0, name="quickstart")
+    eight: dict[str, Any] = {"model__latent_dim": 8}
+    eight["info"] = {"changes": ["model.latent_dim=8"]}
+    made_run(tmp_path, 99.0, name="quickstart", **eight)
+    lost: dict[str, Any] = {"objective__beta": 4.0}
+    lost["info"] = {"changes": ["objective.beta=4"]}
+    made_run(tmp_path, 98.0, name="quickstart", status="FAILED", **lost)
+    result = compare.compare(load_runs(runs=tmp_path))
+    named = ["quickstart", "quickstart latent_dim=8", "quickstart beta=4"]
+    rows = tables.runs(result.runs.rows, result.runs.differing, result.best)
+    assert [row["run"] for row in rows] == named
+    assert "left out, not finished: 1: quickstart beta=4 (failed)" in result.notes
+    again = made_run(tmp_path, 97.0, name="quickstart", training__batch_size=64)
+    titles = {row.title for row in load_runs(runs=tmp_path).rows}
+    assert titles >= {again.name, *named[1:]}  # two of one name: told by their folders
+    assert "quickstart" not in titles
 
 
 def test_the_best_is_chosen_on_validation_and_reported_on_test(tmp_path: Path) -> None:
@@ -187,16 +240,21 @@ def test_settings_with_long_labels_are_letters_with_a_key(tmp_path: Path) -> Non
 def test_nothing_of_a_mixed_comparison_is_drawn_over_a_panel(tmp_path: Path) -> None:
     mixed_runs(tmp_path)
     sweep(tmp_path, 1, name="b", model__latent_dim=8)
+    for folder in tmp_path.glob("*-*"):
+        rewrite(RunFolder(folder), "test/label_fidelity", "0.9")
+    seen = set()
     for plate in compare.draw(compare.compare(load_runs(runs=tmp_path))):
         plate.save(tmp_path)  # draws it; matplotlib's warnings are errors here
         assert isinstance(plate.figure, Figure)
         legends = [*plate.figure.legends]
         legends += [legend for a in plate.figure.axes if (legend := a.get_legend())]
         panels = [axes.get_window_extent() for axes in plate.figure.axes]
+        seen |= {plate.name} if legends else set()
         for legend in legends:
             box = legend.get_window_extent()
             assert not any(box.padded(-2).overlaps(panel) for panel in panels)
             assert box.x1 <= plate.figure.bbox.x1
+    assert seen == {"curves", "plane", "control", "swept"}
 
 
 def test_a_swept_panel_joins_only_what_differs_in_nothing_else(tmp_path: Path) -> None:
@@ -221,6 +279,35 @@ def test_the_best_bound_that_is_not_the_best_control_is_warned_of(
     assert "35.1 %, that of beta = 4 76.4 %" in warned
     assert "only 35.1 % of the best setting's samples" in warned
     assert "control" in {plate.name for plate in compare.draw(result)}
+
+
+def test_bound_beta_and_fidelity_are_one_plane(tmp_path: Path) -> None:
+    for prior, fidelity in (("standard", 0.3), ("mixture", 0.9)):
+        for beta in (4.0, 0.5):
+            for seed in range(2):
+                fields: dict[str, Any] = {"objective__beta": beta}
+                fields |= {"training__seed": seed, "model__prior": prior}
+                folder = made_run(tmp_path, 100 + beta + seed, **fields)
+                share = fidelity + beta / 100 + seed / 1000
+                rewrite(folder, "test/label_fidelity", str(share))
+                rewrite(folder, "test/judge_accuracy", "0.9948")
+    plate = planes.control(compare.compare(load_runs(runs=tmp_path)).comparison)
+    assert plate is not None
+    assert isinstance(plate.figure, Figure)
+    (axes,) = plate.figure.axes
+    lines: dict[str, Any] = {str(c.get_label()): c for c in axes.containers}
+    assert set(lines) == {"prior = mixture", "prior = standard"}
+    line, _, (across, up) = lines["prior = mixture"].lines
+    assert line.get_xdata() == pytest.approx([101.0, 104.5])  # means, in the order of β
+    assert line.get_ydata() == pytest.approx([0.9055, 0.9405])
+    (left, _), (right, _) = across.get_segments()[0]
+    assert right - left == pytest.approx(2 * math.sqrt(0.5))
+    assert len(up.get_segments()) == 2
+    words = [text.get_text() for text in axes.texts]
+    assert words == ["β = 0.5", "β = 4"] * 2
+    assert line.get_linestyle() != lines["prior = standard"][0].get_linestyle()
+    assert "The judge reads 99.48 % of the real test images right" in plate.caption
+    plate.save(tmp_path)
 
 
 def test_a_field_that_is_unknown_or_the_same_everywhere_is_said(tmp_path: Path) -> None:
@@ -251,9 +338,7 @@ def test_other_pixels_and_other_data_are_left_out_by_name(tmp_path: Path) -> Non
     result = compare.compare(load_runs(runs=tmp_path))
     assert result.comparison.best.label == "beta = 1"
     (note,) = [note for note in result.notes if "other" in note]
-    assert binary.name in note
-    assert other.name in note
-    assert "2:" in note
+    assert note.endswith(f" 2: {binary.name}, {other.spec().name}")
 
 
 def test_numbers_that_are_none_are_named_and_not_averaged(tmp_path: Path) -> None:
@@ -262,7 +347,7 @@ def test_numbers_that_are_none_are_named_and_not_averaged(tmp_path: Path) -> Non
     rewrite(broken, "test/neg_elbo", "NaN")
     result = compare.compare(load_runs(runs=tmp_path))
     assert result.comparison.summaries[1].mean == pytest.approx((99.0 + 100.5) / 2)
-    assert any(f"{broken.name} (nan)" in note for note in result.notes)
+    assert any(f"1: {broken.name} (nan)" in note for note in result.notes)
     assert "| nan |" in "\n".join(compare.page_parts(result, []))
 
 
@@ -312,7 +397,7 @@ def test_the_command_writes_page_tables_and_figures(
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "beta = 1: 100.17 ± 1.04 nats per image (n = 3), the best." in done.stdout
-    assert "left out, not finished: 1: half-" in done.stdout
+    assert "left out, not finished: 1: half (failed)" in done.stdout
     assert "1 unreadable: lost-" in done.stdout
     assert "(inf)" in done.stdout
     assert str(out) in done.stdout
@@ -333,7 +418,7 @@ def test_the_command_writes_page_tables_and_figures(
     ("arguments", "words"),
     [
         (["--experiment", "hole"], "did you mean whole"),
-        (["--experiment", "failed"], "none of 1 runs is finished: failed-"),
+        (["--experiment", "failed"], "none of 1 runs is finished: failed (failed)"),
         (["--sweep", "../x"], "no sweep"),
         (["--experiment", "whole", "--metric", "test/x"], "there is test/active_units"),
         (["--run", "diverged"], "no run's test/neg_elbo is finite"),

@@ -137,8 +137,8 @@ def test_a_single_spec_is_one_row_over_its_seeds(everything: Path) -> None:
     control = "98.0 ± 1.4 % (80.0) | 95.0 ± 0.0 %"
     row = "| `quickstart` | 794-512-256-2, 15 epochs | 2 | 112.50 ± 0.71 | 4.55 ± 0.00"
     assert f"{row} | {control} | – |" in text
-    full = "| `full_prior` | 794-512-256-20, full prior, label × 4, 30 epochs | 2 |"
-    assert full in text
+    original = "794-512-256-2, standard prior, label × 1, 40 epochs"
+    assert f"| `seed_notebook` | {original} | 2 |" in text
     row = (
         "| `pytorch_example` | 784-400-20, 10 epochs | 2 | 130.50 ± 0.71 | 4.55 ± 0.00"
     )
@@ -212,10 +212,20 @@ def test_some_tables_are_filled_and_the_rest_of_the_page_stays(
 def test_the_digit_is_read_from_z_with_and_without_the_label(
     there: Needed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shares = iter(
-        (0.111, 0.777, 0.955)
-    )  # conditional, plain, pixels: as they are asked
-    monkeypatch.setattr(latent, "neighbour_accuracy", lambda *_: next(shares))
+    given, plain = (
+        latent.encode(there.run(name)) for name in ("seed_notebook", "plain_vae")
+    )
+    shares = {
+        points.tobytes(): share
+        for points, share in (
+            (given.mu, 0.111),
+            (plain.mu, 0.777),
+            (plain.pixels, 0.955),
+        )
+    }
+    monkeypatch.setattr(
+        latent, "neighbour_accuracy", lambda points, _: shares[points.tobytes()]
+    )
     text = readme_tables.latents(there)
     assert "name the digit of 11.1 % of the test images, without it of 77.7 %" in text
     assert "neighbours in the pixels are for 95.5 %" in text

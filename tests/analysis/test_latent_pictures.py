@@ -249,7 +249,7 @@ def test_every_pixel_of_a_mosaic_is_a_square_of_whole_dots() -> None:
     scale = plates.SHARP // 220
     high, wide = 70 * scale, 110 * scale
     over = (seen.shape[0] - 3 * high) // 3  # title and space; the last has no space
-    for place, (_, picture) in enumerate(panels):
+    for place, (_, picture, _) in enumerate(panels):
         row, column = divmod(place, 2)
         large = np.kron(picture, np.ones((scale, scale), np.uint8))[..., None]
         left = column * (seen.shape[1] - wide)

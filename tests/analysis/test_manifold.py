@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from analysis import manifold
-from analysis.drawing import plates
+from analysis.drawing import latent_pictures, latent_plates, plates
 from analysis.drawing.latent_plates import draw_latent
 from analysis.reading import latent
 from cvae.run import runner
@@ -79,6 +81,51 @@ def test_a_plain_model_has_one_plane_and_no_label(tmp_path: Path) -> None:
     assert names == ALWAYS | {"plane", "pca", "traversals"}
     assert "Plain VAE" in page
     assert "given no label" in page
+
+
+def test_a_sheet_says_how_many_of_its_digits_are_the_digit_asked_for(
+    tmp_path: Path,
+) -> None:
+    """No caption says that the label decides the digit where it does not."""
+    run = untrained_run(tmp_path, model__hidden=[16], model__latent_dim=3, scale=3.0)
+    posterior = latent.encode(run)
+
+    def captions() -> dict[str, str]:
+        return {p.name: p.caption for p in draw_latent(run, posterior, digit=3)}
+
+    sheets = ("planes", "traversals_3", "transfer")
+    for name in sheets:
+        assert "the digit asked for was not measured" in captions()[name]
+    measured = {"test/label_fidelity": 0.351, "test/transfer_fidelity": 0.982}
+    measured |= {"test/judge_accuracy": 0.9948}
+    run.folder.path.mkdir(exist_ok=True)
+    record = {"epoch": 1, "step": 1, "time": 1, "seconds": {}, "metrics": measured}
+    (run.folder.path / "records.jsonl").write_text(json.dumps(record) + "\n")
+    found = captions()
+    for name in sheets[:2]:
+        assert "35.1 % of all samples are read as the digit asked for" in found[name]
+        assert "under 95 %: the label does not decide the digit alone" in found[name]
+    assert "98.2 % of all test images decoded as another digit" in found["transfer"]
+    assert "under" not in found["transfer"]
+    assert "a CNN right on 99.48 % of real ones" in found["transfer"]
+    assert not any("the digit changes" in caption for caption in found.values())
+
+
+def test_the_columns_of_every_sheet_are_labelled(tmp_path: Path) -> None:
+    run = untrained_run(tmp_path, model__hidden=[16], model__latent_dim=3, scale=3.0)
+    drawn = draw_latent(run, latent.encode(run), digit=3)
+    words = {
+        plate.name: [text.get_text() for text in plate.figure.axes[0].texts]
+        for plate in drawn
+        if isinstance(plate.figure, Figure)
+    }
+    digits = [str(digit) for digit in range(10)]
+    assert words["transfer"][1:] == ["image", *digits]
+    assert words["plane_3"][1:] == latent_plates.steps(latent_plates.LARGE)
+    assert words["plane_3"][1] == "−1.96"
+    assert words["traversals_3"][1:] == latent_plates.steps(latent_pictures.STEPS)
+    assert words["planes"][0] == "digit 0"
+    assert [words["planes"][1], words["planes"][-1]] == ["−1.38", "1.38"]
 
 
 def test_a_posterior_that_fell_onto_the_prior_is_drawn(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from analysis import compare, report
 from analysis.reading import attach
 from analysis.reading.load import load_runs
+from cvae.errors import guarded
 from cvae.run.folder import SweepFolder
 from cvae.tracking.store import Store
 from tests import children
@@ -193,8 +194,8 @@ def test_ten_lines_make_a_report_of_ones_own(tmp_path: Path) -> None:
     for kl in (5.0, 7.0):
         made_run(tmp_path / "runs", 100, kl=kl, objective__beta=kl)
     script = ROOT / "analysis" / "examples" / "own_report.py"
-    code = script.read_text().partition('"""\n')[2].splitlines()
-    assert len([line for line in code if line and "import" not in line]) <= 10
+    code = script.read_text().partition("def report")[2].partition("if __name__")[0]
+    assert len([line for line in code.splitlines()[1:] if line]) <= 10
     done = children.python("-m", "analysis.examples.own_report", "cvae", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     page = (tmp_path / "reports" / "own" / "page.md").read_text()
@@ -202,6 +203,20 @@ def test_ten_lines_make_a_report_of_ones_own(tmp_path: Path) -> None:
     for name in re.findall(r"\((\w+\.png)\)", page):
         assert (tmp_path / "reports" / "own" / name).exists()
     assert page.count(".png)") == 4
+
+
+def test_a_report_of_ones_own_needs_no_argument(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from analysis.examples import own_report
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["own_report"])
+    assert guarded(own_report.report) == 2
+    assert "make experiment CONFIG=" in caplog.text
+    made_run(tmp_path / "runs", 100)
+    assert guarded(own_report.report) == 0
+    assert (tmp_path / "reports" / "own" / "page.md").exists()
 
 
 def test_an_experiment_that_is_not_there_is_exit_code_2(written: Path) -> None:
