@@ -85,7 +85,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ("file.truncate(file.read()", "len(file.read()", FOLDER),
     # samples and pictures
     ("torch.randn(num_samples,", "torch.rand(num_samples,", DRAWS),
-    ("temperature * noise, labels", "temperature**2 * noise, labels", DRAWS),
+    ("temperature * noise)", "temperature**2 * noise)", DRAWS),
     (".repeat_interleave(columns)", ".repeat(columns)", GRIDS),
     # tracking, analysis
     ('"records.jsonl", "run.json", "git', '"run.json", "git', ARTIFACTS),
@@ -111,17 +111,13 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     # training and going on
     ("generator.set_state(", "len(", ENGINE),
     ('tensor.copy_(parts["adam"][name])', "pass", ENGINE),
-    ("path.replace(keep)", "pass", CHECKPOINT),
+    ("_name_too(path, keep)", "pass", CHECKPOINT),
     ("os.fsync(file.fileno())\n        if known", "pass\n        if known", DURABLE),
     ("(newest, previous)", "(newest,)", ENGINE),
     ("data.digest) != data.digest", "data.digest) is None", FACTS),
     # samples and pictures
-    (
-        "temperature * noise, labels",
-        "temperature * noise[:1].expand_as(noise), labels",
-        DRAWS,
-    ),
-    ("noise.repeat(rows, 1)", "noise.repeat_interleave(rows, 0)", GRIDS),
+    ("temperature * noise)", "temperature * noise[:1].expand_as(noise))", DRAWS),
+    ("u.repeat(rows, 1)", "u.repeat_interleave(rows, 0)", GRIDS),
     ("model.encode(seen", "model.encode(clean", GRIDS),
     ("(read == asked)", "(read != asked)", JUDGED),
     ("half:], u[:half]", "half:], u[half:]", JUDGED),

@@ -206,11 +206,13 @@ def test_a_figure_asked_for_again_is_compared_with_the_recorded_one(
 
 def test_one_damaged_folder_stops_neither_list_nor_the_next_run(
     tmp_path: Path,
+    finished: tuple[Path, children.Done],
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     wanted, runs = small(tmp_path), tmp_path / "runs"
     bad = made_run(runs, 100.0, name="bad", status="RUNNING")
+    shutil.copy(finished[0] / "mlflow.db", runs)
     (bad.path / "spec.yaml").write_text("{")
     (bad.path / "records.jsonl").write_text("{]\n")
     (bad.path / "tracking.json").write_text("{}")

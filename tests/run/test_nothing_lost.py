@@ -79,18 +79,18 @@ def epochs_of(process: Child, runs: Path, epoch: int) -> RunFolder:
 
 
 def test_killed_anywhere_and_many_at_once(capfd: pytest.CaptureFixture[str]) -> None:
-    """SIGKILLs at random times and at fsync, rename, link and unlink; then four specs
+    """SIGKILLs at random times and at fsync, rename, link and unlink; then three specs
     and one of them twice, started together on a missing database. CI has fifty kills
     and sixteen specs more: make soak N=50.
     """
-    words = ("--kills", "8", "--together", "4")
+    words = ("--kills", "5", "--together", "3")
     done = children.python("-m", "benchmarks.soak", *words, limit=600)
     assert done.returncode == 0, done.stdout + done.stderr
     tally = json.loads(done.stdout.splitlines()[-1])
     with capfd.disabled():
         print(f"\nsoak: {tally}")
-    assert tally["at a random time"] >= 8
-    assert tally["together"] == 4
+    assert tally["at a random time"] >= 5
+    assert tally["together"] == 3
     assert tally["differences"] == 0
 
 
@@ -520,26 +520,26 @@ from cvae.run import runner
 from tests.conftest import spec, data_set, write
 
 place = Path(sys.argv[1])
-root = write(place / "data", data_set())
+root = write(place / "data", data_set(100, 20))
 
 def resident():
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGESIZE")
 
 def run(seed, epochs):
-    made = spec(data__root=str(root), data__validation_images=50, model__hidden=[16],
+    made = spec(data__root=str(root), data__validation_images=20, model__hidden=[16],
         training__epochs=epochs, training__seed=seed, tracking__images_every=50)
     runner.run(made, runs=place / "runs")
 
 for seed in range(5):
     run(seed, 1)
 begin = resident()
-for seed in range(5, 50):
+for seed in range(5, 25):
     run(seed, 1)
 runs = resident()
 run(50, 20)
 short = resident()
-run(51, 200)
+run(51, 100)
 print((runs - begin) // 1024, (resident() - short) // 1024)
 """
 
@@ -554,6 +554,6 @@ def test_memory_stays_flat_over_runs_and_epochs(
     assert done.returncode == 0, done.stderr
     over_runs, over_epochs = map(int, done.stdout.splitlines()[-1].split())
     with capfd.disabled():
-        print(f"\nmemory: {over_runs} KiB over 45 runs, {over_epochs} over 200 epochs")
-    assert over_runs < 30_000
-    assert over_epochs < 15_000
+        print(f"\nmemory: {over_runs} KiB over 20 runs, {over_epochs} over 80 epochs")
+    assert over_runs < 13_000
+    assert over_epochs < 6_000

@@ -278,12 +278,11 @@ def test_the_times_add_up_to_the_total(recorded: tuple[RunFolder, float]) -> Non
     assert times["training"] == pytest.approx(told)
 
 
+@pytest.mark.parametrize("recorded", [FROZEN], ids=["frozen"], indirect=True)
 def test_the_output_bias_starts_at_the_mean_of_the_training_images(
     recorded: tuple[RunFolder, float],
 ) -> None:
-    folder, rate = recorded
-    if rate != FROZEN:
-        return
+    folder, _ = recorded
     parts = splits(data_set(300, TEST))
     mean = parts["train"].x.mean(0).clamp(0.005, 0.995)
     bias = Oracle(folder.weights).w["decoder.2.bias"]
@@ -322,6 +321,7 @@ def test_control_is_that_of_the_split_with_the_same_noise_for_every_run(
     assert not while_training & of(first, "val").keys()
 
 
+@pytest.mark.parametrize("recorded", [1e-2], ids=["trained"], indirect=True)
 def test_make_evaluate_prints_and_keeps_the_figures_of_the_test_images(
     recorded: tuple[RunFolder, float], tmp_path: Path
 ) -> None:

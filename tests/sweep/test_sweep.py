@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import statistics
 import time
@@ -190,9 +191,10 @@ def test_in_mlflow_the_runs_are_nested_under_the_sweeps(
 
 
 def test_again_it_trains_nothing_and_a_new_value_only_itself(
-    made: tuple[Path, Path, Done],
+    made: tuple[Path, Path, Done], tmp_path: Path
 ) -> None:
-    path, runs, _ = made
+    path, runs = made[0], tmp_path / "runs"
+    shutil.copytree(made[1], runs)
     before = {f.name: f.records() for f in folders(runs)}
     dry = sweep(path, runs, "--dry", "--set", "objective.beta=[1, 4, 2]")
     lines = [line.split() for line in dry.stdout.splitlines()[1:]]
