@@ -32,6 +32,7 @@ from cvae.run.folder import Origin, RunFolder
 from cvae.run.progress import Progress
 from cvae.run.recorder import Recorder
 from cvae.spec.fields import Spec
+from cvae.tracking.address import redacted
 
 if TYPE_CHECKING:
     from cvae.tracking.publish import Tracker
@@ -156,7 +157,7 @@ def _status(folder: RunFolder, publish: Publish) -> Iterator[None]:
         raise
     except Exception as error:
         with contextlib.suppress(OSError):
-            reason = str(error) or type(error).__name__
+            reason = redacted(str(error) or type(error).__name__)
             folder.update(status="FAILED", reason=reason, ended=time.time())
             publish()
         raise

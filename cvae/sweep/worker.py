@@ -24,6 +24,7 @@ from cvae.run.clock import Clock
 from cvae.run.find import finished_run
 from cvae.run.folder import Origin, RunFolder
 from cvae.spec.fields import Spec
+from cvae.tracking.address import redacted
 
 if TYPE_CHECKING:
     from cvae.tracking.publish import Tracker
@@ -112,8 +113,8 @@ def perform(job: Job, say: Callable[[Event], None]) -> Ended:
                 return ended("FINISHED")
             return ended("FAILED", str(error))
         except Exception as error:
-            say(Said(job.number, traceback.format_exc()))
-            return ended("FAILED", f"{type(error).__name__}: {error}")
+            say(Said(job.number, redacted(traceback.format_exc())))
+            return ended("FAILED", redacted(f"{type(error).__name__}: {error}"))
     return ended("FINISHED")
 
 

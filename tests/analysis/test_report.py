@@ -14,7 +14,7 @@ import pytest
 from analysis import compare, report
 from analysis.reading import attach
 from analysis.reading.load import load_runs
-from cvae.errors import guarded
+from cvae.errors import TrackingError, guarded
 from cvae.run.folder import SweepFolder
 from cvae.tracking.store import Store
 from tests import children
@@ -182,7 +182,29 @@ def test_reports_are_attached_where_their_runs_are(
     assert f"run {one.rows[0].run_id}" in attach.attach(one, [page], "compare")
 
 
-def test_a_store_that_is_away_loses_no_report(published: Path, tmp_path: Path) -> None:
+def test_a_store_that_goes_away_loses_no_report(
+    published: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Away after the runs were read: the report is written and says where it is not."""
+
+    def away(self: Store, run_id: str, path: Path, folder: str) -> None:
+        raise TrackingError("the store is away")
+
+    monkeypatch.setattr(Store, "attach", away)
+    out = ["--runs", str(published), "--out", str(tmp_path)]
+    assert report.main(["--sweep", "beta", *out]) == 0
+    assert "not in MLflow: the store is away" in capsys.readouterr().out
+    page = Page((tmp_path / "report.html").read_text())
+    assert "the best" in page.text
+    assert (tmp_path / "report.md").stat().st_size > 0
+
+
+def test_without_a_store_a_report_is_attached_nowhere(
+    published: Path, tmp_path: Path
+) -> None:
     assert "no tracking store" in attach.attach(
         replace(load_runs(sweep="beta", runs=published), place=tmp_path, store=None),
         [],

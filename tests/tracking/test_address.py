@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from cvae.errors import TrackingError
+from cvae.run import runner, state
+from cvae.run.folder import Origin
+from cvae.sweep.worker import Event, Job, perform
 from cvae.tracking.address import (
     database,
+    mlflow_command,
     redacted,
     sqlite_uri,
     tracking_uri,
     upgrade_command,
 )
+from cvae.tracking.charts import RUNS_ONLY
+from cvae.tracking.publish import Tracker
 from cvae.tracking.store import Store
 from tests import children
 from tests.children import Done, environment
-from tests.test_commands import cvae
+from tests.conftest import spec
+from tests.made import made_run
+from tests.run.test_nothing_lost import Server
+from tests.test_commands import cvae, the_run
 
 PASSWORD = "s3cret-Pass%40word"
 
@@ -128,8 +140,100 @@ def test_the_advice_for_a_deleted_experiment_works_as_printed(
     assert store.experiment("tests") == id
 
 
-def test_the_advice_for_an_old_database_works_as_printed(tmp_path: Path) -> None:
-    place = tmp_path / "a place"
-    place.mkdir()
-    done = shell(upgrade_command(Store(place).address))
+@pytest.mark.parametrize(
+    ("where", "name"), [("file", "50% of #1?"), ("environment", "a place")]
+)
+def test_the_advice_for_an_old_database_works_as_printed(
+    where: str,
+    name: str,
+    tmp_path: Path,
+    finished: tuple[Path, Done],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Refused for its version number, which is then put back."""
+    (tmp_path / name).mkdir()
+    file = tmp_path / name / "mlflow.db"
+    shutil.copy(finished[0] / "mlflow.db", file)
+    extra = {}
+    if where == "environment":
+        extra = {"MLFLOW_TRACKING_URI": sqlite_uri(file)}
+        monkeypatch.setenv(*extra.copy().popitem())
+    with closing(sqlite3.connect(file)) as connection, connection:
+        (version,) = connection.execute("select * from alembic_version").fetchone()
+        connection.execute("update alembic_version set version_num='0584bdc529eb'")
+    with pytest.raises(TrackingError, match="mlflow db upgrade") as caught:
+        Store(tmp_path / name)
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("update alembic_version set version_num=?", [version])
+    done = shell(str(caught.value).splitlines()[-1], **extra)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_advice_shows_the_password_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uri = f"postgresql://me:{PASSWORD}@127.0.0.1/x"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    offered = [upgrade_command(uri), mlflow_command(uri, "experiments", "restore")]
+    assert all("s3cret" not in command for command in offered)
+    printed = shell(f"echo {offered[0]}", MLFLOW_TRACKING_URI=uri).stdout
+    assert printed.split()[-1] == uri  # as the user's shell fills it in
+
+
+def test_a_worker_shows_no_password_in_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a fault that nobody foresaw, here in reading the data."""
+    uri = f"http://me:{PASSWORD}@127.0.0.1:1"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+
+    def fault(*arguments: object) -> None:
+        raise RuntimeError(f"cannot reach {uri}") from KeyError(uri)
+
+    monkeypatch.setattr(state, "assemble", fault)
+    monkeypatch.setattr(runner, "load_data", lambda spec: None)
+    monkeypatch.setattr(runner, "check_data", lambda folder, data: None)
+    job = Job(0, "one", spec(), Origin(), tmp_path, offline=True, threads=1)
+    said: list[Event] = []
+    said.append(perform(job, said.append))
+    assert "Traceback" in str(said)
+    assert "cannot reach http://me:***@127.0.0.1:1" in str(said)
+    assert "s3cret" not in str(said)
+
+
+def test_a_run_that_fails_records_no_password(
+    tmp_path: Path, tiny_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*arguments: object) -> None:
+        raise RuntimeError(f"cannot reach http://me:{PASSWORD}@127.0.0.1:1")
+
+    monkeypatch.setattr(state, "resume", fault)
+    with pytest.raises(RuntimeError):
+        runner.run(
+            spec(data__root=str(tiny_root), data__validation_images=0),
+            runs=tmp_path,
+            offline=True,
+        )
+    assert the_run(tmp_path).info["reason"] == "cannot reach http://me:***@127.0.0.1:1"
+
+
+def test_a_server_reached_with_a_password_leaves_it_in_no_file(
+    tmp_path: Path, finished: tuple[Path, Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published to a real server, which then goes away, and synced in vain."""
+    server = Server(tmp_path / "server", finished[0] / "mlflow.db")
+    server.start()
+    address = server.address.replace("http://", f"http://me:{PASSWORD}@")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    runs = tmp_path / "runs"
+    folder = made_run(runs, 90.0)
+    tracker = Tracker(runs)
+    tracker.publish(folder)
+    assert folder.published["status"] == "FINISHED"
+    assert list(tracker.search(list(tracker.experiments().values()), RUNS_ONLY))
+    server.stop()
+    done = cvae("sync", "--runs", str(runs), MLFLOW_TRACKING_URI=address)
+    assert done.returncode == 5
+    assert "***" in done.stderr
+    written = b"".join(path.read_bytes() for path in runs.rglob("*") if path.is_file())
+    assert "s3cret" not in done.stdout + done.stderr + written.decode(errors="replace")
