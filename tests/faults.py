@@ -82,7 +82,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ('facts["device"] != here', 'facts["device"] == "tpu"', DURABLE),
     ("if found != expected:", "if False:", CHECKPOINT),
     ("age < SILENCE", "age > SILENCE", FOLDER),
-    ("file.truncate(file.read()", "len(file.read()", FOLDER),
+    ("file.truncate(file.read()", "abs(file.read()", FOLDER),
     # samples and pictures
     ("torch.randn(num_samples,", "torch.rand(num_samples,", DRAWS),
     ("temperature * noise)", "temperature**2 * noise)", DRAWS),
@@ -103,7 +103,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "control_figures(model, test, digest)",
-        "control_figures(model, validation, digest)",
+        "control_figures(model, self.data.validation, digest)",
         CONTROL,
     ),
     ('stream(0, "control")', 'stream(1, "control")', CONTROL),
