@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cvae.errors import SpecError
 from cvae.spec.document import load_spec
+from cvae.spec.fields import flatten
 from cvae.spec.variants import Plan, read_plan
 from tests.conftest import tried
 
@@ -237,7 +238,10 @@ def test_any_block_is_a_plan_or_an_error_with_a_place(
         path.write_text(f"{base}sweep:\n{inside}")
         found = outcome(path, [f"{key}={value}" for key, value in laid])
     if isinstance(found, Plan):
-        assert len({variant.spec.id for variant in found.variants}) >= 1
+        ids = {variant.spec.id for variant in found.variants}
+        assert len(ids) == len(found.variants) > 0  # no two folders are the same
+        for variant in found.variants:
+            assert variant.swept.items() <= flatten(variant.spec).items()
     else:
         for line in str(found).split("\n"):
             assert "any.yaml" in line or "SET '" in line
