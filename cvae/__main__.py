@@ -22,6 +22,7 @@ from cvae import commands, shipped  # noqa: E402
 from cvae.errors import guarded, raise_on_signals  # noqa: E402
 
 gc.set_threshold(100_000)  # what torch and MLflow load is no garbage: a second less
+Command = Callable[..., Any]  # adds a command; its result adds an argument to it
 GOES_ON = "interrupted; the same command goes on from the last checkpoint"
 KEPT_NOTHING = "interrupted; figures are kept once all are computed: none were now"
 
@@ -47,6 +48,18 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(act=act, interrupted=stop)
         return one.add_argument
 
+    _add_training(command)
+    _add_reading(command)
+    _add_shipped(command)
+    schema = command("schema", commands.schema, "the spec's JSON schema, for editors")
+    schema("--markdown", action="store_true", help="as the tables of docs/fields.md")
+    ui = command("ui", commands.ui, "the MLflow UI over the runs")
+    ui("--port", type=whole(0, 65535), default=5000)
+    ui("--host", default=commands.LOOPBACK[0], help="address to listen on")
+    return parser
+
+
+def _add_training(command: Command) -> None:
     act = lambda **options: commands.run(**options, began=_BEGAN)  # noqa: E731
     run = command("run", act, "train the run that a YAML spec describes", GOES_ON)
     sweep = command(
@@ -63,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     sweep("--engine", choices=["local", "ray"], default="local")
     sweep("--gpus", type=float, default=0.0, help="share of a GPU, for ray")
 
+
+def _add_reading(command: Command) -> None:
     samples = command(
         "samples", commands.samples, "draw a digit from a finished run as PNG"
     )
@@ -93,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     sync("--run", help="one run's name, id or folder; all if left out")
 
     command("list", commands.list_runs, "the runs in a folder, oldest first")
+
+
+def _add_shipped(command: Command) -> None:
     command("data", shipped.data, "decompress and verify the shipped MNIST files")
     judge = command(
         "judge", shipped.judge, "train the CNN that reads samples (results/judge)"
@@ -110,12 +128,6 @@ def _parser() -> argparse.ArgumentParser:
     verify("--full", action="store_true", help="slow importance-sampled figures, too")
     for add in (publish, verify):
         add("--results", type=Path, default=Path("results"), help="what is published")
-    schema = command("schema", commands.schema, "the spec's JSON schema, for editors")
-    schema("--markdown", action="store_true", help="as the tables of docs/fields.md")
-    ui = command("ui", commands.ui, "the MLflow UI over the runs")
-    ui("--port", type=whole(0, 65535), default=5000)
-    ui("--host", default=commands.LOOPBACK[0], help="address to listen on")
-    return parser
 
 
 def whole(lowest: int, highest: int) -> Callable[[str], int]:
