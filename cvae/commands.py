@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cvae.run.folder import RunFolder
 
 log = logging.getLogger("cvae")
+FIDELITY = "test/label_fidelity"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -205,17 +206,21 @@ def list_runs(*, runs: Path) -> None:
     if not every:
         print(f"no runs in {runs}/; make one with make experiment CONFIG=…")
         return
-    lines = [["run", "status", "epochs", "neg_elbo", "what it changes"]]
+    head = ["run", "status", "epochs", "neg_elbo", "fidelity", "what it changes"]
+    lines = [head]
     for folder in every:
-        status, epochs, score = folder.status.lower(), "–", "–"
+        status, epochs, score, control = folder.status.lower(), "–", "–", "–"
         try:
-            records = folder.records()
-            score = number(headline(folder.metrics), "test/neg_elbo")
+            records, metrics = folder.records(), folder.metrics
+            score = number(headline(metrics), "test/neg_elbo")
+            if FIDELITY in metrics:
+                control = number(metrics[FIDELITY], FIDELITY)
             epochs = str(records[-1]["epoch"] if records else 0)
         except (Damaged, LookupError, TypeError) as error:
             status = "damaged"
             log.warning("%s: %s", folder.path, error)
-        lines.append([folder.name, status, epochs, score, display_name(folder)])
+        name = display_name(folder)
+        lines.append([folder.name, status, epochs, score, control, name])
     print_table(lines)
 
 

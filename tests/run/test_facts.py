@@ -12,7 +12,7 @@ from cvae import __main__
 from cvae.engine import Epoch
 from cvae.errors import DataError, SpecError
 from cvae.run import provenance, runner
-from cvae.run.evaluation import evaluate_run
+from cvae.run.evaluation import evaluate_run, record
 from cvae.run.folder import RunFolder, SweepFolder
 from cvae.samples import generate_conditional_samples, load_run
 from cvae.spec.fields import Spec, Tracking
@@ -238,6 +238,17 @@ def test_list_says_when_there_are_no_runs(
 ) -> None:
     assert __main__.main(["list", "--runs", str(tmp_path)]) == 0
     assert "no runs in" in capsys.readouterr().out
+
+
+def test_list_shows_bound_and_control_side_by_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = made_run(tmp_path, 90.0, name="one")
+    folder.append(record(99, 1, {"test/label_fidelity": 0.5}))
+    assert __main__.main(["list", "--runs", str(tmp_path)]) == 0
+    head, line = (row.split() for row in capsys.readouterr().out.splitlines())
+    assert line[head.index("neg_elbo")] == "90.00"
+    assert line[head.index("fidelity")] == "0.5000"
 
 
 def committed(place: Path) -> str:
