@@ -17,6 +17,9 @@ from cvae.metrics import BOUND, CONTROL, HEADLINE
 KEY = "cvae"
 TAG = f"mlflow.sharedViewState.{KEY}"
 RUNS_ONLY = "tags.`cvae.id` != ''"  # MLflow's filter: no parents of sweeps, no pages
+# Ordered by `attributes.start_time`, its own word, the UI fetches the parents of runs
+# in spite of the filter, and hides the runs of a sweep under them.
+NEWEST_FIRST = {"orderByKey": "attributes.Created", "orderByAsc": False}
 LINE = {
     "lineSmoothness": 0,
     "xAxisScaleType": "linear",
@@ -57,6 +60,7 @@ def view(step: int) -> str:
     return json.dumps(
         {
             "searchFilter": RUNS_ONLY,
+            **NEWEST_FIRST,
             "selectedColumns": columns,
             "compareRunCharts": charts,
             "compareRunSections": sections,
