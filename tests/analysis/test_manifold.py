@@ -18,6 +18,7 @@ from analysis.drawing import latent_pictures, latent_plates, plates
 from analysis.drawing.latent_plates import draw_latent
 from analysis.reading import latent
 from cvae.run import runner
+from cvae.run.folder import RunFolder
 from tests import children
 from tests.conftest import data_set, spec, untrained_run, write
 from tests.test_commands import make
@@ -231,9 +232,12 @@ def test_missing_weights_and_data_are_said(
     shutil.copytree(trained, runs)
     arguments = ["--runs", str(runs), "--run", "conditional"]
     folder = next(runs.glob("conditional-*"))
-    written = folder / "spec.yaml"
-    written.write_text(written.read_text().replace("/data", "/gone"))
-    assert manifold.main(arguments) == 3
+    root = Path(RunFolder(folder).spec().data.root)
+    root.rename(root.with_name("gone"))
+    try:
+        assert manifold.main(arguments) == 3
+    finally:
+        root.with_name("gone").rename(root)
     assert "no such folder" in caplog.text
     (folder / "model.safetensors").unlink()
     assert manifold.main(arguments) == 2
