@@ -25,13 +25,13 @@ from analysis.drawing.readme_figures import EXHIBITS
 from analysis.reading import arguments
 from analysis.reading.needed import SINGLE, SWEEPS, Needed
 from cvae.errors import NotReproduced
-from cvae.metrics import mean_sd, number
+from cvae.metrics import FIDELITY, mean_sd, number
 from cvae.run.folder import RunFolder
 from cvae.spec.document import split_overrides
 from cvae.spec.variants import SEEDS
 from cvae.tracking.note import markdown
 
-SCORES = ("test/neg_elbo", "test/label_fidelity")
+SCORES = ("test/neg_elbo", FIDELITY)
 SHARE = 0.99  # of the means that chance alone makes, in `allowed`
 LEAST = 0.01  # apart (nats, or of 1) is allowed however near the seeds lie together
 

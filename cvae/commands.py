@@ -11,23 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cvae.errors import Busy, Damaged, Expected, RunNotFound, TrackingError, UsageError
-from cvae.metrics import headline, metric, number
+from cvae.metrics import FIDELITY, headline, metric, number
 
 # Imports inside the functions: torch and MLflow take seconds, `--help` must not wait.
 if TYPE_CHECKING:
     from cvae.run.folder import RunFolder
 
 log = logging.getLogger("cvae")
-FIDELITY = "test/label_fidelity"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def run(config: str, *, runs: Path, changes: str, offline: bool, began: float) -> None:
-    from cvae.spec.document import load_spec, read_document, split_overrides
+    from cvae.spec.document import one_spec, read_document, split_overrides
 
-    path, overrides = spec_file(config), split_overrides(changes)
-    spec = load_spec(path, overrides)
-    header = read_document(path).header
+    document, overrides = read_document(spec_file(config)), split_overrides(changes)
+    spec = one_spec(document, overrides)
     from cvae.run import runner  # only now: a wrong spec is said at once
     from cvae.run.clock import Clock
     from cvae.run.folder import Origin, make_command
@@ -35,7 +33,7 @@ def run(config: str, *, runs: Path, changes: str, offline: bool, began: float) -
     clock = Clock(began=began)
     clock.add("imports", time.perf_counter() - began)
     command = make_command("experiment", config, changes)
-    origin = Origin(header, command, tuple(overrides))
+    origin = Origin(document.header, command, tuple(overrides))
     folder = runner.run(spec, runs=runs, offline=offline, origin=origin, clock=clock)
     _report(folder, offline)
 

@@ -19,7 +19,7 @@ from cvae import mnist
 from cvae.errors import Diverged
 from cvae.gradient import ByAutograd, ByHand
 from cvae.graph import Replay, Step, StepFor
-from cvae.likelihood import ACTIVE_VARIANCE
+from cvae.likelihood import bound_figures
 from cvae.model import CVAE
 from cvae.optimizer import Adam, schedule
 from cvae.spec.fields import Spec
@@ -128,16 +128,8 @@ def _build_step(
 
 def _means(row: Tensor) -> dict[str, float]:
     """Sums of `ByAutograd` divided by the number of images, as metrics."""
-    recon, kl, loss = row[:3].tolist()
     mean, square = row[3:].chunk(2)
-    active = int((square - mean.square() > ACTIVE_VARIANCE).sum())
-    return {
-        "recon": recon,
-        "kl": kl,
-        "neg_elbo": recon + kl,
-        "loss": loss,
-        "active_units": active,
-    }
+    return bound_figures(row[:3], square - mean.square())
 
 
 def _check_finite(model: CVAE, history: Tensor, *, first: int) -> None:

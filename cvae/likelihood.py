@@ -43,14 +43,19 @@ def bound(
         found = terms(model, x, y, noise.to(x.device), beta, target)
         sums += torch.stack([part.double().sum().cpu() for part in found[:3]])
         means.append(found.mu)
-    recon, kl, loss = (sums / len(data)).tolist()
-    active = int((torch.cat(means).var(0, correction=0) > ACTIVE_VARIANCE).sum())
+    variance = torch.cat(means).var(0, correction=0)
+    return bound_figures(sums / len(data), variance)
+
+
+def bound_figures(means: Tensor, variance: Tensor) -> dict[str, float]:
+    """Means of recon, kl, loss (3,) and Var_x(mu) of each latent (Z,) as metrics."""
+    recon, kl, loss = means.tolist()
     return {
         "recon": recon,
         "kl": kl,
         "neg_elbo": recon + kl,
         "loss": loss,
-        "active_units": active,
+        "active_units": int((variance > ACTIVE_VARIANCE).sum()),
     }
 
 

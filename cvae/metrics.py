@@ -97,6 +97,7 @@ HEADLINE = "neg_elbo"
 BOUND = tuple(metric.name for metric in METRICS[:4])  # every table starts with these
 CONTROL = ("label_fidelity", "label_fidelity_worst", "transfer_fidelity")
 SCORES = tuple(f"test/{name}" for name in (*BOUND, *CONTROL))
+FIDELITY, TRANSFER = "test/label_fidelity", "test/transfer_fidelity"
 
 
 def metric(key: str) -> Metric:

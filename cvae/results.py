@@ -145,12 +145,9 @@ def _refuse(folders: Sequence[RunFolder]) -> None:
 
 def _first_seeds(sweep: SweepFolder, runs: Path) -> list[RunFolder]:
     """The runs with the first seed of a sweep."""
-    first = sweep.info["runs"][0]["swept"].get(SEEDS)
-    return [
-        RunFolder(runs / run["folder"])
-        for run in sweep.info["runs"]
-        if run["swept"].get(SEEDS) == first
-    ]
+    seeds = [run["swept"].get(SEEDS) for run in sweep.info["runs"]]
+    members = zip(_members(sweep, runs), seeds, strict=True)
+    return [folder for folder, seed in members if seed == seeds[0]]
 
 
 def _runs_of(known: published.Results | None, sweep: str) -> Iterator[str]:

@@ -26,7 +26,7 @@ from cvae.run.published import fallback
 from cvae.spec.document import (
     Document,
     apply_overrides,
-    load_spec,
+    one_spec,
     read_document,
     validate,
 )
@@ -111,14 +111,15 @@ def train(
     """
     if isinstance(spec, (str, os.PathLike)):
         path = os.fspath(spec)
-        wanted, header = load_spec(path, changes), read_document(path).header
+        document = read_document(path)
+        wanted = one_spec(document, changes)
         command = make_command("experiment", path, " ".join(changes))
     else:
         fields = nested(flatten(spec)) if isinstance(spec, Spec) else dict(spec)
         document = Document("spec", deepcopy(fields))
         apply_overrides(document, changes)
-        wanted, header, command = validate(document), "", "cvae.train"
-    origin = Origin(header, command, tuple(changes))
+        wanted, command = validate(document), "cvae.train"
+    origin = Origin(document.header, command, tuple(changes))
     folder = runner.run(wanted, runs=Path(runs), offline=offline, origin=origin)
     return load_run(folder.path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import pty
 import signal
@@ -13,7 +12,6 @@ import pytest
 
 from cvae import likelihood
 from cvae.run.progress import decoding
-from cvae.tracking import entities
 from tests import children
 from tests.conftest import data_set, generator, untrained_run, write
 from tests.test_commands import Done, start, the_run
@@ -74,17 +72,6 @@ def test_a_terminal_without_a_size_gets_its_bar(
         done = children.run([*command, "--offline"], errors=errors)
     assert done.returncode == 0
     assert the_run(tmp_path / "runs").status == "FINISHED"
-
-
-@pytest.mark.parametrize("error", [KeyError("uid"), OSError("no name"), ImportError()])
-def test_a_user_without_a_name_is_a_number(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def nameless() -> str:
-        raise error
-
-    monkeypatch.setattr(getpass, "getuser", nameless)
-    assert entities.user() == str(os.getuid())
 
 
 def test_an_evaluation_shows_how_far_it_is(

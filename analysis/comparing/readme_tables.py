@@ -6,10 +6,10 @@ import re
 import statistics
 from collections.abc import Callable, Sequence
 
-from analysis.comparing.sentences import FIDELITY, TRANSFER
 from analysis.reading import latent
 from analysis.reading.needed import SINGLE, SWEEPS, Needed
 from cvae import metrics, mnist
+from cvae.metrics import FIDELITY, TRANSFER
 from cvae.run.folder import RunFolder
 from cvae.spec.fields import Model, Spec
 from cvae.sweep import table

@@ -9,9 +9,9 @@ from analysis.comparing import settings, tables
 from analysis.comparing.settings import Comparison, Difference, Setting
 from analysis.comparing.significance import ENOUGH
 from cvae import metrics
+from cvae.metrics import FIDELITY
 
-FIDELITY, TRUSTED = "test/label_fidelity", 0.95  # of prior samples; less is warned of
-TRANSFER = "test/transfer_fidelity"
+TRUSTED = 0.95  # of prior samples are read as asked; less is warned of
 
 METHOD = (
     "n counts runs; ± is their sample standard deviation. Intervals are 95 % t "

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.comparing.sentences import TRANSFER, shown_digits
+from analysis.comparing.sentences import shown_digits
 from analysis.drawing import latent_pictures
 from analysis.drawing.plates import Panel, Plate, mosaic
 from analysis.reading import latent
 from analysis.reading.latent import Posterior
+from cvae.metrics import TRANSFER
 from cvae.run.find import display_name
 from cvae.samples import Run
 

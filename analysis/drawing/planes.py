@@ -14,7 +14,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from analysis.comparing.sentences import FIDELITY
 from analysis.comparing.settings import (
     LONGEST_LABEL,
     Comparison,
@@ -26,6 +25,7 @@ from analysis.drawing import style
 from analysis.drawing.plates import Plate
 from analysis.reading.runs import RunRow
 from cvae import metrics
+from cvae.metrics import FIDELITY
 
 SHOWN = 7  # settings told apart by colour
 GREY = "#767676"

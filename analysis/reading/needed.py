@@ -62,8 +62,9 @@ class Needed:
         Found by their ids; a repeated run counts once, a damaged folder not at all.
         """
         done: dict[int, RunFolder] = {}
+        stem = f"{self.spec(name).name}-"
         for folder in folders(self.runs):
-            if not folder.name.startswith(f"{self.spec(name).name}-"):
+            if not folder.name.startswith(stem):
                 continue
             try:
                 seed = folder.spec().training.seed

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae.errors import RunNotFound, RunUnfinished
+from cvae.metrics import FIDELITY
 from cvae.run import published
 from cvae.run.folder import RUNS, RunFolder, SweepFolder
 from cvae.run.published import Published, Results
@@ -172,7 +173,7 @@ def find_published(run: str | os.PathLike[str] | None, results: Results) -> RunF
     """
     whole = [f for f in results.folders() if isinstance(f, Published) and f.whole]
     if run is None and whole:
-        return max(whole, key=lambda f: f.metrics.get("test/label_fidelity", 0.0))
+        return max(whole, key=lambda f: f.metrics.get(FIDELITY, 0.0))
     wanted = os.fspath(run or "")
     if fitting := _finished(folder for folder in whole if _means(folder, wanted)):
         return fitting[-1]

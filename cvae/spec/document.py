@@ -72,7 +72,15 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     Raises:
         SpecError: every mistake of file and overrides, a line each.
     """
-    document = read_document(path)
+    return one_spec(read_document(path), overrides)
+
+
+def one_spec(document: Document, overrides: Sequence[str] = ()) -> Spec:
+    """The spec of a file that was read, with `key=value` overrides laid over it.
+
+    Raises:
+        SpecError: as `load_spec`.
+    """
     if isinstance(document.tree, dict) and "sweep" in document.tree:
         raise SpecError(
             f"{document.where(('sweep',))}: sweep: this file describes many runs, not "

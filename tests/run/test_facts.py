@@ -41,9 +41,7 @@ def digests(folder: RunFolder) -> str:
 
 
 def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
-    wanted, runs = small(tmp_path), tmp_path / "runs"
-    folder = runner.run(wanted, runs=runs, offline=True)
-    folder.update(status="KILLED")
+    wanted, runs, folder = stopped(tmp_path)
     before = (folder.path / "records.jsonl").read_bytes()
     replace_data(tmp_path)
     with pytest.raises(DataError, match=digests(folder)):
@@ -57,6 +55,14 @@ def test_a_run_is_not_evaluated_on_other_data(tmp_path: Path) -> None:
     run = load_run(runs=tmp_path / "runs")
     with pytest.raises(DataError, match=digests(folder)):
         evaluate_run(folder, run.spec, run.model, importance_samples=2, label_samples=0)
+
+
+def stopped(place: Path) -> tuple[Spec, Path, RunFolder]:
+    """A small run marked as killed at its end: its spec, the runs, its folder."""
+    wanted, runs = small(place), place / "runs"
+    folder = runner.run(wanted, runs=runs, offline=True)
+    folder.update(status="KILLED")
+    return wanted, runs, folder
 
 
 def test_an_edited_spec_is_not_used_with_the_run(tmp_path: Path) -> None:
@@ -115,9 +121,7 @@ def test_a_spec_edited_while_it_trains_ends_no_run(
 def test_a_run_stays_in_its_experiment_and_that_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wanted, runs = small(tmp_path), tmp_path / "runs"
-    folder = runner.run(wanted, runs=runs, offline=True)
-    folder.update(status="KILLED")
+    wanted, runs, folder = stopped(tmp_path)
     other = wanted.model_copy(update={"tracking": Tracking(experiment="other")})
     assert other.id == wanted.id
     assert runner.run(other, runs=runs, offline=True).path == folder.path
@@ -165,9 +169,7 @@ def test_a_sweep_of_another_experiment_has_its_parent_there(
 def test_other_versions_are_said_when_a_run_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wanted, runs = small(tmp_path), tmp_path / "runs"
-    folder = runner.run(wanted, runs=runs, offline=True)
-    folder.update(status="KILLED")
+    wanted, runs, folder = stopped(tmp_path)
     runner.run(wanted, runs=runs, offline=True)
     assert "begun with" not in caplog.text
     facts = folder.info["facts"] | {"version.torch": "1.0", "threads": 77}
