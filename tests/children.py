@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -100,6 +100,18 @@ def run(command: Sequence[str], *, limit: float = LIMIT, **options: Any) -> Done
 def python(*arguments: str, **options: Any) -> Done:
     """This interpreter with arguments: `python("-m", "analysis.compare")`."""
     return run([sys.executable, *arguments], **options)
+
+
+def copy(files: Iterable[Path], place: Path) -> None:
+    """Copy files and folders by a process of its own, which a database in use needs.
+
+    Whoever closes a file gives up all POSIX locks that its process has on it: a copy
+    made here would take from SQLite those of its open connections, and the next process
+    to leave the database would remove the log that they still read.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    done = run(["cp", "-R", *map(str, files), str(place)])
+    assert done.returncode == 0, done.stderr
 
 
 def end(child: Child, *, grace: float = 0.0) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from analysis.reading.runs import Runs
 from cvae.errors import RunNotFound
 from cvae.run.folder import SweepFolder
 from cvae.tracking import store
+from tests import children
 from tests.made import made_run, rewrite
 
 
@@ -27,8 +27,7 @@ def elsewhere(published: Path, tmp_path: Path) -> Path:
 
 def copy_store(runs: Path, place: Path) -> None:
     """The database with what SQLite has not yet moved into it."""
-    for file in runs.glob("mlflow.db*"):
-        shutil.copy(file, place)
+    children.copy(runs.glob("mlflow.db*"), place)
 
 
 def test_a_row_has_only_the_fields_that_differ(tmp_path: Path) -> None:
@@ -73,7 +72,7 @@ def test_a_sweep_is_its_runs_and_not_their_parent(
 def test_a_run_that_a_sweep_found_finished_is_one_of_its_runs(
     published: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(published, tmp_path, dirs_exist_ok=True)
+    children.copy(published.iterdir(), tmp_path)
     sweep = SweepFolder(tmp_path / "sweeps" / "beta")
     before = made_run(tmp_path, 95.0, name="beta", objective__beta=8.0)
     entry = {"folder": before.name, "swept": {"objective.beta": 8.0}}
@@ -84,7 +83,7 @@ def test_a_run_that_a_sweep_found_finished_is_one_of_its_runs(
 def test_a_run_that_was_not_published_is_read_from_its_folder(
     published: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(published, tmp_path, dirs_exist_ok=True)
+    children.copy(published.iterdir(), tmp_path)
     made_run(tmp_path, 80.0, name="new", tracking__experiment="tests")
     found = load_runs(experiment="tests", runs=tmp_path)
     assert len(found.rows) == 6

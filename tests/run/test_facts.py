@@ -154,7 +154,8 @@ def test_a_sweep_of_another_experiment_names_the_runs_that_stay_in_the_former(
 def test_a_sweep_of_another_experiment_has_its_parent_there(
     published: Path, tmp_path: Path
 ) -> None:
-    runs = shutil.copytree(published, tmp_path / "runs")
+    runs = tmp_path / "runs"
+    children.copy(published.iterdir(), runs)
     folder, tracker = SweepFolder(runs / "sweeps" / "beta"), Tracker(runs)
     first = tracker.publish_sweep(folder)
     assert tracker.publish_sweep(folder) == first
@@ -214,7 +215,7 @@ def test_one_damaged_folder_stops_neither_list_nor_the_next_run(
 ) -> None:
     wanted, runs = small(tmp_path), tmp_path / "runs"
     bad = made_run(runs, 100.0, name="bad", status="RUNNING")
-    shutil.copy(finished[0] / "mlflow.db", runs)
+    children.copy([finished[0] / "mlflow.db"], runs)
     (bad.path / "spec.yaml").write_text("{")
     (bad.path / "records.jsonl").write_text("{]\n")
     (bad.path / "tracking.json").write_text("{}")
