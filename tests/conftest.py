@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -93,6 +94,13 @@ def ordinary_floats() -> Iterator[None]:
     """A run in this process leaves denormals flushed; hypothesis minds."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
+def ordinary_logging() -> Iterator[None]:
+    """A command in this process says more than the package alone."""
+    yield
+    logging.getLogger("cvae").setLevel(logging.NOTSET)
 
 
 @pytest.fixture
