@@ -31,6 +31,7 @@ from cvae.samples import Run, generate_conditional_samples
 SAMPLES = 16  # of a digit
 SQUARE = 8  # rows and columns of a plain model's sheet
 IMAGES = 2  # test images of each digit that are reconstructed
+LATENT, SIZES = "model.latent_dim", (2, 5, 20)  # whose weights are published
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,7 @@ def manifolds(needed: Needed) -> list[Plate]:
 
 def reconstructions(needed: Needed) -> list[Plate]:
     panels: list[Panel] = []
-    for run in needed.firsts("latent_size"):
-        if run.model.latent_dim > 20:
-            continue
+    for run in needed.firsts("latent_size", LATENT, SIZES):
         posterior = latent.encode(run)
         places = shown(posterior)
         if not panels:
@@ -111,7 +110,7 @@ def denoising(needed: Needed) -> list[Plate]:
 def plain_samples(needed: Needed) -> list[Plate]:
     """Kingma & Welling 2014, Figure 5."""
     panels = []
-    for run in needed.firsts("plain_latent"):
+    for run in needed.firsts("plain_latent", LATENT, SIZES):
         noise = torch.randn(
             SQUARE**2, run.model.latent_dim, generator=torch.Generator().manual_seed(0)
         )
@@ -122,7 +121,7 @@ def plain_samples(needed: Needed) -> list[Plate]:
         f"{SQUARE**2} samples of plain VAEs of growing latent size (seed 0); cf. "
         "Kingma & Welling 2014, Figure 5."
     )
-    return [Plate("plain_samples", mosaic(panels, 4), caption)]
+    return [Plate("plain_samples", mosaic(panels, len(SIZES)), caption)]
 
 
 def aevb_figure2(needed: Needed) -> list[Plate]:

@@ -8,6 +8,7 @@ runs.history(runs.rows[0], "val/neg_elbo")
 from __future__ import annotations
 
 import difflib
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from analysis.reading.runs import RunRow, Runs
 from analysis.reading.sources import from_folders, from_store
 from cvae.errors import RunNotFound
+from cvae.run import published
 from cvae.run.find import sweeps
 from cvae.run.folder import RUNS
 from cvae.spec.fields import NAME
@@ -24,6 +26,9 @@ from cvae.tracking.address import has_store
 
 if TYPE_CHECKING:
     from cvae.tracking.store import Store
+
+Source = Literal["auto", "store", "folders"]
+log = logging.getLogger("cvae")
 
 
 def load_runs(
@@ -33,9 +38,11 @@ def load_runs(
     ids: Sequence[str] = (),
     filter: str = "",  # MLflow's word
     runs: Path = RUNS,
-    source: Literal["auto", "store", "folders"] = "auto",
+    source: Source = "auto",
 ) -> Runs:
     """The runs of an experiment, of a sweep, by name or by MLflow's filter; or all.
+
+    Where `runs/` has none that fit, published ones stand in, and that is said.
 
     Args:
         ids: run names, ids, spec names, folders or MLflow run ids.
@@ -47,6 +54,28 @@ def load_runs(
         TrackingError: the store cannot be read.
         ValueError: a bad filter, or a filter without a store.
     """
+    try:
+        return _load(experiment, sweep, ids, filter, runs, source)
+    except RunNotFound as none_of_ones_own:
+        results = published.fallback(runs)
+        if results is None or filter:
+            raise
+        try:
+            found = _load(experiment, sweep, ids, "", results.path, "folders")
+        except RunNotFound as error:
+            raise RunNotFound(f"{none_of_ones_own}\n{error}") from error
+    log.warning("none in %s/: using what is published in %s", runs, results.path)
+    return found
+
+
+def _load(
+    experiment: str | None,
+    sweep: str | None,
+    ids: Sequence[str],
+    filter: str,
+    runs: Path,
+    source: Source,
+) -> Runs:
     if sweep and not NAME.fullmatch(sweep):
         raise RunNotFound(f"no sweep {sweep[:80]!r}; {_sweeps(runs)}")
     store: Store | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,14 +85,14 @@ class Needed:
         variants = self.plan(name).variants
         return [(dict(v.swept), self._finished(v.spec)) for v in variants]
 
-    def firsts(self, name: str) -> list[Run]:
-        """The runs of a sweep with the first of its seeds, as models."""
+    def firsts(self, name: str, key: str, values: Sequence[Any]) -> list[Run]:
+        """The runs of a sweep whose `key` has one of `values`, of its first seed."""
         children = self.children(name)
         seed = children[0][0].get(SEEDS)
         return [
             load_run(folder.name, runs=self.runs)
             for swept, folder in children
-            if swept.get(SEEDS) == seed
+            if swept.get(SEEDS) == seed and swept[key] in values
         ]
 
     def make(self, name: str, *, once: bool, jobs: int | None, offline: bool) -> None:

@@ -177,6 +177,19 @@ def test_mistakes_name_what_there_is(published: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())  # reading makes no store
 
 
+def test_published_runs_stand_in_where_there_are_none_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = load_runs(sweep="control")
+    assert len(runs.rows) == 36 and runs.store is None
+    assert "using what is published" in caplog.text
+    with pytest.raises(RunNotFound, match=r"(?s)'none'.*sweeps in .*results/: control"):
+        load_runs(sweep="none")
+    made_run(Path("runs"), 101.0)
+    assert [run.metrics["test/neg_elbo"] for run in load_runs().rows] == [101.0]
+
+
 def test_the_table_is_json(tmp_path: Path) -> None:
     made_run(tmp_path, 101.0)
     made_run(tmp_path, 102.0, status="FAILED", training__seed=1)
