@@ -6,6 +6,7 @@ device, so that both devices evaluate with the same draws.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -94,6 +95,19 @@ def label_posterior(
     Returns:
         (N, C) log probabilities on the CPU, and the mean of −log 1/C Σ_y p(x|y).
     """
+    logs = label_likelihoods(model, data, generator, samples=samples, corrupt=corrupt)
+    return logs.log_softmax(1), -float(log_evidence(logs).mean())
+
+
+def label_likelihoods(
+    model: CVAE,
+    data: mnist.Images,
+    generator: torch.Generator,
+    *,
+    samples: int,
+    corrupt: float = 0.0,
+) -> Tensor:
+    """log p(x|y) (N, C) of every image and every label, nats, on the CPU."""
     rows = []
     for x, target, y in chunks(model, data, generator, corrupt=corrupt):
         logs = [
@@ -103,9 +117,12 @@ def label_posterior(
             for label in range(model.classes)
         ]
         rows.append(torch.stack(logs, dim=1).double().cpu())
-    joint = torch.cat(rows) - torch.log(torch.tensor(float(model.classes)))
-    evidence = torch.logsumexp(joint, 1, keepdim=True)
-    return joint - evidence, -float(evidence.mean())
+    return torch.cat(rows)
+
+
+def log_evidence(logs: Tensor) -> Tensor:
+    """log p(x) (N,) of log p(x|y) (N, C), with a uniform p(y)."""
+    return torch.logsumexp(logs, 1) - math.log(logs.shape[1])
 
 
 @torch.no_grad()
