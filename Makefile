@@ -9,13 +9,13 @@ SHELL := /bin/bash
 # command: no blank, quote, ; or $( ) in it is ever interpreted, by make or by the shell.
 ARGUMENTS := CONFIG SET RUN DIGIT N SEED TEMPERATURE OUT K LABEL_K HOST PORT OFFLINE \
 	PYTEST PY JOBS THREADS ENGINE GPUS DRY EXPERIMENT SWEEP FILTER BY AGAINST METRIC \
-	FORMATS ELLIPSES ONLY RUNS WEIGHTS FULL FROM
+	FORMATS ELLIPSES ONLY RUNS WEIGHTS FULL FROM WHAT
 # What each target takes besides PY; anything else on the command line is refused.
 takes.data :=
 takes.experiment := CONFIG SET OFFLINE
 takes.sweep := CONFIG SET OFFLINE DRY JOBS THREADS ENGINE GPUS
 takes.samples := RUN DIGIT N SEED TEMPERATURE OUT
-takes.evaluate := RUN K LABEL_K
+takes.evaluate := RUN K LABEL_K WHAT
 takes.compare := EXPERIMENT SWEEP RUN FILTER BY AGAINST METRIC FORMATS OUT
 takes.report := $(takes.compare)
 takes.manifold := RUN DIGIT FORMATS ELLIPSES OUT
@@ -123,9 +123,11 @@ samples: $(READY)  ## draw digits from a finished run       make samples RUN=qui
 		$${N:+--n "$$N"} $${SEED:+--seed "$$SEED"} \
 		$${TEMPERATURE:+--temperature "$$TEMPERATURE"} $${OUT:+--out "$$OUT"}
 
-evaluate: $(READY)  ## importance-sampled NLL, label accuracy make evaluate RUN=quickstart K=100 LABEL_K=10
+evaluate: $(READY)  ## likelihoods and more, with errors    make evaluate RUN=quickstart WHAT="nll gaps"
 	@$(PYTHON) -m cvae evaluate $${RUN:+--run "$$RUN"} \
-		$${K:+--importance-samples "$$K"} $${LABEL_K:+--label-samples "$$LABEL_K"}
+		$${K:+--importance-samples "$$K"} $${LABEL_K:+--label-samples "$$LABEL_K"} \
+		$${WHAT:+--what "$$WHAT"}
+	@[ -z "$$WHAT" ] || $(PYTHON) -m analysis.evaluation $${RUN:+--run "$$RUN"}
 
 SELECTED = $${EXPERIMENT:+--experiment "$$EXPERIMENT"} $${SWEEP:+--sweep "$$SWEEP"} \
 	$${RUN:+--run "$$RUN"} $${FILTER:+--filter "$$FILTER"} $${BY:+--by "$$BY"} \

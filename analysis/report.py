@@ -52,23 +52,23 @@ def write(result: Result, out: Path, again: str = "") -> list[Path]:
     content["figures"], drawn = [], []
     for plate in plates:
         png, svg = plate.save(out, ("png", "svg"))
-        content["figures"].append(_shown(plate.name, plate.caption, svg, "svg+xml"))
+        content["figures"].append(shown(plate.name, plate.caption, svg, "svg+xml"))
         svg.unlink()  # it is in the page
         drawn.append(png)
     words = {"digits": sentences.shown_digits(result.best.metrics)}
     if not result.best.fields["model.conditional"]:
         words = {}
     content["samples"] = [
-        _shown(path.stem, GRIDS[path.name] + words.get(path.stem, ""), path, "png")
+        shown(path.stem, GRIDS[path.name] + words.get(path.stem, ""), path, "png")
         for path in grids
     ]
     html, markdown = out / "report.html", out / "report.md"
-    html.write_text(_render("report.html.j2", content), encoding="utf-8")
-    markdown.write_text(_render("report.md.j2", content), encoding="utf-8")
+    html.write_text(render("report.html.j2", content), encoding="utf-8")
+    markdown.write_text(render("report.md.j2", content), encoding="utf-8")
     return [html, markdown, *compare.write_tables(result, out), *drawn, *grids]
 
 
-def _shown(name: str, caption: str, path: Path, kind: str) -> dict[str, str]:
+def shown(name: str, caption: str, path: Path, kind: str) -> dict[str, str]:
     """A figure as the templates take it: on the page itself, or beside it."""
     data = base64.b64encode(path.read_bytes()).decode()
     uri = f"data:image/{kind};base64,{data}"
@@ -95,7 +95,7 @@ def _content(result: Result, again: str) -> dict[str, Any]:
     }
 
 
-def _render(name: str, content: dict[str, Any]) -> str:
+def render(name: str, content: dict[str, Any]) -> str:
     """A template filled in; HTML is escaped by Jinja, Markdown by the filter `text`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),

@@ -99,10 +99,11 @@ def _add_reading(command: Command) -> None:
     evaluate(
         *("--importance-samples",),
         **k,
-        default=100,
         help="samples of z an image, 100 if left out: a minute or more on two cores",
     )
-    evaluate("--label-samples", **k, default=0, help="the same for each of ten labels")
+    evaluate("--label-samples", **k, help="the same for each of ten labels")
+    parts = "parts with their errors, such as 'nll gaps', or all (5000, 100 samples)"
+    evaluate("--what", default="", help=parts)
 
     sync = command("sync", commands.sync, "publish what the tracking store lacks")
     sync("--run", help="one run's name, id or folder; all if left out")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cvae.errors import Busy, Damaged, Expected, RunNotFound, TrackingError, UsageError
-from cvae.metrics import FIDELITY, headline, metric, number
+from cvae.metrics import ERROR, FIDELITY, headline, metric, number
 
 # Imports inside the functions: torch and MLflow take seconds, `--help` must not wait.
 if TYPE_CHECKING:
@@ -151,17 +151,31 @@ def _picture(out: Path, name: str) -> Path:
 
 
 def evaluate(
-    *, runs: Path, run: str | None, importance_samples: int, label_samples: int
+    *,
+    runs: Path,
+    run: str | None,
+    importance_samples: int | None,
+    label_samples: int | None,
+    what: str,
 ) -> None:
+    from cvae.run.measurements import place
     from cvae.samples import evaluate, load_run
 
     known = load_run(run, runs=runs)
     figures = evaluate(
-        known, importance_samples=importance_samples, label_samples=label_samples
+        known,
+        importance_samples=importance_samples,
+        label_samples=label_samples,
+        what=what,
     )
-    print(f"{known.folder.name}, all test images")
+    print(f"{known.folder.name}, test images; ± is the standard error")
     for key, value in figures.items():
-        print(f"  {key:32} {value:.4f}")
+        if not key.endswith(ERROR):
+            error = figures.get(f"{key}{ERROR}")
+            more = "" if error is None else f" ± {error:.4f}"
+            print(f"  {key:32} {value:.4f}{more} {metric(key).unit}".rstrip())
+    if what:
+        print(f"  values by image: {place(known.folder)}")
 
 
 def sync(*, runs: Path, run: str | None) -> None:

@@ -188,8 +188,8 @@ def _ended(act: Callable[[], None], interrupted: str) -> int:
     log.setLevel(logging.INFO)
     try:
         act()
-    except KeyboardInterrupt as stop:
-        log.error(interrupted)
+    except KeyboardInterrupt as stop:  # a note says what this command has kept
+        log.error("%s", "; ".join(getattr(stop, "__notes__", [interrupted])))
         return _interrupted(stop)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,8 @@
 """Every metric once: its meaning, unit, decimals, and which direction is better.
 
 A key is `<split>/<name>`: train and val each epoch, test once at the end, time in
-seconds. `_isK` at the end of a name counts importance samples.
+seconds. `_isK` at the end of a name counts importance samples, `_se` after it makes it
+the figure's standard error.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import math
 import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 NATS = "nats per image"
+ERROR = "_se"  # the end of a key: the standard error of the figure without it
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Metric:
     unit: str = NATS
     decimals: int = 2
     higher_is_better: bool = False
+    source: str = ""  # where it is defined, or what it may be compared with
 
     @property
     def sign(self) -> int:
@@ -38,8 +41,24 @@ METRICS = (
     Metric("kl", "KL(q(z given x, y) ‖ p(z given y))"),
     Metric("active_units", "latent dimensions that the model uses", "units", 1),
     Metric("loss", "what was minimised: recon + β·kl, or a K-sample bound"),
-    Metric("nll", "the importance-sampled estimate of −log p(x given y)"),
-    Metric("marginal_nll", "−log p(x), summed over the ten labels"),
+    Metric(
+        "nll",
+        "the importance-sampled estimate of −log p(x given y)",
+        source="Burda et al. 2016, eq. 8; with one sample it is −ELBO",
+    ),
+    Metric(
+        "marginal_nll",
+        "−log p(x), summed over the ten labels",
+        source="p(x) = Σ p(x given y) / 10",
+    ),
+    Metric(
+        "ess",
+        "the effective sample size, (Σ w)² / Σ w² of an image's weights",
+        "draws",
+        1,
+        higher_is_better=True,
+        source="Kong 1992; at most K",
+    ),
     Metric(
         "label_accuracy",
         "the share of images whose label argmax p(y given x) names",
@@ -105,8 +124,11 @@ def metric(key: str) -> Metric:
     split, _, name = key.rpartition("/")
     if split == "time":
         return Metric(name, f"seconds spent on {name}", "s", 1)
-    name = re.sub(r"_is\d+$", "", name)
-    return BY_NAME.get(name) or Metric(name, name, "")
+    whole, name = name, re.sub(r"_is\d+$", "", name.removesuffix(ERROR))
+    known = BY_NAME.get(name) or Metric(name, name, "")
+    if whole.endswith(ERROR):
+        return replace(known, name=whole, words=f"the standard error of {name}")
+    return known
 
 
 def number(value: float, key: str, *, sign: bool = False) -> str:

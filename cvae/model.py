@@ -80,12 +80,12 @@ class CVAE(nn.Module):
 
     def encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels (B, D) in [0, 1] and labels (B,) → mu, logvar of q(z|x,y), (B, Z)."""
-        mu, logvar = self.encoder(self._with_label(x, y)).chunk(2, dim=-1)
+        mu, logvar = self.encoder(self.with_label(x, y)).chunk(2, dim=-1)
         return mu, logvar
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
         """Latents (…, B, Z), labels (B,) → Bernoulli logits of p(x|z,y), (…, B, D)."""
-        logits: Tensor = self.decoder(self._with_label(z, y))
+        logits: Tensor = self.decoder(self.with_label(z, y))
         return logits
 
     @property
@@ -113,7 +113,8 @@ class CVAE(nn.Module):
             self.set_mixture(torch.empty(shape, device=here))
         self.load_state_dict(tensors)
 
-    def _with_label(self, values: Tensor, y: Tensor) -> Tensor:
+    def with_label(self, values: Tensor, y: Tensor) -> Tensor:
+        """What the network is given: values (…, B, V) and one-hot labels of y (B,)."""
         if not self.classes:
             return values
         one_hot = self.label_scale * F.one_hot(y, self.classes).to(values.dtype)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from cvae import engine, grids, mnist
 from cvae.errors import RunNotFound, RunUnfinished, TrackingError, UsageError
 from cvae.model import CVAE
 from cvae.run import runner
-from cvae.run.evaluation import evaluate_run
+from cvae.run.evaluation import MANY, evaluate_run, measure_run
 from cvae.run.find import find_published, find_run
 from cvae.run.folder import RUNS, Origin, RunFolder, make_command
 from cvae.run.published import fallback
@@ -30,8 +32,9 @@ from cvae.spec.document import (
     read_document,
     validate,
 )
-from cvae.spec.fields import Spec, flatten, nested
+from cvae.spec.fields import LABEL_PARTS, Spec, flatten, nested
 
+FEW = (100, 0)  # draws of z an image, and for each of its labels, without `what`
 log = logging.getLogger("cvae")
 
 
@@ -127,33 +130,42 @@ def train(
 def evaluate(
     run: str | os.PathLike[str] | Run | None = None,
     *,
-    importance_samples: int = 100,
-    label_samples: int = 0,
+    importance_samples: int | None = None,
+    label_samples: int | None = None,
+    what: str | Sequence[str] = (),
     runs: str | os.PathLike[str] = RUNS,
 ) -> dict[str, float]:
-    """Importance-sampled figures of a finished run, over all test images.
+    """Figures of a finished run over all test images, with `what` with their errors.
 
     New figures are added to the run's records, and to MLflow if the run is there.
 
     Args:
         run: a finished run (see `load_run`); the newest by default.
-        importance_samples: K of `test/nll_isK`; 0 leaves it out. 100 take a minute or
-            more.
+        importance_samples: K of `test/nll_isK`; 0 leaves it out. By default 100, which
+            take a minute or more, and with `what` 5000.
         label_samples: the same for `test/label_accuracy_isK` and
-            `test/marginal_nll_isK`, of each of the ten labels.
+            `test/marginal_nll_isK`, of each of the ten labels; by default 0, and with
+            `what` 100.
+        what: parts of `cvae.evaluation.parts.PARTS`, or "all". Values by image are
+            written to `evaluation/` in the run's folder.
         runs: the folder of runs in which `run` is looked for.
 
     Returns:
-        Figures by key; nll in nats per image, accuracies and fidelities as shares.
+        Figures by key; nll in nats per image, accuracies and fidelities as shares. The
+        standard error of `test/…` is `test/…_se`.
 
     Raises:
         ValueError: a number of samples is not an integer of 0 to 10⁶.
         RunNotFound: no such run.
-        UsageError: label_samples for an unconditional run.
-        DataError: the data are not those that the run was made with.
+        UsageError: a part that there is not, labels of an unconditional run.
+        DataError: the data are not those that the run was made with, or its weights
+            are not finite.
         Busy: another process is at this run.
     """
-    for count in (importance_samples, label_samples):
+    samples, of_labels = MANY if what else FEW
+    samples = samples if importance_samples is None else importance_samples
+    of_labels = of_labels if label_samples is None else label_samples
+    for count in (samples, of_labels):
         if not _whole(count) or not 0 <= count <= 10**6:
             raise ValueError(
                 f"samples must be an integer of 0 to 10**6, found {count!r}"
@@ -163,16 +175,52 @@ def evaluate(
         raise UsageError(
             f"{known.folder.name} is unconditional: it has no label posterior"
         )
-    figures = evaluate_run(
-        known.folder,
-        known.spec,
-        known.model,
-        importance_samples=importance_samples,
-        label_samples=label_samples,
-    )
+    what_of = known.folder, known.spec, known.model
+    if what:
+        parts = chosen_parts(what, known, samples, of_labels)
+        figures = measure_run(*what_of, parts, samples=samples, label_samples=of_labels)
+    else:
+        figures = evaluate_run(
+            *what_of, importance_samples=samples, label_samples=of_labels
+        )
     if known.folder.published:
         _publish(known.folder)
     return figures
+
+
+def chosen_parts(
+    what: str | Sequence[str], run: Run, samples: int, label_samples: int
+) -> list[str]:
+    """The parts of an evaluation that are asked for, in the order of `PARTS`.
+
+    Raises:
+        UsageError: one that there is not, or that this run or these numbers of samples
+            cannot answer.
+    """
+    from cvae.evaluation.parts import NEED_SAMPLES, PARTS
+
+    asked = re.split(r"[\s,]+", what.strip()) if isinstance(what, str) else list(what)
+    for name in asked:
+        if name != "all" and name not in PARTS:
+            near = difflib.get_close_matches(name, [*PARTS, "all"], 1)
+            raise UsageError(
+                f"WHAT={name[:80]}: no such part; allowed: {', '.join(PARTS)}, all"
+                + (f"; did you mean {near[0]}?" if near else "")
+            )
+    plain = not run.model.classes
+    if "all" in asked:
+        asked = [name for name in PARTS if not (plain and name in LABEL_PARTS)]
+    for name in asked:
+        if plain and name in LABEL_PARTS:
+            raise UsageError(
+                f"{run.folder.name} is unconditional: it has no {name} to evaluate"
+            )
+        counts = {"K": samples, "LABEL_K": label_samples}
+        if counts.get(NEED_SAMPLES.get(name, "")) == 0:
+            raise UsageError(
+                f"{NEED_SAMPLES[name]}=0: {name} needs at least one draw of z an image"
+            )
+    return [name for name in PARTS if name in asked]
 
 
 def _publish(folder: RunFolder) -> None:

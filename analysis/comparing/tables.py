@@ -12,7 +12,7 @@ from typing import Any
 from analysis.comparing.settings import Comparison, short, text
 from analysis.reading.runs import RunRow
 from cvae.files import write_atomic
-from cvae.metrics import SCORES, mean_sd, number
+from cvae.metrics import ERROR, SCORES, mean_sd, number
 from cvae.tracking import note
 
 Row = dict[str, Any]
@@ -45,7 +45,11 @@ def runs(
     """One row a run: what differs, its scores, seconds and status."""
     known = {key for run in members for key in run.metrics}
     keys = [key for key in SCORES if key in known]
-    keys += sorted(k for k in known if k.startswith("test/") and "_is" in k)
+    keys += sorted(
+        k
+        for k in known
+        if k.startswith("test/") and "_is" in k and not k.endswith(ERROR)
+    )
     return [
         {"run": run.title}
         | {short(key): text(run.fields.get(key)) for key in differing}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -20,3 +21,20 @@ class Measured:
     errors: Mapping[str, float] = field(default_factory=dict)
     per_image: Mapping[str, Tensor] = field(default_factory=dict)  # each (N,): the CSV
     arrays: Mapping[str, Tensor] = field(default_factory=dict)  # what a page draws
+
+
+def mean_and_error(
+    per_image: Mapping[str, Tensor], arrays: Mapping[str, Tensor] | None = None
+) -> Measured:
+    """Figures that are means over images (N,), with their standard errors."""
+    values = {name: each.double() for name, each in per_image.items()}
+    return Measured(
+        {name: float(each.mean()) for name, each in values.items()},
+        {
+            name: float(each.std()) / math.sqrt(len(each))
+            for name, each in values.items()
+            if len(each) > 1
+        },
+        per_image,
+        arrays or {},
+    )

@@ -5,17 +5,23 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
 
 from cvae import control, likelihood, mnist
-from cvae.errors import Diverged
+from cvae.errors import DataError, Diverged
+from cvae.evaluation.request import Request
 from cvae.model import CVAE
-from cvae.run import provenance
+from cvae.run import measurements, progress, provenance
 from cvae.run.data import load_data
 from cvae.run.folder import Record, RunFolder
 from cvae.run.progress import decoding
 from cvae.run.state import stream
 from cvae.spec.fields import Spec
 
+MANY = (5000, 100)  # draws of z an image, and for each of its labels, of the parts
 SAME = 1e-5  # relative; threads and processors change the last digits
 log = logging.getLogger("cvae")
 
@@ -117,14 +123,121 @@ def evaluate_run(
         )
         figures |= control_figures(model, data.test, data.digest)
         metrics = {f"test/{key}": value for key, value in figures.items()}
-        commit = provenance.git_state()[0]["commit"]
-        _compare(folder, metrics, commit)
-        known = folder.metrics
-        if new := {key: value for key, value in metrics.items() if key not in known}:
-            last = folder.records()[-1]
-            line = record(last["epoch"], last["step"], new)
-            folder.append(line | {"commit": commit})
+        _keep(folder, metrics)
     return metrics
+
+
+def measure_run(
+    folder: RunFolder,
+    spec: Spec,
+    model: CVAE,
+    parts: Sequence[str],
+    *,
+    samples: int,
+    label_samples: int,
+) -> dict[str, float]:
+    """The parts of an evaluation of a finished run; each is kept once it is whole.
+
+    Returns:
+        Figures by key; the standard error of `test/…` is `test/…_se`.
+
+    Raises:
+        Busy: another process holds the run.
+        DataError: other data than the run was made with, or weights are not finite.
+    """
+    check_weights(folder, model)
+    data = load_data(spec, folder)
+    metrics: dict[str, float] = {}
+    with folder.lock():
+        request = _request(folder, spec, data, samples, label_samples)
+        for at, part in enumerate(parts):
+            try:
+                metrics |= measure(folder, model, data, request, part)
+            except KeyboardInterrupt as stop:
+                kept = ", ".join(parts[:at]) or "nothing yet"
+                stop.add_note(f"interrupted in {part}; kept: {kept}")
+                raise
+    return metrics
+
+
+def measure_all(folder: RunFolder, spec: Spec, model: CVAE, data: mnist.MNIST) -> None:
+    """The parts that the spec names, at the end of the run."""
+    asked = spec.evaluation
+    request = _request(
+        folder,
+        spec,
+        data,
+        asked.importance_samples or MANY[0],
+        asked.label_samples or MANY[1],
+    )
+    for part in asked.what:
+        measure(folder, model, data, request, part)
+
+
+def measure(
+    folder: RunFolder, model: CVAE, data: mnist.MNIST, request: Request, part: str
+) -> dict[str, float]:
+    """One part, written into the run's folder and its records."""
+    from cvae.evaluation.parts import PARTS  # scikit-learn takes seconds
+
+    log.info("%s: %s of %d test images", folder.name, part, len(data.test))
+    began = time.monotonic()
+    found = PARTS[part](model, data.test, request)
+    metrics = {f"test/{key}": value for key, value in found.figures.items()}
+    metrics |= {f"test/{key}_se": value for key, value in found.errors.items()}
+    for key, value in metrics.items():
+        if not math.isfinite(value):
+            raise Diverged(f"{key} is not finite; nothing of {part} was kept")
+    facts = {
+        "run": folder.name,
+        "commit": provenance.git_state()[0]["commit"],
+        "seconds": time.monotonic() - began,
+        "threads": torch.get_num_threads(),
+        "images": len(data.test),
+        "pixels": request.pixels,
+        "samples": request.samples,
+        "label_samples": request.label_samples,
+    }
+    home = measurements.place(folder)
+    measurements.save(home, part, found, data.test.labels.cpu(), facts)
+    _keep(folder, metrics)
+    return metrics
+
+
+def _request(
+    folder: RunFolder, spec: Spec, data: mnist.MNIST, samples: int, label_samples: int
+) -> Request:
+    return Request(
+        samples=samples,
+        label_samples=label_samples,
+        stream=lambda name: stream(spec.training.seed, name),
+        track=progress.counted(folder.name),
+        data=data,
+        root=Path(spec.data.root),
+        corrupt=spec.data.corrupt,
+        pixels=spec.data.binarize,
+    )
+
+
+def check_weights(folder: RunFolder, model: CVAE) -> None:
+    """Raises DataError if a weight is NaN or infinite: nothing can be measured."""
+    for name, weights in model.state_dict().items():
+        if not bool(weights.isfinite().all()):
+            raise DataError(
+                f"{folder.weights}: {name} holds values that are not finite; train the "
+                "run again, or name another"
+            )
+
+
+def _keep(folder: RunFolder, metrics: dict[str, float]) -> None:
+    """Add what is new to the run's records; a known figure stays as it was."""
+    commit = provenance.git_state()[0]["commit"]
+    _compare(folder, metrics, commit)
+    known = folder.metrics
+    if new := {key: value for key, value in metrics.items() if key not in known}:
+        last = folder.records()[-1]
+        line = record(last["epoch"], last["step"], new)
+        folder.append(line | {"commit": commit})
 
 
 def _compare(folder: RunFolder, metrics: dict[str, float], commit: str) -> None:

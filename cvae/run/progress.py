@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from cvae.engine import Epoch
+from cvae.evaluation.request import T, Track
 from cvae.model import CVAE
 from cvae.run.folder import RunFolder
 
@@ -74,11 +75,33 @@ def decoding(
                 left = time_left((now - began) * (total - done) / done)
                 print(f"{name}  {100 * done / total:.0f} %{left}", file=sys.stderr)
 
-        hook = model.decoder.register_forward_hook(decoded)
+        hook = model.decoder[-1].register_forward_hook(decoded)
         try:
             yield
         finally:
             hook.remove()
+
+
+def counted(name: str, *, every: float = 20.0) -> Track:
+    """Passes items on; a bar on a terminal, elsewhere a line now and then.
+
+    Every item counts alike; the first line comes after 5 seconds.
+    """
+
+    def track(items: Sequence[T]) -> Iterator[T]:
+        hidden = not sys.stderr.isatty()
+        began, shown = time.monotonic(), time.monotonic() + min(0.0, 5.0 - every)
+        form = "{desc} {percentage:3.0f}% |{bar}| {remaining} left"
+        for at, item in enumerate(
+            tqdm(items, desc=name, bar_format=form, disable=hidden, leave=False)
+        ):
+            if hidden and at and time.monotonic() - shown >= every:
+                shown, done = time.monotonic(), at / len(items)
+                left = time_left((shown - began) * (1 - done) / done)
+                print(f"{name}  {100 * done:.0f} %{left}", file=sys.stderr, flush=True)
+            yield item
+
+    return track
 
 
 def time_left(seconds: float) -> str:

@@ -108,6 +108,7 @@ class Recorder:
                 metrics = evaluation.test_figures(model, test, self.spec)
                 control = evaluation.control_figures(model, test, digest)
                 metrics |= {f"test/{key}": value for key, value in control.items()}
+                evaluation.measure_all(self.folder, self.spec, model, self.data)
             publish()
             metrics |= self._times()
             self.folder.append(record(last["epoch"], last["step"], metrics))

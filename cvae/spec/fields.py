@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -23,6 +23,12 @@ BEFORE: dict[str, Any] = {"model.prior": "standard", "model.label_scale": 1.0}
 
 Width = Annotated[int, Field(ge=1, le=65536, strict=True)]
 Decay = Annotated[float, Field(ge=0, lt=1, strict=True)]
+
+
+# What `make evaluate WHAT=…` knows: parts in cvae/evaluation/parts.py, by name.
+Part = Literal["nll"]
+PARTS: tuple[str, ...] = get_args(Part)
+LABEL_PARTS = frozenset({"labels"})  # those that a plain VAE has no answer to
 
 
 class Section(BaseModel):
@@ -142,6 +148,9 @@ class Evaluation(Section):
     label_samples: int = Field(0, ge=0, le=10**6)
     """Draws of z for each test image and label for `test/label_accuracy`; 0: leave it
     out."""
+    what: tuple[Part, ...] = Field((), strict=False, max_length=16)
+    """Parts of `make evaluate WHAT=…` that a run does at its end, such as `[nll]`; with
+    the numbers of samples above, or with 5000 and 100 where they are 0."""
 
 
 class Tracking(Section):
@@ -183,6 +192,11 @@ class Spec(Section):
     def _labels_need_conditioning(self) -> Spec:
         if self.evaluation.label_samples and not self.model.conditional:
             raise ValueError("evaluation.label_samples needs model.conditional: true")
+        for part in LABEL_PARTS.intersection(self.evaluation.what):
+            if not self.model.conditional:
+                raise ValueError(
+                    f"evaluation.what: {part} needs model.conditional: true"
+                )
         return self
 
     @property

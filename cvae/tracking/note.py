@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cvae.metrics import BOUND, BY_NAME, HEADLINE, NATS, metric, number
+from cvae.metrics import BOUND, BY_NAME, ERROR, HEADLINE, NATS, metric, number
 from cvae.run.folder import RunFolder, SweepFolder
 
 LONGEST = 4000  # characters of a head comment; MLflow cuts the whole note at 8,000
@@ -31,11 +31,17 @@ def description(folder: RunFolder) -> str:
         lines += [f"Ended early: {_plain(info['reason'])}", ""]
     if final:
         figures = [
-            [key, f"{number(final[key], key)} {metric(key).unit}"]
+            [key, f"{_with_error(final, key)} {metric(key).unit}"]
             for key in sorted(final, key=_place)
+            if not key.endswith(ERROR)
         ]
         lines += [markdown([["figure", "value"], *figures]), ""]
     return "\n".join([*lines, f"Again: {_code(info.get('command', ''))}"])
+
+
+def _with_error(figures: Mapping[str, float], key: str) -> str:
+    value, error = number(figures[key], key), figures.get(f"{key}{ERROR}")
+    return value if error is None else f"{value} ± {number(error, key)}"
 
 
 def _place(key: str) -> int:

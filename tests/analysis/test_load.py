@@ -182,7 +182,8 @@ def test_published_runs_stand_in_where_there_are_none_of_ones_own(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     runs = load_runs(sweep="control")
-    assert len(runs.rows) == 36 and runs.store is None
+    assert len(runs.rows) == 36
+    assert runs.store is None
     assert "using what is published" in caplog.text
     with pytest.raises(RunNotFound, match=r"(?s)'none'.*sweeps in .*results/: control"):
         load_runs(sweep="none")

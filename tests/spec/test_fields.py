@@ -36,6 +36,7 @@ OTHERWISE: dict[str, Any] = {
     "training.device": "cpu",
     "evaluation.importance_samples": 500,
     "evaluation.label_samples": 100,
+    "evaluation.what": ["nll"],
 }
 OUTSIDE_IDENTITY = {
     "name": "other",
@@ -86,6 +87,8 @@ OUT_OF_BOUNDS: list[tuple[str, Any]] = [
     ("training.seed", 2**63),
     ("training.device", "cuda:0"),
     ("evaluation.importance_samples", -1),
+    ("evaluation.what", ["nlls"]),
+    ("evaluation.what", "nll"),
     ("tracking.experiment", ""),
     ("tracking.experiment", " blank "),
     ("tracking.experiment", "two\nlines"),

@@ -1,0 +1,146 @@
+"""What `make evaluate WHAT=…` found of one run, on one page with its errors.
+
+    make evaluate RUN=seed-notebook WHAT=all
+    python -m analysis.evaluation --run seed-notebook
+
+Everything is read from `evaluation/` in the run's folder; nothing is computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from analysis.comparing import tables
+from analysis.drawing import likelihood_plots
+from analysis.drawing.plates import Plate
+from analysis.reading import arguments
+from analysis.reading.attach import attach
+from analysis.reading.load import load_runs
+from analysis.report import render, shown
+from cvae.errors import RunNotFound
+from cvae.evaluation.measured import Measured
+from cvae.metrics import metric, number
+from cvae.run import measurements
+from cvae.run.find import display_name
+from cvae.run.measurements import Facts
+from cvae.samples import Run, load_run
+
+PIXELS = {"none": "grey", "threshold": "threshold", "dynamic": "dynamic"}
+
+
+class Section(NamedTuple):
+    """A part of the evaluation as the page shows it."""
+
+    title: str
+    draw: Callable[[Measured, Facts], list[Plate]]
+
+
+# By the part's name, in the order of the page.
+SECTIONS = {
+    "nll": Section("Likelihood", likelihood_plots.draw_nll),
+}
+
+
+def write(run: Run, out: Path) -> list[Path]:
+    """evaluation.html, evaluation.md and its pictures; the files written.
+
+    Raises:
+        RunNotFound: nothing of this run was evaluated yet.
+        Damaged: a file of an evaluation is not what was written.
+    """
+    found = measurements.load(measurements.place(run.folder))
+    if not found:
+        raise RunNotFound(
+            f"{run.folder.name} was not evaluated yet: make evaluate "
+            f'RUN={run.folder.name} WHAT="{" ".join(SECTIONS)}"'
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    parts = [name for name in SECTIONS if name in found]
+    content: dict[str, Any] = {
+        "title": f"{display_name(run.folder)}: what a reviewer asks",
+        "subtitle": _subtitle(run, found[parts[0]][1]),
+        "sections": [],
+        "command": f'make evaluate RUN={run.folder.name} WHAT="{" ".join(parts)}"',
+    }
+    drawn = []
+    for name in parts:
+        section, (measured, facts) = SECTIONS[name], found[name]
+        figures = []
+        for plate in section.draw(measured, facts):
+            (png,) = plate.save(out)
+            figures.append(shown(plate.name, plate.caption, png, "png"))
+            drawn.append(png)
+        content["sections"].append(
+            {
+                "title": section.title,
+                "rows": rows(measured),
+                "settings": _settings(facts),
+                "figures": figures,
+            }
+        )
+    pages = [out / "evaluation.html", out / "evaluation.md"]
+    for page in pages:
+        page.write_text(render(f"{page.name}.j2", content), encoding="utf-8")
+    return [*pages, *drawn]
+
+
+def rows(found: Measured) -> list[tables.Row]:
+    """A row a figure: value ± standard error, what it is, what it is defined by."""
+    listed = []
+    for name, value in found.figures.items():
+        key = f"test/{name}"
+        known, said = metric(key), number(value, key)
+        if name in found.errors:
+            said += f" ± {number(found.errors[name], key)}"
+        listed.append(
+            {
+                "figure": name,
+                "value ± standard error": said,
+                "unit": known.unit,
+                "what it is": known.words,
+                "reference": known.source,
+            }
+        )
+    return listed
+
+
+def _subtitle(run: Run, facts: Facts) -> str:
+    kind = "Conditional" if run.model.classes else "Plain"
+    return (
+        f"{kind} VAE with {run.model.latent_dim} latent dimensions, "
+        f"{facts['images']:,} test images, {PIXELS[facts['pixels']]} pixels. ± is the "
+        "standard error over images."
+    )
+
+
+def _settings(facts: Facts) -> str:
+    return (
+        f"K = {facts['samples']:,} draws of z an image, {facts['label_samples']:,} for "
+        f"each label; {facts['seconds']:.0f} s on {facts['threads']} threads, commit "
+        f"{facts['commit'][:8]}."
+    )
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    options = dict(arguments.COMMON)
+    options["--run"] = {"help": "name, id, folder or MLflow run id; newest if none"}
+    return arguments.command("evaluation", __doc__, options, _main, words)
+
+
+def _main(options: argparse.Namespace) -> None:
+    run = load_run(options.run, runs=options.runs)
+    out = options.out or Path("reports") / run.folder.name / "evaluation"
+    files = write(run, out)
+    print(f"{files[0]}: {len(files) - 2} figures; {files[1].name} beside it")
+    home = measurements.place(run.folder)
+    values = sorted([*home.glob("*.csv"), *home.glob("*.json")])
+    chosen = load_runs(ids=[run.folder.name], runs=options.runs)
+    print(attach(chosen, [*files, *values], "evaluation"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""The parts of an evaluation by name: `make evaluate RUN=… WHAT="nll gaps"`.
+
+A part is a function of the model, the test images and a `Request`; it returns figures,
+their errors, values by image and what a page draws. Its name stands in `fields.Part`,
+its figures in `metrics.METRICS`, its drawing in `analysis.evaluation.DRAWN`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cvae import mnist
+from cvae.evaluation.measured import Measured
+from cvae.evaluation.nll import nll
+from cvae.evaluation.request import Request
+from cvae.model import CVAE
+
+Estimator = Callable[[CVAE, mnist.Images, Request], Measured]
+
+# In the order in which they are computed and shown.
+PARTS: dict[str, Estimator] = {
+    "nll": nll,
+}
+NEED_SAMPLES = {"nll": "K", "labels": "LABEL_K"}  # and the count that must not be 0

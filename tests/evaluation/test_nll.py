@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from cvae import likelihood
+from cvae.evaluation.nll import curve, effective_samples, nll
+from cvae.objective import bernoulli_nll
+from tests.conftest import generator
+from tests.evaluation.made import exact, images, model, request
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"hidden": ()},
+        {"hidden": (5, 7), "activation": "gelu"},
+        {"conditional": False},
+        {"label_scale": 4.0, "activation": "tanh"},
+        {"pixels": 15},
+        {"pixels": 784},
+    ],
+    ids=str,
+)
+def test_the_fast_likelihood_is_the_plain_one(options: dict[str, Any]) -> None:
+    made = model(3, scale=4.0, **options)
+    data = images(7, grey=True, pixels=made.pixels)
+    x, y = data.images / 255, data.labels
+    z = 3 * torch.randn(11, 7, 3, generator=generator(3))
+    with torch.no_grad():
+        found = likelihood.given_z(made, x, y)(z)
+        plain = -bernoulli_nll(made.double().decode(z.double(), y), x.double())
+    torch.testing.assert_close(found.double(), plain, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("prior", ["standard", "learned", "mixture"])
+def test_nll_is_the_integral_within_its_error(prior: str) -> None:
+    made, data = model(prior=prior), images(60, grey=True)
+    found = nll(made, data, request(4000))
+    truth = -exact(made, data)
+    assert found.figures["nll_is4000"] == pytest.approx(float(truth.mean()), abs=0.02)
+    apart = found.per_image["nll_is4000"] - truth
+    assert float(apart.abs().max()) < 0.3
+    assert found.errors["nll_is4000"] == pytest.approx(
+        float(truth.std()) / math.sqrt(60), rel=0.05
+    )
+
+
+def test_the_curve_goes_down_from_the_bound() -> None:
+    made, data = model(2), images(80)
+    found = nll(made, data, request(600)).figures
+    names = [f"nll_is{k}" for k in (1, 5, 50, 500, 600)]
+    assert list(found) == [*names, "ess_is600"]
+    values = [found[name] for name in names]
+    assert values == sorted(values, reverse=True)
+    bounds = [
+        likelihood.bound(made, data, generator(seed), samples=30)["neg_elbo"]
+        for seed in range(3)
+    ]
+    assert found["nll_is1"] == pytest.approx(sum(bounds) / 3, abs=0.15)
+
+
+def test_the_curve_averages_all_groups_of_the_same_draws() -> None:
+    log_weights = torch.randn(11, 4, generator=generator(5))
+    pairs = log_weights[:10].double().exp().reshape(5, 2, 4).mean(1).log().mean(0)
+    torch.testing.assert_close(curve(log_weights, 2), pairs)
+    torch.testing.assert_close(curve(log_weights, 1), log_weights.double().mean(0))
+
+
+def test_effective_samples_are_all_of_equal_weights_and_one_of_a_single() -> None:
+    log_weights = torch.zeros(20, 3) - 500
+    log_weights[4, 1] += 60
+    log_weights[:10, 2] += 60
+    found = effective_samples(log_weights)
+    torch.testing.assert_close(found, torch.tensor([20.0, 1.0, 10.0]).double())
+
+
+def test_passes_of_a_large_k_hold_few_images_and_change_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, data = model(), images(30)
+    whole = nll(made, data, request(3000))
+    monkeypatch.setattr(likelihood, "DRAWS", 3000 * 7)
+    assert [len(part) for part in likelihood.passes(data, 3000)] == [7, 7, 7, 7, 2]
+    assert len(likelihood.passes(data, 10**6)) == 30
+    parts = nll(made, data, request(3000))
+    assert parts.figures["nll_is3000"] == pytest.approx(
+        whole.figures["nll_is3000"], abs=0.02
+    )
+
+
+def test_nll_of_x_is_the_sum_over_the_labels() -> None:
+    made, data = model(), images(20)
+    found = nll(made, data, request(5, 3000))
+    rows = []
+    for label in range(10):
+        of_label = images(20)
+        of_label.labels.fill_(label)
+        rows.append(exact(made, of_label))
+    truth = -torch.stack(rows).exp().mean(0).log()
+    assert found.figures["marginal_nll_is3000"] == pytest.approx(
+        float(truth.mean()), abs=0.02
+    )
+    assert "marginal_nll_is3000" in found.errors
+
+
+def test_a_plain_model_has_no_marginal() -> None:
+    found = nll(model(conditional=False), images(5), request(5, 7))
+    assert list(found.figures) == ["nll_is1", "nll_is5", "ess_is5"]

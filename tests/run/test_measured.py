@@ -1,0 +1,155 @@
+"""`evaluate(what=…)` and the parts at a run's end: what is kept, shown and refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import cvae
+from analysis import evaluation as page
+from cvae import mnist
+from cvae.errors import DataError, UsageError, guarded
+from cvae.evaluation import parts
+from cvae.evaluation.measured import Measured
+from cvae.evaluation.request import Request
+from cvae.model import CVAE
+from cvae.run import measurements, runner
+from cvae.samples import Run, load_run
+from cvae.spec import fields
+from tests.conftest import data_set, spec, write
+
+K: dict[str, Any] = {"importance_samples": 6, "label_samples": 2}
+
+
+def trained(root: Path, **dotted: Any) -> Run:
+    if not (root / "data").exists():
+        write(root / "data", data_set(100, 50))
+    wanted = spec(
+        data__root=str(root / "data"),
+        data__validation_images=0,
+        training__epochs=1,
+        model__hidden=[4],
+        **dotted,
+    )
+    folder = runner.run(wanted, runs=root / "runs", offline=True)
+    return load_run(folder.path)
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return trained(tmp_path_factory.mktemp("measured"))
+
+
+def test_every_part_has_a_name_in_the_spec_a_section_and_its_metrics() -> None:
+    assert tuple(parts.PARTS) == fields.PARTS == tuple(page.SECTIONS)
+    assert set(parts.NEED_SAMPLES) | fields.LABEL_PARTS <= {*fields.PARTS, "labels"}
+
+
+def test_a_part_is_kept_with_its_errors_and_the_values_of_every_image(
+    once: Run, tmp_path: Path
+) -> None:
+    figures = cvae.evaluate(once, what="nll", **K)
+    assert figures.items() <= once.folder.metrics.items()
+    line = once.folder.records()[-1]
+    assert line["metrics"].keys() == figures.keys()
+    home = once.folder.path / "evaluation"
+    with (home / "nll.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == [str(i % 10) for i in range(50)]
+    values = torch.tensor([float(row["nll_is6"]) for row in rows])
+    assert figures["test/nll_is6"] == pytest.approx(float(values.mean()), rel=1e-5)
+    error = float(values.std()) / math.sqrt(50)
+    assert figures["test/nll_is6_se"] == pytest.approx(error, rel=1e-3)
+    (found, facts) = measurements.load(home)["nll"]
+    assert found.figures["nll_is6"] == figures["test/nll_is6"]
+    assert (facts["samples"], facts["label_samples"], facts["images"]) == (6, 2, 50)
+    count = len(once.folder.records())
+    assert cvae.evaluate(once, what=["nll"], **K) == figures
+    assert len(once.folder.records()) == count
+
+
+def test_the_old_figure_and_the_part_are_the_same_number(once: Run) -> None:
+    of_part = cvae.evaluate(once, what="nll", **K)
+    plain = cvae.evaluate(once, **K)
+    for key in ("test/nll_is6", "test/marginal_nll_is2"):
+        assert plain[key] == pytest.approx(of_part[key], rel=1e-6)
+
+
+def test_a_spec_names_parts_that_its_run_does_at_the_end(tmp_path: Path) -> None:
+    run = trained(
+        tmp_path,
+        evaluation__what=["nll"],
+        evaluation__importance_samples=3,
+        evaluation__label_samples=2,
+    )
+    metrics = run.folder.metrics
+    assert {"test/nll_is3", "test/nll_is3_se", "test/neg_elbo"} <= metrics.keys()
+    assert measurements.load(run.folder.path / "evaluation").keys() == {"nll"}
+    assert run.folder.status == "FINISHED"
+
+
+def test_the_page_shows_every_figure_with_its_error(once: Run, tmp_path: Path) -> None:
+    figures = cvae.evaluate(once, what="nll", **K)
+    html, markdown, *pictures = page.write(once, tmp_path)
+    text = markdown.read_text()
+    for key in ("nll_is6", "marginal_nll_is2"):
+        value, error = figures[f"test/{key}"], figures[f"test/{key}_se"]
+        assert f"| {key} | {value:.2f} ± {error:.2f} | nats per image |" in text
+    assert [path.name for path in pictures] == ["nll.png"]
+    assert "data:image/png" in html.read_text()
+
+
+@pytest.mark.parametrize(
+    ("what", "samples", "words"),
+    [
+        ("nlls", 5, "no such part; allowed: nll"),
+        ("", 0, "K=0: nll needs at least one draw"),
+    ],
+)
+def test_what_cannot_be_answered_is_said_and_nothing_is_written(
+    what: str, samples: int, words: str, tmp_path: Path
+) -> None:
+    run = trained(tmp_path)
+    before = len(run.folder.records())
+    with pytest.raises(UsageError, match=words):
+        cvae.evaluate(run, importance_samples=samples, what=what or "nll")
+    assert len(run.folder.records()) == before
+    assert not (run.folder.path / "evaluation").exists()
+
+
+def test_weights_that_are_not_finite_and_data_that_is_gone_are_said(
+    tmp_path: Path,
+) -> None:
+    run = trained(tmp_path)
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="no such folder"):
+        cvae.evaluate(run, what="nll", **K)
+    (tmp_path / "elsewhere").rename(tmp_path / "data")
+    with torch.no_grad():
+        next(run.model.decoder.parameters())[0, 0] = math.nan
+    with pytest.raises(DataError, match="not finite; train the run again"):
+        cvae.evaluate(run, what="nll", **K)
+    assert not (run.folder.path / "evaluation").exists()
+
+
+def test_an_interrupt_says_which_parts_are_kept(
+    once: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def slow(model: CVAE, images: mnist.Images, request: Request) -> Measured:
+        raise KeyboardInterrupt
+
+    def quick(model: CVAE, images: mnist.Images, request: Request) -> Measured:
+        return Measured({"quick": 1.0})
+
+    monkeypatch.setattr(parts, "PARTS", {"quick": quick, "slow": slow})
+    code = guarded(lambda: print(cvae.evaluate(once, what="all", **K)))
+    assert code == 130
+    assert "interrupted in slow; kept: quick" in caplog.text
+    assert once.folder.metrics["test/quick"] == 1.0
+    assert json.loads((once.folder.path / "evaluation" / "quick.json").read_text())
