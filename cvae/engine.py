@@ -1,7 +1,8 @@
 """The training loop: one record an epoch, exact to the bit on the CPU.
 
-The same `step` runs eagerly on the CPU and as a replayed CUDA graph on the GPU. No
-state hides here: all a run needs to go on is in the model, the optimiser, the streams.
+Steps run compiled on the CPU, or by torch's operators: one by one there, as a replayed
+CUDA graph on a GPU. No state hides here: all a run needs to go on is in the model, the
+optimiser, the streams.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cvae import mnist
+from cvae import fused, mnist
 from cvae.errors import Diverged
 from cvae.gradient import ByAutograd, ByHand
 from cvae.graph import Replay, Step, StepFor
@@ -61,31 +62,51 @@ def train(
     Raises:
         Diverged: naming the first step whose loss, gradient or weights are not finite.
     """
-    device, batch = data.images.device, spec.training.batch_size
+    batch = spec.training.batch_size
     steps = math.ceil(len(data) / batch)
-    covered = ByHand.covers(model, samples=spec.objective.importance_samples)
-    way = ByHand if covered else ByAutograd
-
-    @functools.cache
-    def step_for(n: int) -> Step:
-        return _build_step(way(model, n), model, optimizer, data, spec, streams, n)
-
-    cpu = device.type == "cpu"
-    plain = cpu and covered and model.prior_table is None  # autograd has no part
-    run_epoch = _eager if cpu else Replay(batch, streams)
+    run_epoch = _runner(model, optimizer, data, spec, streams)
     for epoch in range(start, spec.training.epochs):
         began = time.perf_counter()
+        device = data.images.device
         order = torch.randperm(len(data), generator=streams["shuffle"], device=device)
         controls = schedule(spec, steps, epoch)
-        with torch.inference_mode(plain):  # less work around each call
-            rows = run_epoch(step_for, order.split(batch), controls.to(device))
-        history = way.sums(rows.cpu().double(), controls[:, 1])
+        history = run_epoch(order.split(batch), controls)
         _check_finite(model, history, first=epoch * steps + 1)
         metrics = _means(history.sum(0) / len(data))
         rate, beta = controls[-1].tolist()
         metrics |= {"learning_rate": rate, "beta": beta}
         seconds = time.perf_counter() - began
         yield Epoch(epoch + 1, (epoch + 1) * steps, metrics, seconds)
+
+
+def _runner(
+    model: CVAE, optimizer: Adam, data: mnist.Images, spec: Spec, streams: Streams
+) -> Callable[[tuple[Tensor, ...], Tensor], Tensor]:
+    """What runs the steps of an epoch: compiled, by torch's operators, or on a GPU.
+
+    It takes batches of image numbers (n,) and rate and β (steps, 2), and returns the
+    sums of each step as of `ByAutograd`, (steps, 3 + 2Z), in float64 on the CPU.
+    """
+    cpu = data.images.device.type == "cpu"
+    covered = ByHand.covers(model, samples=spec.objective.importance_samples)
+    library = fused.library() if cpu and covered and fused.covers(model) else None
+    if library:
+        return fused.Fused(library, model, optimizer, data, spec, streams)
+    way = ByHand if covered else ByAutograd
+
+    @functools.cache
+    def step_for(n: int) -> Step:
+        return _build_step(way(model, n), model, optimizer, data, spec, streams, n)
+
+    plain = cpu and covered and model.prior_table is None  # autograd has no part
+    run_steps = _eager if cpu else Replay(spec.training.batch_size, streams)
+
+    def run_epoch(batches: tuple[Tensor, ...], controls: Tensor) -> Tensor:
+        with torch.inference_mode(plain):  # less work around each call
+            rows = run_steps(step_for, batches, controls.to(data.images.device))
+        return way.sums(rows.cpu().double(), controls[:, 1])
+
+    return run_epoch
 
 
 def _build_step(

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cvae import engine, mnist
+from cvae import engine, fused, mnist
 from cvae.model import CVAE
 from cvae.run.folder import RunFolder
 from cvae.samples import Run
@@ -23,6 +23,7 @@ from cvae.spec.fields import Spec, nested
 from tests import children
 
 Bytes = NDArray[np.uint8]
+collect_ignore = [] if fused.library() else ["test_fused.py"]
 tried: Counter[str] = Counter()  # generated cases by kind; printed at the end
 
 
@@ -38,6 +39,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     tried.update(getattr(node, "workeroutput", {}).get("tried", {}))
+
+
+def pytest_report_header() -> str:
+    if fused.library():
+        return "training steps: compiled"
+    return "training steps: torch's; without a C compiler test_fused.py is left out"
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

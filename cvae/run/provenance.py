@@ -48,6 +48,8 @@ def hardware(device: Any) -> dict[str, Any]:
     """The device a run computes on; `device` is a torch.device."""
     import torch
 
+    from cvae import fused
+
     facts = {
         "device": device.type,
         "cores": os.cpu_count() or 0,
@@ -55,6 +57,8 @@ def hardware(device: Any) -> dict[str, Any]:
         "processor": _processor(),
         "system": f"{sys.platform} {platform.machine()}",
     }
+    if device.type == "cpu":
+        facts["steps"] = "compiled" if fused.library() else "torch"
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
     return facts
@@ -65,11 +69,18 @@ def changes(
 ) -> list[str]:
     """What is not as `info`, a run's `run.json`, has it: `torch 2.11.0, now 2.14.1`.
 
-    Only what may change the last digits: commit, versions, processor, threads.
+    Only what may change the last digits: commit, versions, processor, threads, and
+    whether steps are compiled.
     """
     before = {"commit": info.get("git", {}).get("commit"), **info.get("facts", {})}
     now = {"commit": git.get("commit"), **facts}
-    keys = ("commit", "processor", "threads", *(f"version.{n}" for n in ARITHMETIC))
+    keys = (
+        "commit",
+        "processor",
+        "threads",
+        "steps",
+        *(f"version.{n}" for n in ARITHMETIC),
+    )
     return [
         f"{key.removeprefix('version.')} {before[key]}, now {now[key]}"
         for key in keys

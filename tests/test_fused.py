@@ -1,0 +1,247 @@
+"""Compiled steps compute what autograd and torch's Adam do; torch's own stand in.
+
+Only where there is a C compiler: conftest leaves this file out elsewhere, and says so.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cvae import engine, fused, mnist
+from cvae.gradient import ByAutograd
+from cvae.run import provenance, state
+from cvae.spec.fields import Spec
+from tests.conftest import linear, spec
+
+PIXELS = 70  # not a multiple of the lanes
+IMAGES = 40
+CPU = torch.device("cpu")
+Streams = dict[str, torch.Generator]
+
+
+def library() -> fused.Library:
+    found = fused.library()
+    assert found
+    return found
+
+
+def images(pixels: int = PIXELS) -> mnist.Images:
+    random = torch.Generator().manual_seed(1)
+    grey = torch.randint(256, (IMAGES, pixels), generator=random, dtype=torch.uint8)
+    return mnist.Images(grey, torch.randint(10, (IMAGES,), generator=random))
+
+
+def assembled(wanted: Spec, pixels: int) -> state.State:
+    part = images(pixels)
+    data = mnist.MNIST(part, part, part, (1, pixels), {})
+    return state.assemble(wanted, data, CPU)
+
+
+class Case:
+    """The same weights twice: for compiled steps, and as torch's reference."""
+
+    def __init__(self, threads: int = 1, pixels: int = PIXELS, **dotted: Any) -> None:
+        small = {"model__hidden": [19, 7], "model__latent_dim": 3, "name": "fused"}
+        self.spec = spec(**(small | {"training__batch_size": 16} | dotted))
+        self.data = images(pixels)
+        self.ours, self.other = (assembled(self.spec, pixels) for _ in range(2))
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        self.fused = fused.Fused(
+            library(),
+            *(self.ours.model, self.ours.optimizer, self.data, self.spec),
+            self.ours.streams,
+        )
+        torch.set_num_threads(before)
+
+    def reference(self, rows: Tensor, beta: float) -> Tensor:
+        """The sums of a step as autograd has them; the gradient is left in `other`."""
+        n, streams = len(rows), self.other.streams
+        target = mnist.pixels(self.data.images[rows])
+        if self.spec.data.binarize == "dynamic":
+            target = torch.bernoulli(target, generator=streams["binarize"])
+        x = target
+        if self.spec.data.corrupt:
+            x = mnist.salt_and_pepper(x, self.spec.data.corrupt, streams["corrupt"])
+        noise = torch.randn(
+            1, n, self.ours.model.latent_dim, generator=streams["noise"]
+        )
+        gradient = ByAutograd(self.other.model, n)
+        labels = self.data.labels[rows]
+        return gradient(x, labels, noise, torch.tensor(beta), target)
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "plain": {"model__conditional": False},
+    "tanh": {"model__activation": "tanh"},
+    "no hidden layer": {"model__hidden": []},
+    "four hidden layers": {"model__hidden": [9, 33, 17, 5]},
+    "label of size 4": {"model__label_scale": 4.0},
+    "one latent": {"model__latent_dim": 1},
+    "drawn pixels": {"data__binarize": "dynamic"},
+    "corrupted": {"data__corrupt": 0.3},
+    "drawn and corrupted": {"data__binarize": "dynamic", "data__corrupt": 0.3},
+    "many pixels": {"pixels": 2500},  # more than one product of factors a lane
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_and_sums_are_autograds(kind: str, threads: int) -> None:
+    case = Case(threads, **KINDS[kind])
+    for beta, rows in ((0.7, torch.arange(16)), (4.0, torch.arange(37, 40))):
+        control = torch.tensor([[0.0, beta]])  # at rate 0 the weights stay
+        (sums,) = case.fused([rows], control)
+        wanted = case.reference(rows, beta)
+        torch.testing.assert_close(sums, wanted.double(), rtol=1e-4, atol=1e-4)
+        grad, reference = case.fused.grads[0], case.other.optimizer.grad
+        torch.testing.assert_close(grad, reference, rtol=1e-4, atol=1e-6)
+
+
+def test_more_threads_than_images_are_no_fault() -> None:
+    case = Case(threads=5)
+    rows = torch.tensor([3, 1])
+    (sums,) = case.fused([rows], torch.tensor([[0.0, 1.0]]))
+    wanted = case.reference(rows, 1.0)
+    torch.testing.assert_close(sums, wanted.double(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(case.fused.grads[0], case.other.optimizer.grad)
+
+
+def test_large_logits_lose_nothing() -> None:
+    case = Case(model__hidden=[])
+    for one in (case.ours, case.other):
+        with torch.no_grad():
+            linear(one.model.decoder, 0).bias.copy_(torch.linspace(-80, 80, PIXELS))
+    rows = torch.arange(16)
+    (sums,) = case.fused([rows], torch.tensor([[0.0, 1.0]]))
+    wanted = case.reference(rows, 1.0)
+    torch.testing.assert_close(sums, wanted.double(), rtol=1e-5, atol=1e-4)
+
+
+def test_what_is_not_finite_stays_so() -> None:
+    for bad in (torch.nan, torch.inf):
+        case = Case()
+        with torch.no_grad():
+            linear(case.ours.model.encoder, 0).weight[0, 0] = bad
+        (sums,) = case.fused([torch.arange(16)], torch.tensor([[1e-3, 1.0]]))
+        assert not torch.isfinite(sums[2])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"training__optimizer": "adamw"},
+        {"training__adam_betas": [0.8, 0.95]},
+        {"training__grad_clip": 0.5},
+        {"training__grad_clip": 1e6},
+    ],
+)
+def test_the_update_is_that_of_torch(options: dict[str, Any], threads: int) -> None:
+    case = Case(threads, **options)
+    for step, rows in enumerate((torch.arange(16), torch.arange(16, 32))):
+        rate = torch.tensor(0.01 + 0.01 * step)
+        case.fused([rows], torch.tensor([[float(rate), 1.0]]))
+        optimizer = case.other.optimizer
+        optimizer.grad.copy_(case.fused.grads[0])
+        parameters = list(case.other.model.parameters())
+        if clip := case.spec.training.grad_clip:
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step(rate)
+        for name, value in case.ours.optimizer.state.items():
+            torch.testing.assert_close(value, optimizer.state[name])
+        torch.testing.assert_close(case.ours.optimizer.flat, optimizer.flat)
+
+
+def epochs(wanted: Spec, monkeypatch: pytest.MonkeyPatch, *, compiled: bool) -> Any:
+    """State and records after training with compiled steps, or with torch's."""
+    if not compiled:
+        monkeypatch.setattr(fused, "library", lambda: None)
+    now = assembled(wanted, PIXELS)
+    done = engine.train(now.model, now.optimizer, images(), wanted, now.streams)
+    return now, [epoch.metrics for epoch in done]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"data__corrupt": 0.2, "data__binarize": "dynamic"},
+        {"objective__beta": 2.0, "objective__warmup_epochs": 2},
+    ],
+)
+def test_training_is_the_same_with_torchs_steps(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = spec(
+        model__hidden=[19],
+        model__activation="tanh",  # relu's kinks magnify the last digits
+        training__epochs=3,
+        training__batch_size=16,  # and a last one of 8
+        **options,
+    )
+    ours, records = epochs(wanted, monkeypatch, compiled=True)
+    other, expected = epochs(wanted, monkeypatch, compiled=False)
+    for one, known in zip(records, expected, strict=True):
+        assert one == pytest.approx(known, rel=1e-4)
+    for name, generator in ours.streams.items():  # the same noise was drawn
+        assert torch.equal(generator.get_state(), other.streams[name].get_state())
+    assert ours.optimizer.state["step"] == other.optimizer.state["step"]
+
+
+def test_an_epoch_in_several_calls_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    flats = []
+    for at_once in (8192, 16):
+        monkeypatch.setattr(fused, "AT_ONCE", at_once)
+        case = Case(training__batch_size=8)
+        batches, control = torch.arange(40).split(8), torch.tensor([[1e-2, 1.0]])
+        case.fused(batches, control.repeat(5, 1))
+        flats.append(case.ours.optimizer.flat.clone())
+    assert torch.equal(*flats)
+
+
+def test_without_a_compiler_torch_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert provenance.hardware(CPU)["steps"] == "compiled"
+    monkeypatch.setattr(fused, "library", fused.library.__wrapped__)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert fused.library() is None
+    assert provenance.hardware(CPU)["steps"] == "torch"
+    _, (record,) = epochs(spec(training__epochs=1), monkeypatch, compiled=True)
+    assert record["neg_elbo"] > 0
+
+
+def test_a_compiler_that_fails_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: Any, **options: Any) -> None:
+        raise subprocess.CalledProcessError(1, "cc")
+
+    monkeypatch.setattr(fused, "_homes", lambda: [tmp_path / "new"])
+    monkeypatch.setattr(subprocess, "run", fails)
+    assert fused.library.__wrapped__() is None
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_it_is_built_where_it_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a file").touch()
+    homes = [tmp_path / "a file" / "no folder", tmp_path / "cache"]
+    monkeypatch.setattr(fused, "_homes", lambda: homes)
+    assert fused.library.__wrapped__()
+    (built,) = (tmp_path / "cache").iterdir()
+    written = built.stat().st_mtime_ns
+    assert fused.library.__wrapped__()
+    assert built.stat().st_mtime_ns == written
+    monkeypatch.setattr(fused, "_processor", lambda: b"another")
+    assert fused.library.__wrapped__()
+    assert len(list((tmp_path / "cache").iterdir())) == 2
