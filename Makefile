@@ -25,6 +25,7 @@ takes.publish := RUNS WEIGHTS
 takes.verify := FULL
 takes.sync := RUN
 takes.ui := HOST PORT
+takes.serve := RUN PORT
 takes.soak := N
 takes.test := PYTEST
 takes.test-services := PYTEST
@@ -73,7 +74,7 @@ endif
 export PYTHONPATH := $(CURDIR)
 
 .PHONY: python help setup data judge experiment sweep samples evaluate compare manifold figures \
-	reproduce publish verify report list sync ui bench soak test test-services lint clean
+	reproduce publish verify report list sync ui serve bench soak test test-services lint clean
 
 help:  ## this list
 	@echo "Conditional VAEs on raw MNIST"
@@ -170,6 +171,9 @@ sync: $(READY)  ## publish what MLflow does not have     make sync RUN=quickstar
 
 ui: $(READY)  ## MLflow on 127.0.0.1                   make ui PORT=5000
 	@$(PYTHON) -m cvae ui $${HOST:+--host "$$HOST"} $${PORT:+--port "$$PORT"}
+
+serve: $(READY)  ## digits over HTTP, by MLflow           make serve RUN=seed-notebook PORT=5001
+	@$(PYTHON) -m cvae serve $${RUN:+--run "$$RUN"} $${PORT:+--port "$$PORT"}
 
 bench: $(READY)  ## training speed against the usual way  make bench
 	@$(PYTHON) -m benchmarks.speed --quality

@@ -65,6 +65,7 @@ def _in_mlflow(runs: Path, name: str) -> Kept:
         }
         found["MLflow history is the records"] = history == truth
         found["inputs"] = len(run.inputs.dataset_inputs)
+        found["models"] = _models(client, run.info.experiment_id, run_id)
         images = [Path(file.path) for file in client.list_artifacts(run_id, "images")]
         found["images"] = sorted(
             (path.name.partition("+timestamp+")[0], path.suffix) for path in images
@@ -77,6 +78,15 @@ def _in_mlflow(runs: Path, name: str) -> Kept:
         steps = sum(STEP_IMAGE.fullmatch(path.name) is not None for path in pictures)
         found["every picture is an image"] = len(images) == 2 * steps
     return found
+
+
+def _models(client: MlflowClient, experiment: str, run_id: str) -> list[Any]:
+    """Every logged model of a run: its status, and its figures by name and step."""
+    made = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+    return [
+        (str(model.status), sorted((m.key, m.step) for m in model.metrics or []))
+        for model in made
+    ]
 
 
 def _digest(data: bytes) -> str:

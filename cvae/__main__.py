@@ -105,6 +105,10 @@ def _add_reading(command: Command) -> None:
     parts = "parts with their errors, such as 'nll gaps', or all (5000, 100 samples)"
     evaluate("--what", default="", help=parts)
 
+    serve = command("serve", commands.serve, "a run's model over HTTP, by MLflow")
+    serve("--run", help="name, id, folder or MLflow run id; newest if none")
+    serve("--port", type=whole(0, 65535), default=5001, help="of 127.0.0.1; 0: any")
+
     sync = command("sync", commands.sync, "publish what the tracking store lacks")
     sync("--run", help="one run's name, id or folder; all if left out")
 

@@ -178,6 +178,23 @@ def evaluate(
         print(f"  values by image: {place(known.folder)}")
 
 
+def serve(*, runs: Path, run: str | None, port: int) -> None:
+    from cvae.tracking import server
+
+    port = server.free_port(LOOPBACK[0], port, "any free one: make serve PORT=0")
+    from cvae.samples import load_run
+
+    known = load_run(run, runs=runs)
+    if not known.model.classes:
+        raise UsageError(
+            f"{known.folder.name} is unconditional: it cannot be asked for a digit; "
+            "name another run"
+        )
+    from cvae.tracking import serving
+
+    serving.serve(runs, known.folder, LOOPBACK[0], port)
+
+
 def sync(*, runs: Path, run: str | None) -> None:
     from cvae.run.find import find_run, folders, sweeps
     from cvae.tracking.publish import Tracker

@@ -60,7 +60,16 @@ def load_run(
         RunNotFound: no such run, or its weights are missing or unreadable.
         Altered: a published file is not what was published.
     """
-    folder = _find(run, Path(runs))
+    return open_run(_find(run, Path(runs)))
+
+
+def open_run(folder: RunFolder) -> Run:
+    """Model and spec of the finished run in a folder.
+
+    Raises:
+        RunNotFound: its weights are missing or unreadable.
+        Altered: a published file is not what was published.
+    """
     spec = folder.spec()
     rows, columns = folder.info["data"]["shape"]
     model = engine.build_model(spec, pixels=rows * columns)

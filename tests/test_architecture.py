@@ -24,7 +24,7 @@ RANKS = (
     "run.checkpoint run.state run.provenance",
     "tracking",
     "run samples",
-    "results verify sweep",
+    "results verify sweep tracking.served",
     "commands shipped __main__",
 )
 PLAIN = {

@@ -160,6 +160,9 @@ class Tracking(Section):
     """Experiment of MLflow that the run is logged to."""
     images_every: int = Field(5, ge=1, le=10**6)
     """Epochs between two pictures of samples and reconstructions."""
+    log_model: bool = True
+    """Whether the final weights are logged as a model that MLflow loads and serves,
+    some 2 MB a run beside the weights themselves."""
 
     @field_validator("experiment")
     @classmethod

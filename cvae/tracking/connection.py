@@ -62,8 +62,9 @@ def make_database(path: Path) -> None:
 def keep_artifacts_beside(path: Path) -> None:
     """Make the locations in a database follow it, after its folder was copied or moved.
 
-    MLflow stores absolute ones, so a copy would write into the original's artifacts.
-    A run whose files are only in the old place stays there. Needs the store's lock.
+    MLflow stores absolute ones, so a copy would write into the original's artifacts. A
+    run or model whose files are only in the old place stays there. Needs the store's
+    lock.
     """
     here = (path.parent / "artifacts").as_uri()
     with closing(sqlite3.connect(path, timeout=60)) as connection, connection:
@@ -75,18 +76,20 @@ def keep_artifacts_beside(path: Path) -> None:
         before = (first or "").removesuffix("/0")  # as `make_database` wrote it
         if before == here or not before.endswith("/artifacts"):
             return
-        for table, key, column in (
-            ("experiments", "experiment_id", "artifact_location"),
-            ("runs", "run_uuid", "artifact_uri"),
+        for table, column in (
+            ("experiments", "artifact_location"),
+            ("runs", "artifact_uri"),
+            ("logged_models", "artifact_location"),
+            ("model_versions", "storage_location"),
         ):
-            query = f"SELECT {key}, {column} FROM {table}"  # names of this loop
+            query = f"SELECT rowid, {column} FROM {table}"  # names of this loop
             for row, old in connection.execute(query).fetchall():
                 if not f"{old}/".startswith(f"{before}/"):
                     continue
                 new = here + old.removeprefix(before)
-                if table == "runs" and _exists(old) and not _exists(new):
+                if table != "experiments" and _exists(old) and not _exists(new):
                     continue
-                query = f"UPDATE {table} SET {column} = ? WHERE {key} = ?"
+                query = f"UPDATE {table} SET {column} = ? WHERE rowid = ?"
                 connection.execute(query, (new, row))
 
 

@@ -26,7 +26,7 @@ from cvae.files import write_atomic
 from cvae.run.find import display_name
 from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.fields import flatten
-from cvae.tracking import charts
+from cvae.tracking import charts, logged_model
 from cvae.tracking.connection import clear_errors, within
 from cvae.tracking.entities import datasets, points, swept_values, text, user
 from cvae.tracking.note import description, sweep_description
@@ -52,8 +52,11 @@ class Tracker(Store):
         super().__init__(runs)
         self.failed_at = -PAUSE
 
-    def publish(self, folder: RunFolder) -> None:
+    def publish(self, folder: RunFolder, *, model: bool = False) -> None:
         """Log whatever of the run the store does not have yet.
+
+        Args:
+            model: log its model even where the spec says not to.
 
         Raises:
             TrackingError: the store cannot be reached or refuses; call again later.
@@ -65,6 +68,8 @@ class Tracker(Store):
             status = folder.status
             if status not in ("NEW", "RUNNING"):
                 self._artifacts(folder, seen)
+            if status == "FINISHED":
+                self._model(folder, seen, asked=model)
             self._describe(folder, seen, status)
 
     def publish_sweep(self, folder: SweepFolder) -> str:
@@ -252,6 +257,15 @@ class Tracker(Store):
         for path in sorted(folder.figures.glob("*.png")):
             if not STEP_IMAGE.fullmatch(path.name):
                 self.client.log_artifact(seen["run_id"], str(path), "figures")
+
+    def _model(self, folder: RunFolder, seen: dict[str, Any], *, asked: bool) -> None:
+        """The final model, and the test figures that were added since, once."""
+        new = seen.get("model", {}).get("records") != (count := len(folder.records()))
+        wanted = new and folder.spec().tracking.log_model and folder.weights.exists()
+        if asked or wanted:
+            name = logged_model.publish(self.client, folder, seen["run_id"])
+            seen["model"] = {"id": name, "records": count}
+            _remember(folder, seen)
 
     def _describe(self, folder: RunFolder, seen: dict[str, Any], status: str) -> None:
         info = folder.info

@@ -42,6 +42,7 @@ OUTSIDE_IDENTITY = {
     "name": "other",
     "tracking.experiment": "other",
     "tracking.images_every": 7,
+    "tracking.log_model": False,
 }
 OUT_OF_BOUNDS: list[tuple[str, Any]] = [
     ("name", ""),
@@ -93,6 +94,7 @@ OUT_OF_BOUNDS: list[tuple[str, Any]] = [
     ("tracking.experiment", " blank "),
     ("tracking.experiment", "two\nlines"),
     ("tracking.images_every", 0),
+    ("tracking.log_model", 1),
     ("unknown", 1),
     ("model.latent", 2),
 ]

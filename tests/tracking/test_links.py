@@ -13,7 +13,7 @@ import pytest
 
 from cvae.errors import TrackingError
 from cvae.run.find import folders
-from cvae.tracking import charts, ui
+from cvae.tracking import charts, server, ui
 from cvae.tracking.publish import Tracker
 from cvae.tracking.store import Store
 from tests.children import Done
@@ -49,7 +49,7 @@ def test_the_link_is_printed_last_when_the_server_answers(
     assert process.returncode == 0, errors
     assert rest == ""
     assert "Traceback" not in errors
-    ui._free("127.0.0.1", int(link[2]))
+    server.free_port("127.0.0.1", int(link[2]), "")
 
 
 def test_a_server_that_ends_by_itself_is_an_error(

@@ -1,0 +1,116 @@
+"""A run's final weights as MLflow's LoggedModel, with its test figures linked to it.
+
+A model is a folder: `served.py` as its code, the run's spec, facts and weights, and the
+package itself, so that it loads where nothing of this project is installed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from unittest import mock
+
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
+from mlflow.models import Model
+
+from cvae.run.folder import RunFolder
+from cvae.spec.fields import flatten
+from cvae.tracking.connection import MlflowClient
+from cvae.tracking.entities import text
+
+CODE = Path(__file__).with_name("served.py")
+PACKAGE = Path(__file__).parents[1]
+NEEDS = ("mlflow", "torch", "numpy", "pydantic", "PyYAML", "safetensors", "pillow")
+
+
+def publish(client: MlflowClient, folder: RunFolder, run_id: str) -> str:
+    """Log the model of a finished run and link its figures, whatever of it is missing.
+
+    Returns:
+        The model's id: `models:/<id>` loads it.
+    """
+    run = client.get_run(run_id)
+    experiment, last = run.info.experiment_id, folder.records()[-1]["epoch"]
+    model = _known(client, experiment, run_id) or client.create_logged_model(
+        experiment,
+        folder.spec().name.replace(".", "_"),  # a dot is refused
+        run_id,
+        tags={"cvae.id": folder.info["id"], "cvae.uid": folder.info["uid"]},
+        params={key: text(value) for key, value in flatten(folder.spec()).items()},
+    )
+    name = str(model.model_id)
+    if not model.status.is_finalized(model.status):
+        with tempfile.TemporaryDirectory() as place:
+            saved = save(folder, Path(place), Model(run_id=run_id, model_id=name))
+            client.log_model_artifacts(name, str(saved))
+        client.finalize_logged_model(name, "READY")
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if name not in {output.model_id for output in outputs}:
+        client.log_outputs(run_id, [LoggedModelOutput(name, last)])
+    client.log_batch(run_id, metrics=_figures(folder, run_id, name))
+    return name
+
+
+def _known(client: MlflowClient, experiment: str, run_id: str) -> LoggedModel | None:
+    query = f"source_run_id = '{run_id}'"
+    found = client.search_logged_models([experiment], query)
+    return found[0] if found else None
+
+
+def save(folder: RunFolder, place: Path, facts: Model) -> Path:
+    """The model as MLflow keeps it, in a folder of `place`."""
+    run, model = place / folder.name, place / "model"
+    run.mkdir()
+    for name in ("spec.yaml", "run.json"):
+        shutil.copy(folder.path / name, run)
+    (run / "model.safetensors").write_bytes(folder.read_weights())
+    with _quick():
+        import mlflow.pyfunc  # warns of its own types
+
+        mlflow.pyfunc.save_model(
+            model,
+            mlflow_model=facts,
+            python_model=CODE,
+            artifacts={"run": str(run)},
+            code_paths=[str(PACKAGE)],
+            pip_requirements=[f"{n}=={version(n).split('+')[0]}" for n in NEEDS],
+        )
+    return model
+
+
+@contextmanager
+def _quick() -> Iterator[None]:
+    """Without the check whether this environment has what the model needs.
+
+    It does, for its versions are those that are named; but MLflow would read the lists
+    of files of every installed package, for a second or two.
+    """
+    check = "mlflow.utils.environment.warn_dependency_requirement_mismatches"
+    with warnings.catch_warnings(), mock.patch(check, create=True):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _figures(folder: RunFolder, run_id: str, model_id: str) -> list[Metric]:
+    """Every test figure as a point of the model's, on the test images."""
+    data = folder.info["data"]
+    return [
+        Metric(
+            key,
+            value,
+            record["time"],
+            record["epoch"],
+            model_id=model_id,
+            dataset_name=f"{data['name']}-test",
+            dataset_digest=data["digest"],
+            run_id=run_id,
+        )
+        for record in folder.records()
+        for key, value in record["metrics"].items()
+        if key.startswith("test/")
+    ]
