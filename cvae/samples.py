@@ -64,12 +64,7 @@ def load_run(
 
 
 def open_run(folder: RunFolder) -> Run:
-    """Model and spec of the finished run in a folder.
-
-    Raises:
-        RunNotFound: its weights are missing or unreadable.
-        Altered: a published file is not what was published.
-    """
+    """Model and spec of the finished run in this folder; raises as `load_run`."""
     spec = folder.spec()
     rows, columns = folder.info["data"]["shape"]
     model = engine.build_model(spec, pixels=rows * columns)
