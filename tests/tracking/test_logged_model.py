@@ -22,7 +22,7 @@ from cvae.spec.fields import flatten
 from cvae.tracking import logged_model, serving
 from cvae.tracking.publish import Tracker
 from tests import children
-from tests.children import Done
+from tests.children import ROOT, Done
 from tests.made import made_run
 from tests.test_commands import the_run
 
@@ -70,12 +70,20 @@ def test_a_run_of_the_command_has_its_model_with_every_test_figure(
 def test_a_model_is_code_and_tensors_without_a_pickle(
     finished: tuple[Path, Done],
 ) -> None:
-    (place,) = (finished[0] / "artifacts" / "models").iterdir()
-    files = [path for path in place.rglob("*") if path.is_file()]
-    kinds = {path.suffix for path in files}
-    assert kinds == {"", ".py", ".yaml", ".json", ".txt", ".safetensors"}
-    (weights,) = (path for path in files if path.suffix == ".safetensors")
-    assert weights.read_bytes() == the_run(finished[0]).weights.read_bytes()
+    (place,) = (finished[0] / "artifacts" / "models").glob("*/artifacts")
+    files = {str(p.relative_to(place)): p for p in place.rglob("*") if p.is_file()}
+    package = {name: p for name, p in files.items() if name.startswith("code/")}
+    for name, path in package.items():
+        assert path.read_bytes() == (ROOT / name.removeprefix("code/")).read_bytes()
+    assert "code/cvae/model.py" in package
+    folder = the_run(finished[0])
+    run = f"artifacts/{folder.name}"
+    assert files.keys() - package.keys() == {
+        *("MLmodel", "served.py", "requirements.txt", "conda.yaml", "python_env.yaml"),
+        *(f"{run}/spec.yaml", f"{run}/run.json", f"{run}/model.safetensors"),
+    }
+    weights = files[f"{run}/model.safetensors"].read_bytes()
+    assert weights == folder.weights.read_bytes()
 
 
 def test_a_model_is_logged_once_whatever_is_forgotten(runs: Path) -> None:
