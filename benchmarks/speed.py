@@ -1,12 +1,15 @@
-"""How fast is training? Three ways to do it, side by side in one process.
+"""How fast is training? Four ways to do it, in turn.
 
     usual   what tutorials do (benchmarks/usual.py), .item() in every step
+    jax     one compiled program an epoch (benchmarks/jit.py); left out, with a word,
+            where JAX is not installed
     ours    the engine as the runner uses it
-    floor   nothing but the matrix products of forward and backward
+    floor   nothing but the matrix products (benchmarks/floor.py), better of two ways
 
-Rounds are interleaved, so that a busy neighbour hits all three; the table gives
-medians and quartiles of the ratios. `--quality` trains experiments/speedrun.yaml
-with five seeds and the usual loop for ten epochs, and compares time and test neg_elbo.
+Rounds are interleaved, so that a busy neighbour hits all of them; the table gives
+medians and quartiles of the ratios. `--busy` keeps one core busy meanwhile. `--quality`
+trains experiments/speedrun.yaml with five seeds and the usual loop for ten epochs, and
+compares time and test neg_elbo.
 
     make bench        (or: python -m benchmarks.speed --quality)
 """
@@ -14,8 +17,11 @@ with five seeds and the usual loop for ten epochs, and compares time and test ne
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import json
 import math
+import os
 import platform
 import statistics
 import subprocess
@@ -27,7 +33,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from benchmarks.usual import Usual
 from cvae import engine, likelihood, mnist
@@ -63,61 +68,93 @@ def ours(
     return now.model, data.test.to(device), epochs
 
 
-def floor(spec: Spec, device: torch.device) -> Callable[[], None]:
-    """One step's matrix products: every layer forward, weight and input gradients."""
-    model = engine.build_model(spec, pixels=784, generator=torch.Generator())
-    batch, products = spec.training.batch_size, []
-    for half in (model.encoder, model.decoder):
-        for layer in (part for part in half if isinstance(part, nn.Linear)):
-            fan_out, fan_in = layer.weight.shape
-            x = torch.randn(batch, fan_in, device=device)
-            weight = torch.randn(fan_out, fan_in, device=device)
-            grad = torch.randn(batch, fan_out, device=device)
-            y, dx, dw = (torch.empty_like(part) for part in (grad, x, weight))
-            products.append((x, weight, grad, y, dx, dw))
+class Child:
+    """A way in a process of its own, which takes numbers and prints seconds."""
 
-    def step() -> None:
-        for x, weight, _, y, _, _ in products:
-            torch.mm(x, weight.t(), out=y)
-        for index, (x, weight, grad, _, dx, dw) in enumerate(products):
-            torch.mm(grad.t(), x, out=dw)
-            if index:  # the images need no gradient
-                torch.mm(grad, weight, out=dx)
+    def __init__(self, module: str, case: dict[str, Any], threads: int) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        if threads == 1:  # XLA knows no number of threads, but the process's cores
+            environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+        command = [sys.executable, "-m", f"benchmarks.{module}", json.dumps(case)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, text=True, env=environment
+        )
+        if threads == 1:
+            cores = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(self.process.pid, cores[-1:])
 
-    return step
+    def seconds(self, count: int) -> float:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{count}\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def end(self) -> None:
+        self.process.communicate()
+
+
+def others(spec: Spec) -> dict[str, Child]:
+    """The ways that run in a process of their own, on as many threads as ours."""
+    threads, batch = torch.get_num_threads(), spec.training.batch_size
+    latent, hidden = spec.model.latent_dim, spec.model.hidden
+    classes = mnist.CLASSES if spec.model.conditional else 0
+    halves = [
+        [784 + classes, *hidden, 2 * latent],
+        [latent + classes, *reversed(hidden), 784],
+    ]
+    shape = {"widths": halves, "batch": batch}
+    found = {"floor": Child("floor", shape | {"parts": 1}, threads)}
+    if threads > 1:
+        found["floor in parts"] = Child("floor", shape | {"parts": threads}, threads)
+    if importlib.util.find_spec("jax"):
+        network = {"hidden": hidden, "latent": latent, "classes": classes}
+        found["jax"] = Child("jit", network | {"batch": batch}, threads)
+    else:
+        print("jax is left out: pip install -r requirements-bench.txt\n")
+    return found
 
 
 def measure(case: str, device: torch.device, root: Path) -> dict[str, Any]:
-    """Images a second of the three ways, round by round."""
+    """Images a second of each way, round by round."""
     fields = CASES[case] | {"training.schedule": "constant"}
     fields |= {"training.learning_rate": 1e-3, "training.epochs": ROUNDS + 1}
     spec = Spec.model_validate(nested({"name": "bench"} | fields))
-    batch = spec.training.batch_size
-    steps = STEPS if device.type == "cpu" else min(10 * STEPS, 60_000 // batch)
+    cpu, batch = device.type == "cpu", spec.training.batch_size
+    steps = STEPS if cpu else min(10 * STEPS, 60_000 // batch)
     images = steps * batch
+    few = images // 4 if cpu else images // 10
     usual = Usual(spec, root, device)
     *_, epochs = ours(spec, device, images)
-    product = _replayed(floor(spec, device), device)
-    rates: dict[str, list[float]] = {"usual": [], "ours": [], "floor": []}
-    few = images // 4 if device.type == "cpu" else images // 10
+    children = others(spec) if cpu else {}
+    rates: dict[str, list[float]] = {}
     for round_ in range(ROUNDS + 1):
         took = {
             "usual": _seconds(lambda: usual.epoch(few), device) * images / few,
             "ours": _seconds(lambda: next(epochs), device),
-            "floor": _seconds(lambda: [product() for _ in range(steps)], device),
         }
+        for way, child in children.items():
+            took[way] = child.seconds(steps if "floor" in way else images)
         if round_:  # the first warms up
             for way, seconds in took.items():
-                rates[way].append(images / seconds)
+                rates.setdefault(way, []).append(images / seconds)
+    for child in children.values():
+        child.end()
+    if in_parts := rates.pop("floor in parts", None):
+        floors = (rates["floor"], in_parts)
+        rates["floor"] = max(floors, key=statistics.median)
     return {
         "case": case,
         "batch": batch,
         "device": device.type,
+        "threads": torch.get_num_threads(),
         "images_per_second": {w: statistics.median(r) for w, r in rates.items()},
         "rounds": rates,
         "ratios": {
             f"ours/{way}": _quartiles(rates["ours"], rates[way])
-            for way in ("usual", "floor")
+            for way in ("usual", "jax", "floor")
+            if way in rates
         },
     }
 
@@ -134,7 +171,28 @@ def quality(device: torch.device, root: Path) -> dict[str, Any]:
         seconds, score = seconds + found["seconds"], found["test_neg_elbo"]
         if epoch % 2 == 0:
             runs.append(_speedrun(device, seed=epoch // 2 - 1))
-    return {"usual": {"seconds": seconds, "test_neg_elbo": score}, "speedrun": runs}
+    return {
+        "usual": {"seconds": seconds, "test_neg_elbo": score},
+        "speedrun": runs,
+        "commands": [_commands() for _ in runs],
+    }
+
+
+def _commands() -> dict[str, float]:
+    """Seconds of whole processes, from `python` to a test neg_elbo of 105.55."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["cvae", "run", "experiments/speedrun.yaml", "--offline", "--runs"]
+        commands = {"ours": [*words, folder]}
+        if importlib.util.find_spec("jax"):
+            case = {"hidden": [400], "latent": 20, "batch": 256, "quality": True}
+            commands["jax"] = ["benchmarks.jit", json.dumps(case)]
+        took = {}
+        for way, words in commands.items():
+            began = time.perf_counter()
+            command = [sys.executable, "-m", *words]
+            subprocess.run(command, check=True, capture_output=True)
+            took[way] = time.perf_counter() - began
+    return took
 
 
 def _speedrun(device: torch.device, *, seed: int) -> dict[str, float]:
@@ -189,22 +247,6 @@ def _seconds(action: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def _replayed(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """On a GPU the floor, too, is a replayed graph: products, not launches."""
-    if device.type == "cpu":
-        return step
-    step()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-
-    def replay() -> None:
-        assert step is not None  # holds the tensors that the graph writes into
-        graph.replay()
-
-    return replay
-
-
 def _quartiles(ours: list[float], other: list[float]) -> dict[str, float]:
     """Of the ratio of two ways, round by round."""
     ratios = [a / b for a, b in zip(ours, other, strict=True)]
@@ -223,19 +265,29 @@ def _torchvision_root(folder: Path) -> Path:
 
 def rate_table(results: list[dict[str, Any]]) -> str:
     """The rates as Markdown: thousands of images a second; ratios with quartiles."""
-    lines = [
-        "| network | batch | device | usual | ours | floor | ours/usual | ours/floor |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    ways = [w for w in ("usual", "jax", "ours", "floor") if w in results[0]["rounds"]]
+    ratios = list(results[0]["ratios"])
+    head = ["network", "batch", "device", "threads", *ways, *ratios]
+    lines = [head, ["---"] * len(head)]
     for found in results:
         rate = found["images_per_second"]
-        cells = [str(found[key]) for key in ("case", "batch", "device")]
-        cells += [f"{rate[way] / 1000:.1f}" for way in ("usual", "ours", "floor")]
-        for key in ("ours/usual", "ours/floor"):
+        cells = [str(found[key]) for key in head[1:4]]
+        cells += [f"{rate[way] / 1000:.1f}" for way in ways]
+        for key in ratios:
             r = found["ratios"][key]
             cells.append(f"{r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f})")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([found["case"], *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+@contextlib.contextmanager
+def neighbour() -> Iterator[None]:
+    """A process that keeps one core busy."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def quality_table(found: dict[str, Any]) -> str:
@@ -252,13 +304,21 @@ def quality_table(found: dict[str, Any]) -> str:
 | usual, 10 epochs | {usual["seconds"]:.1f} | {usual["test_neg_elbo"]:.2f} |
 | speedrun, {len(runs)} seeds | {time_range} | {score_range} |
 
-usual / speedrun: {usual["seconds"] / middle:.1f} × less time"""
+usual / speedrun: {usual["seconds"] / middle:.1f} × less time
+
+Seconds from `python` to the test neg_elbo, imports, data and compilation included: {
+        ", ".join(
+            f"{way} {statistics.median(one[way] for one in found['commands']):.1f}"
+            for way in found["commands"][0]
+        )
+    }"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--quality", action="store_true", help="time to quality, too")
+    parser.add_argument("--busy", action="store_true", help="beside a busy process")
     parser.add_argument("--case", choices=CASES, action="append", help="only this one")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/speed.json"))
@@ -271,8 +331,9 @@ def main() -> None:
     found: dict[str, Any] = {"hardware": facts, "date": time.strftime("%Y-%m-%d")}
     with tempfile.TemporaryDirectory() as folder:
         root = _torchvision_root(Path(folder))
-        cases = options.case or CASES
-        found["rates"] = [measure(case, device, root) for case in cases]
+        cases, found["busy"] = options.case or CASES, options.busy
+        with neighbour() if options.busy else contextlib.nullcontext():
+            found["rates"] = [measure(case, device, root) for case in cases]
         print(f"Thousands of images a second, medians of {ROUNDS} interleaved rounds\n")
         print(rate_table(found["rates"]), flush=True)
         if options.quality:
