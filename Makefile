@@ -9,7 +9,7 @@ SHELL := /bin/bash
 # command: no blank, quote, ; or $( ) in it is ever interpreted, by make or by the shell.
 ARGUMENTS := CONFIG SET RUN DIGIT N SEED TEMPERATURE OUT K LABEL_K HOST PORT OFFLINE \
 	PYTEST PY JOBS THREADS ENGINE GPUS DRY EXPERIMENT SWEEP FILTER BY AGAINST METRIC \
-	FORMATS ELLIPSES ONLY RUNS WEIGHTS FULL FROM WHAT
+	FORMATS ELLIPSES ONLY RUNS WEIGHTS FULL FROM WHAT ATTACH
 # What each target takes besides PY; anything else on the command line is refused.
 takes.data :=
 takes.experiment := CONFIG SET OFFLINE
@@ -19,6 +19,7 @@ takes.evaluate := RUN K LABEL_K WHAT
 takes.compare := EXPERIMENT SWEEP RUN FILTER BY AGAINST METRIC FORMATS OUT
 takes.report := $(takes.compare)
 takes.manifold := RUN DIGIT FORMATS ELLIPSES OUT
+takes.explorer := RUN AGAINST OUT ATTACH
 takes.figures := ONLY FROM JOBS SET OFFLINE
 takes.reproduce := ONLY JOBS SET OFFLINE
 takes.publish := RUNS WEIGHTS
@@ -62,7 +63,7 @@ $$(error $(1)=$$($(1)): say 1 or 0 (yes or no, true or false, on or off))
 endif
 override $(1) := $$(filter $$(ON),$$($(1)))
 endef
-$(foreach name,OFFLINE DRY ELLIPSES WEIGHTS FULL,$(eval $(call switch,$(name))))
+$(foreach name,OFFLINE DRY ELLIPSES WEIGHTS FULL ATTACH,$(eval $(call switch,$(name))))
 
 ifdef PY
 PYTHON := "$${PY}"
@@ -73,8 +74,8 @@ READY := .venv/.ready
 endif
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: python help setup data judge experiment sweep samples evaluate compare manifold figures \
-	reproduce publish verify report list sync ui serve bench soak test test-services lint clean
+.PHONY: python help setup data judge experiment sweep samples evaluate compare manifold explorer \
+	figures reproduce publish verify report list sync ui serve bench soak test test-services lint clean
 
 help:  ## this list
 	@echo "Conditional VAEs on raw MNIST"
@@ -145,6 +146,10 @@ manifold: $(READY)  ## draw a finished run's latent space    make manifold RUN=q
 	@$(PYTHON) -m analysis.manifold $${RUN:+--run "$$RUN"} $${DIGIT:+--digit "$$DIGIT"} \
 		$${FORMATS:+--formats "$$FORMATS"} $${ELLIPSES:+--ellipses} \
 		$${OUT:+--out "$$OUT"}
+
+explorer: $(READY)  ## a page to play with a run's z         make explorer RUN=quickstart AGAINST=plain-vae ATTACH=1
+	@$(PYTHON) -m analysis.explorer $${RUN:+--run "$$RUN"} \
+		$${AGAINST:+--against "$$AGAINST"} $${OUT:+--out "$$OUT"} $${ATTACH:+--attach}
 
 figures: $(READY)  ## every figure and number of README     make figures ONLY="digits results" FROM=runs JOBS=2
 	@$(PYTHON) -m analysis.figures $${ONLY:+--only "$$ONLY"} \

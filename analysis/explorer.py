@@ -1,0 +1,241 @@
+"""A page to play with a run's latent space: one HTML file, nothing else needed.
+
+    make explorer RUN=seed-notebook AGAINST=plain-vae OUT=docs/explorer.html
+    python -m analysis.explorer --run quickstart
+
+The page holds the weights and decodes by itself. Its parts lie in analysis/explorer/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markupsafe
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from analysis.reading import arguments, latent, packed
+from analysis.reading.attach import attach
+from analysis.reading.latent import Posterior
+from analysis.reading.load import load_runs
+from cvae.errors import UsageError
+from cvae.files import write_atomic
+from cvae.metrics import headline
+from cvae.mnist import CLASSES, pixels
+from cvae.run.data import load_data
+from cvae.run.find import display_name
+from cvae.samples import Run, load_run
+
+PARTS = Path(__file__).parent / "explorer"
+SCRIPTS = (
+    *("network", "prior", "posterior", "plane", "drawing", "images", "looking"),
+    *("page", "share", "start"),  # the last one begins at once
+)
+CLOUD = 1500  # test images on the plane
+EACH = 4  # test images of each digit to choose from
+DRAWS = 128  # of z for each label, where z has more than two dimensions
+TWIN_BITS = 6  # of the twin's weights: one fewer keeps both models under 3 MB
+Blocks = dict[str, str]
+
+
+def page(run: Run, against: Run | None = None, again: str = "") -> str:
+    """The page of `run` as HTML; the plain VAE `against` stands beside it.
+
+    Args:
+        again: the command that writes this page.
+
+    Raises:
+        UsageError: a run is of the wrong kind. DataError: its data cannot be read.
+    """
+    _check(run, against)
+    posterior = latent.encode(run)
+    shown = _shown(posterior.labels)
+    images = load_data(run.spec, run.folder).test.images[shown]
+    facts = _facts(run, posterior, again)
+    facts["images"] = {"labels": posterior.labels[shown].tolist()}
+    blocks: Blocks = {
+        **_blocks("", run, posterior, facts["edge"]),
+        "encoder": packed.pack(packed.layers(run.model.encoder)),
+        "images": packed.pack(images.numpy().tobytes()),
+        "noise": packed.pack(_noise(run.model.latent_dim)),
+    }
+    if against:
+        theirs, name = latent.encode(against), display_name(against.folder)
+        described = packed.described(against.model, against.spec.model.activation)
+        facts["twin"] = {"name": name, **described}
+        facts["images"]["twin"] = _means(against, images)
+        blocks |= _blocks("twin-", against, theirs, facts["edge"], TWIN_BITS)
+    return _render(facts, blocks)
+
+
+def _check(run: Run, against: Run | None) -> None:
+    name = run.folder.name
+    if not run.model.classes:
+        raise UsageError(
+            f"{name} is unconditional: it cannot be asked for a digit; name a "
+            f"conditional run, and this one beside it: make explorer RUN=… "
+            f"AGAINST={name}"
+        )
+    if against and against.model.classes:
+        raise UsageError(
+            f"AGAINST={against.folder.name} is conditional: beside a conditional run "
+            "stands a plain one, such as AGAINST=plain-vae"
+        )
+    for each in (run, against) if against else (run,):
+        if each.shape != (28, 28):
+            rows, columns = each.shape
+            raise UsageError(
+                f"{each.folder.name}: its images are {rows} × {columns}; the "
+                "explorer's pad and tiles are those of MNIST, 28 × 28"
+            )
+
+
+def _shown(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The places of the first `EACH` images of each digit, round by round."""
+    rounds = [np.flatnonzero(labels == digit)[:EACH] for digit in range(CLASSES)]
+    return np.array([part[k] for k in range(EACH) for part in rounds if k < len(part)])
+
+
+def _facts(run: Run, posterior: Posterior, again: str) -> dict[str, Any]:
+    """All that the page's text and script know besides the blocks."""
+    model, kl = run.model, posterior.kl.mean(0)
+    plane = model.latent_dim <= 2
+    order = [*range(model.latent_dim)] if plane else posterior.order.tolist()
+    farthest = np.quantile(np.abs(posterior.mu), 0.999)
+    units = ", in units of p(z given y)" if model.prior_table is not None else ""
+    words = f"z{order[0] + 1} to the right" + units
+    if model.latent_dim > 1:
+        more = "" if plane else ", the two dimensions with the most nats"
+        words = f"z{order[0] + 1} to the right, z{order[1] + 1} upwards{units}{more}"
+    how = f"importance sampling, {DRAWS} draws of z a label"
+    bound = headline(run.folder.metrics)
+    measured = [] if np.isnan(bound) else [f"neg_elbo {bound:.2f} nats per image"]
+    return {
+        "name": display_name(run.folder),
+        "model": packed.described(model, run.spec.model.activation),
+        "twin": None,
+        "order": order,
+        "axes": order[:2] if model.latent_dim > 1 else [0, 1],
+        "kl": [f"{kl[i]:.2f}" for i in order],
+        "edge": float(np.clip(np.ceil(2 * farthest) / 2, 3.0, 5.0)),
+        "cloud": len(_sample(len(posterior.labels))),
+        "binarized": run.spec.data.binarize != "none",
+        "axes_words": f"{words}.",
+        "scores_words": "How well each label explains the image, by "
+        + ("quadrature over z" if plane else how),
+        "footer": " · ".join([run.folder.name, *measured, *[again] * bool(again)]),
+    }
+
+
+def _sample(count: int) -> NDArray[np.int64]:
+    """Which of `count` test images make the cloud: evenly through the set."""
+    return np.linspace(0, count - 1, min(count, CLOUD)).astype(np.int64)
+
+
+def _blocks(
+    prefix: str, run: Run, posterior: Posterior, edge: float, bits: int = packed.BITS
+) -> Blocks:
+    """Decoder, prior and cloud: what shows the latent space of either model."""
+    rows = _sample(len(posterior.labels))
+    axes = posterior.order[:2] if run.model.latent_dim > 2 else [0, 1]
+    places = posterior.mu[rows]
+    if places.shape[1] == 1:  # the digits one above the other
+        lanes = (posterior.labels[rows, None] - 4.5) * edge / 6
+        places = np.concatenate([places, lanes], 1)
+    quantised = np.round(places[:, axes].clip(-edge, edge) / edge * 32767)
+    cloud = np.concatenate([posterior.labels[rows], quantised.ravel()]).astype("<i2")
+    return {
+        f"{prefix}prior": packed.pack(packed.prior(run.model)[0]),
+        f"{prefix}decoder": packed.pack(packed.layers(run.model.decoder, bits)),
+        f"{prefix}cloud": packed.pack(cloud.tobytes()),
+    }
+
+
+def _noise(latent_dim: int) -> bytes:
+    """Standard normal draws (DRAWS, Z), float32, the same on every page."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(DRAWS, latent_dim, generator=generator).numpy().tobytes()
+
+
+@torch.no_grad()
+def _means(run: Run, images: torch.Tensor) -> list[list[float]]:
+    """The plain model's posterior means of images."""
+    mu, _ = run.model.encode(pixels(images), torch.zeros(len(images), dtype=torch.long))
+    return [[round(value, 4) for value in row] for row in mu.tolist()]
+
+
+def _render(facts: dict[str, Any], blocks: Blocks) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PARTS),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+
+    def part(name: str) -> markupsafe.Markup:
+        return markupsafe.Markup((PARTS / name).read_text(encoding="utf-8"))
+
+    return environment.get_template("page.html.j2").render(
+        facts=facts,
+        blocks=blocks,
+        json=markupsafe.Markup(json.dumps(facts).replace("<", "\\u003c")),
+        style=part("style.css"),
+        script=markupsafe.Markup("\n").join(part(f"{name}.js") for name in SCRIPTS),
+    )
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    options: arguments.Options = {
+        "--run": {"help": "name, id, folder or MLflow run id; newest if none"},
+        "--against": {"help": "a plain VAE to stand beside it"},
+        "--out": {"type": Path, "help": "HTML file or folder to write"},
+        "--attach": {"action": "store_true", "help": "to the run in MLflow, too"},
+        "--runs": arguments.OPTIONS["--runs"],
+    }
+    return arguments.command("explorer", __doc__, options, _main, words)
+
+
+def _main(options: argparse.Namespace) -> None:
+    run = load_run(options.run, runs=options.runs)
+    against = load_run(options.against, runs=options.runs) if options.against else None
+    file = _file(options.out or Path("reports") / run.folder.name)
+    text = page(run, against, _again(run, against))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, text.encode())
+    size = file.stat().st_size / 1e6
+    print(f"{file}: {size:.2f} MB; open it in a browser")
+    if options.attach:
+        chosen = load_runs(ids=[run.folder.name], runs=options.runs)
+        print(attach(chosen, [file], "figures"))
+
+
+def _file(out: Path) -> Path:
+    """`out` itself, or explorer.html in it if it has no suffix.
+
+    Raises:
+        UsageError: the suffix is that of another format.
+    """
+    if out.is_dir() or not out.suffix:
+        return out / "explorer.html"
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(
+            f"OUT={out}: the explorer is an HTML page; end the name in .html, or name "
+            "a folder"
+        )
+    return out
+
+
+def _again(run: Run, against: Run | None) -> str:
+    twin = f" AGAINST={against.folder.name}" if against else ""
+    return f"make explorer RUN={run.folder.name}{twin}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

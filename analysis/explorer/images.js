@@ -1,0 +1,58 @@
+// Pictures on canvases; the test images of the page; the way between two of them.
+
+const STRIP = 9; // images of the way
+
+/** Pixels (784) in [0, 1] as grey, white ink on black; the style sheet turns it round. */
+function paint(canvas, image, left = 0) {
+  const data = new ImageData(SIZE, SIZE);
+  for (let i = 0; i < PIXELS; i++) {
+    const grey = Math.round(255 * image[i]);
+    data.data.set([grey, grey, grey, 255], 4 * i);
+  }
+  canvas.getContext("2d").putImageData(data, left, 0);
+}
+
+const paintLogits = (canvas, logits, left) => paint(canvas, Float64Array.from(logits, sigmoid), left);
+
+/** Between two u: on the line, or on the arc, whose length goes evenly from a's to b's. */
+function between(a, b, t, spherical) {
+  const norm = (u) => Math.sqrt(u.reduce((sum, value) => sum + value * value, 0));
+  const [p, q] = [norm(a), norm(b)];
+  const dot = a.reduce((sum, value, i) => sum + value * b[i], 0);
+  const angle = Math.acos(Math.max(-1, Math.min(1, dot / (p * q || 1))));
+  if (!spherical || !(p * q) || Math.sin(angle) < 1e-6) {
+    return a.map((value, i) => (1 - t) * value + t * b[i]); // no arc is defined
+  }
+  const [here, there] = [Math.sin((1 - t) * angle) / p, Math.sin(t * angle) / q];
+  const length = ((1 - t) * p + t * q) / Math.sin(angle);
+  return a.map((value, i) => length * (here * value + there * b[i]));
+}
+
+/** Buttons for the test images; `chosen(k)` when one is pressed. */
+function showThumbs(images, labels, chosen) {
+  const home = document.getElementById("thumbs");
+  labels.forEach((label, k) => {
+    const button = document.createElement("button");
+    button.setAttribute("aria-label", `Test image ${k + 1}, a ${label}`);
+    const canvas = document.createElement("canvas");
+    canvas.width = canvas.height = SIZE;
+    canvas.className = "image";
+    paint(canvas, images[k]);
+    button.append(canvas);
+    button.draggable = true;
+    button.addEventListener("click", () => chosen(k));
+    button.addEventListener("dragstart", (event) => event.dataTransfer.setData("text/plain", k));
+    home.append(button);
+  });
+}
+
+/** A place for an end of the way: press it to fill it next, or drop an image on it. */
+function makeEnd(button, pressed, dropped) {
+  button.addEventListener("click", pressed);
+  button.addEventListener("dragover", (event) => event.preventDefault());
+  button.addEventListener("drop", (event) => {
+    event.preventDefault();
+    const k = Number.parseInt(event.dataTransfer.getData("text/plain"), 10);
+    if (Number.isInteger(k)) dropped(k);
+  });
+}

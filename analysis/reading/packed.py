@@ -1,0 +1,103 @@
+"""A model as text for a page: blocks of base64, each a raw deflate stream.
+
+Matrices are rounded to half precision with `BITS` bits behind the leading one, as those
+of published runs are (see cvae/results.py): a thousandth of a nat for a third of the
+size. Biases and priors stay float32. Letters: Z latent, C classes, M components.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cvae.mixture import Mixture
+from cvae.model import CVAE
+from cvae.priors import Diagonal
+
+BITS = 7  # of the 10 bits of a float16's mantissa
+
+
+def pack(data: bytes) -> str:
+    """Bytes as a block; numbers, whose bytes seldom repeat, are packed by frequency."""
+    stream = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_FILTERED)
+    return base64.b64encode(stream.compress(data) + stream.flush()).decode()
+
+
+def rounded(weight: Tensor, bits: int = BITS) -> NDArray[np.float16]:
+    """The nearest float16 with `bits` bits behind the leading one.
+
+    Raises:
+        ValueError: float16 does not reach so far.
+    """
+    fraction, exponent = np.frexp(weight.detach().cpu().numpy())  # 0.5 ≤ |fraction| < 1
+    steps = np.float32(2 ** (bits + 1))
+    nearest: NDArray[np.float32] = np.ldexp(
+        np.round(fraction * steps) / steps, exponent
+    )
+    if not (np.abs(nearest) <= np.finfo(np.float16).max).all():  # nan, too
+        raise ValueError("a weight is too large for half precision: over 65504")
+    return nearest.astype(np.float16)
+
+
+def layers(part: nn.Sequential, bits: int = BITS) -> bytes:
+    """Matrices by inputs, all low bytes before all high ones; then biases, float32."""
+    linear = [layer for layer in part if isinstance(layer, nn.Linear)]
+    numbers = np.concatenate([rounded(each.weight.T, bits).ravel() for each in linear])
+    halves = numbers.astype("<f2").view(np.uint8).reshape(-1, 2)
+    biases = np.concatenate([each.bias.detach().cpu().numpy() for each in linear])
+    return halves.T.tobytes() + biases.astype("<f4").tobytes()
+
+
+def widths(part: nn.Sequential) -> list[int]:
+    """Numbers in, of each hidden layer, and out."""
+    linear = [layer for layer in part if isinstance(layer, nn.Linear)]
+    return [linear[0].in_features, *(layer.out_features for layer in linear)]
+
+
+@torch.no_grad()
+def prior(model: CVAE) -> tuple[bytes, dict[str, int]]:
+    """p(z given y) as a mixture, whatever it is, and the map from u to z, float32.
+
+    Returns:
+        table (rows, M, 1 + Z + Z²) as `Mixture` has it, then shift and factor of
+        z = shift + factor u, (rows, Z + Z²); and how many rows and components. A
+        prior that is the same for all labels has one row.
+    """
+    found, size = model.prior, model.latent_dim
+    same = not isinstance(found, Diagonal | Mixture)
+    labels = torch.arange(1 if same else model.classes)
+    rows = len(labels)
+    if isinstance(found, Mixture):
+        parts = [found.log_weight[..., None], found.mu, found.w.flatten(-2)]
+        table = torch.cat(parts, -1)
+    else:
+        mu = found.unwhiten(torch.zeros(rows, size), labels)
+        scale = found.unwhiten(torch.ones(rows, size), labels) - mu
+        w = torch.diag_embed(1 / scale)
+        table = torch.cat([torch.zeros(rows, 1), mu, w.flatten(-2)], -1)[:, None]
+    shift = found.unwhiten(torch.zeros(rows, size), labels)
+    units = torch.eye(size)
+    factor = [found.unwhiten(unit.expand(rows, -1), labels) - shift for unit in units]
+    affine = torch.cat([shift, torch.stack(factor, -1).flatten(-2)], -1)
+    numbers = torch.cat([table.flatten(), affine.flatten()])
+    shape = {"rows": rows, "components": table.shape[1]}
+    return numbers.cpu().numpy().astype("<f4").tobytes(), shape
+
+
+def described(model: CVAE, activation: str) -> dict[str, Any]:
+    """What the page's `Model` and `Prior` have to know besides their numbers."""
+    return {
+        "latent": model.latent_dim,
+        "classes": model.classes,
+        "labelScale": model.label_scale,
+        "activation": activation,
+        "decoder": widths(model.decoder),
+        "encoder": widths(model.encoder),
+        **prior(model)[1],
+    }
