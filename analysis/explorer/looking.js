@@ -73,9 +73,9 @@ async function lookWithoutLabel(run, x, place) {
   if (!twinQuadrature) return;
   const found = await twinQuadrature.evidence(x, 0, () => run !== looked.run);
   if (!found) return;
-  const mean = new Float64Array(twin.latent);
-  for (const { u, log } of found.points) u.forEach((value, i) => (mean[i] += value * Math.exp(log)));
-  setV(mean);
+  const mean = [0, 0];
+  moments(found.points, (point) => Math.exp(twinQuadrature.mass(point)), mean);
+  setV(mean.slice(0, twin.latent));
 }
 
 const bestLabel = () =>

@@ -98,9 +98,9 @@ function ellipse([x, y], [aa, ab, bb], radius) {
 /** The encoder's ellipses (dashed) and the true posterior (filled), where known. */
 function drawPosterior(context, view, { mean, covariance, points, axes }) {
   context.fillStyle = css("--accent");
-  const top = Math.max(...points.map((point) => point.log - 2 * Math.log(point.size)));
+  const top = Math.max(...points.map((point) => point.log));
   for (const { u, size, log } of points) {
-    context.globalAlpha = 0.85 * Math.exp(log - 2 * Math.log(size) - top);
+    context.globalAlpha = 0.85 * Math.exp(log - top);
     const side = size * view.scale + 0.5;
     const [x, y] = view.to([u[axes[0]], u[axes[1]] ?? 0]);
     if (context.globalAlpha > 0.01) context.fillRect(x - side / 2, y - side / 2, side, side);

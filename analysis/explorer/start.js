@@ -4,7 +4,7 @@ const tiles = [];
 const sliders = [];
 const images = [];
 /** For tests and for the console: the numbers behind the pictures. */
-const explorer = { frames: 0, state, looked, Prior, centred, between };
+const explorer = { frames: 0, state, looked, centred, between, importanceSampled };
 window.explorer = explorer;
 
 function fail(error) {
