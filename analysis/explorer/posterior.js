@@ -8,7 +8,7 @@ const PARTS = 5; // a coarse cell that matters is divided into PARTS, a dimensio
 const MOST = 64; // cells that are divided
 const NEAR = 12; // nats below the best point that still matter
 const CLOSE = 8; // of these, those that are divided once more
-const LARGEST = 3000; // number of points that is not divided again
+const MANY = 1000; // points are not divided again: the posterior is wide
 const WIDE = 0.6; // standard deviations of the posterior that points may be apart
 
 /** Lets the page answer between two slices of a long computation. */
@@ -131,11 +131,11 @@ class Quadrature {
     let points = rest.map((cell) => ({ u: this.at(cell), size: SPACING, log: joint[cell] }));
     points.push(...[...divided.values()].flat());
     while (this.#coarser(points)) {
-      const finer = [];
-      if (points.length > LARGEST) break;
-      for (const point of points) {
-        if (point.log < top - CLOSE) finer.push(point);
-        else finer.push(...this.#divide(x, y, point, 3));
+      const close = points.filter(({ log }) => log > top - CLOSE);
+      if (close.length > MANY) break;
+      const finer = points.filter(({ log }) => log <= top - CLOSE);
+      for (const point of close) {
+        finer.push(...this.#divide(x, y, point, 3));
         if (slice.over()) await slice.next();
         if (stopped()) return null;
       }
