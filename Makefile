@@ -75,7 +75,8 @@ endif
 export PYTHONPATH := $(CURDIR)
 
 .PHONY: python help setup data judge experiment sweep samples evaluate compare manifold explorer \
-	figures reproduce publish verify report list sync ui serve bench soak test test-services lint clean
+	figures reproduce publish verify report list sync ui serve walkthrough bench soak test \
+	test-services lint clean
 
 help:  ## this list
 	@echo "Conditional VAEs on raw MNIST"
@@ -179,6 +180,11 @@ ui: $(READY)  ## MLflow on 127.0.0.1                   make ui PORT=5000
 
 serve: $(READY)  ## digits over HTTP, by MLflow           make serve RUN=seed-notebook PORT=5001
 	@$(PYTHON) -m cvae serve $${RUN:+--run "$$RUN"} $${PORT:+--port "$$PORT"}
+
+walkthrough: $(READY)  ## run the notebook of the walk-through  make walkthrough
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check \
+		-r requirements-notebook.txt
+	@$(PYTHON) -m analysis.examples.notebook
 
 bench: $(READY)  ## training speed against the usual way  make bench
 	@$(PYTHON) -m benchmarks.speed --quality

@@ -1,0 +1,118 @@
+"""The walk-through runs, shows what its words say, and its notebook is its cells."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from cvae import judge, mnist
+from tests.children import ROOT
+
+SCRIPT = ROOT / "analysis" / "examples" / "walkthrough.py"
+NOTEBOOK = SCRIPT.with_suffix(".ipynb")
+CELLS = json.loads(NOTEBOOK.read_text())["cells"]
+
+
+def cells_of_the_script() -> list[tuple[str, str]]:
+    """Kind and text of each cell: `# %%` begins code, `# %% [markdown]` comments."""
+    parts = re.split(r"(?m)^# %%( \[markdown\])?\n", SCRIPT.read_text())
+    assert parts[0] == ""
+    cells = []
+    for mark, text in zip(parts[1::2], parts[2::2], strict=True):
+        if mark:
+            text = re.sub(r"(?m)^# ?", "", text)
+        cells.append(("markdown" if mark else "code", text.strip()))
+    return cells
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the script has made of its names, once it was run where no runs are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        matplotlib.use("Agg")
+        state = torch.get_rng_state()
+        names = runpy.run_path(str(SCRIPT))
+        torch.set_rng_state(state)
+        names["figures"] = [plt.figure(number) for number in plt.get_fignums()]
+        plt.close("all")
+    return names
+
+
+def test_it_is_short_enough_for_an_hour() -> None:
+    assert len(SCRIPT.read_text().splitlines()) < 100
+
+
+def test_its_bytes_are_the_images_of_the_data_set(ran: dict[str, Any]) -> None:
+    path = mnist.SHIPPED_ROOT / "train-images-idx3-ubyte"
+    assert torch.equal(ran["images"], mnist.load_mnist_images(path).view(60000, 784))
+
+
+def test_its_training_learns(ran: dict[str, Any]) -> None:
+    assert 100 < float(ran["bound"].detach()) < 180  # 547 untrained
+    assert float(ran["kl"].detach().mean()) > 1
+
+
+def test_its_samples_are_read_as_the_digit_asked_for(ran: dict[str, Any]) -> None:
+    drawn = torch.stack(ran["drawn"])  # (10, 10, 784)
+    labels = torch.arange(10).repeat_interleave(10)
+    found = judge.published()
+    assert found
+    read, _ = judge.read(found[0], drawn.view(100, 784))
+    assert (read == labels).float().mean() >= 0.9
+
+
+def test_its_bound_tightens_with_the_draws(ran: dict[str, Any]) -> None:
+    bounds = [ran["nll"][k] for k in (1, 10, 100)]
+    assert bounds == sorted(bounds, reverse=True)
+    assert 0.5 < bounds[0] - bounds[-1] < 10
+
+
+def test_it_draws_four_pictures(ran: dict[str, Any]) -> None:
+    pictures = [figure.axes[0] for figure in ran["figures"]]
+    assert len(pictures) == 4
+    shown = [np.asarray(axes.images[0].get_array()) for axes in pictures[:3]]
+    assert [part.shape for part in shown] == [(56, 280), (280, 280), (336, 336)]
+    assert all(part.std() > 0 for part in shown)
+
+
+def test_the_notebook_is_the_cells_of_the_script() -> None:
+    found = [(cell["cell_type"], "".join(cell["source"])) for cell in CELLS]
+    assert found == cells_of_the_script()
+
+
+def test_the_notebook_shows_what_was_computed(ran: dict[str, Any]) -> None:
+    outputs = [out for cell in CELLS for out in cell.get("outputs", [])]
+    assert {out["output_type"] for out in outputs} == {"stream", "display_data"}
+    assert sum("image/png" in out.get("data", {}) for out in outputs) == 4
+    printed = "".join("".join(out.get("text", [])) for out in outputs)
+    shown = re.findall(r"K = +(\d+): .* ≤ ([\d.]+) nats", printed)
+    assert {int(k): pytest.approx(ran["nll"][int(k)], abs=0.3) for k, _ in shown} == {
+        int(k): float(value) for k, value in shown
+    }
+    assert len(shown) == 3
+
+
+def test_the_notebook_is_small_and_names_no_machine() -> None:
+    assert NOTEBOOK.stat().st_size < 1_000_000
+    outputs = [out for cell in CELLS for out in cell.get("outputs", [])]
+    shown = json.dumps([out.get("text", out.get("data", {})) for out in outputs])
+    shown = re.sub(r'"image/png": "[^"]*"', "", shown)  # base64 has slashes
+    assert not re.search(r"/\w+/", shown)
+    assert not [out for out in outputs if out.get("name") == "stderr"]
+
+
+def test_what_makes_the_notebook_is_in_no_users_requirements() -> None:
+    own = (ROOT / "requirements-notebook.txt").read_text()
+    names = re.findall(r"(?m)^([\w-]+)==", own)
+    assert {"jupytext", "nbclient", "ipykernel"} <= set(names)
+    everyone = (ROOT / "requirements.txt").read_text()
+    assert not [name for name in names if name in everyone]
