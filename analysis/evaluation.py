@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from analysis.comparing import tables
-from analysis.drawing import likelihood_plots
+from analysis.drawing import (
+    information_plots,
+    label_plots,
+    likelihood_plots,
+    sample_plots,
+)
 from analysis.drawing.plates import Plate
 from analysis.reading import arguments
 from analysis.reading.attach import attach
@@ -23,7 +28,7 @@ from analysis.reading.load import load_runs
 from analysis.report import render, shown
 from cvae.errors import RunNotFound
 from cvae.evaluation.measured import Measured
-from cvae.metrics import metric, number
+from cvae.metrics import BESIDE, metric, number, of_samples
 from cvae.run import measurements
 from cvae.run.find import display_name
 from cvae.run.measurements import Facts
@@ -42,6 +47,9 @@ class Section(NamedTuple):
 # By the part's name, in the order of the page.
 SECTIONS = {
     "nll": Section("Likelihood", likelihood_plots.draw_nll),
+    "labels": Section("Labels", label_plots.draw_labels),
+    "samples": Section("Samples", sample_plots.draw_samples),
+    "latents": Section("Latents", information_plots.draw_latents),
 }
 
 
@@ -89,23 +97,36 @@ def write(run: Run, out: Path) -> list[Path]:
 
 
 def rows(found: Measured) -> list[tables.Row]:
-    """A row a figure: value ± standard error, what it is, what it is defined by."""
+    """A row a figure: value ± standard error, what it is, what it is defined by.
+
+    Figures of samples have a column for each thing that they are held against.
+    """
+    named = {name: of_samples(name) for name in found.figures}
+    columns = [end for end in BESIDE if end in {end for _, end in named.values()}]
     listed = []
-    for name, value in found.figures.items():
-        key = f"test/{name}"
-        known, said = metric(key), number(value, key)
-        if name in found.errors:
-            said += f" ± {number(found.errors[name], key)}"
+    for name in dict.fromkeys(stem for stem, _ in named.values()):
+        known = metric(f"test/{name}")
+        beside = {end: _said(found, f"{name}_{end}") for end in columns}
         listed.append(
-            {
-                "figure": name,
-                "value ± standard error": said,
+            {"figure": name, "value ± standard error": _said(found, name)}
+            | beside
+            | {
                 "unit": known.unit,
                 "what it is": known.words,
                 "reference": known.source,
             }
         )
     return listed
+
+
+def _said(found: Measured, name: str) -> str:
+    """value ± standard error; empty where there is none."""
+    if name not in found.figures:
+        return ""
+    said = number(found.figures[name], f"test/{name}")
+    if name in found.errors:
+        said += f" ± {number(found.errors[name], f'test/{name}')}"
+    return said
 
 
 def _subtitle(run: Run, facts: Facts) -> str:

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from cvae import grids, mnist
 from cvae import judge as judging
+from cvae.features import NEIGHBOURS, coverage, diversity
 from cvae.judge import Judge
 from cvae.model import CVAE
 
 PER_DIGIT = 100  # prior samples, and real images they are held against
 TRANSFERRED = 110  # real images whose z is decoded as each of the nine other digits
 KNOWN = 2000  # real images whose z is looked at
-NEIGHBOURS = 5  # of coverage (Naeem et al. 2020) and of `label_in_z`
 
 
 @torch.inference_mode()
@@ -109,23 +109,6 @@ def label_in_z(u: Tensor, y: Tensor) -> float:
     nearest = torch.cdist(u[half:], u[:half]).topk(NEIGHBOURS, largest=False).indices
     named = y[:half][nearest].mode(1).values
     return float((named == y[half:]).double().mean())
-
-
-def diversity(drawn: Tensor, real: Tensor) -> float:
-    """Standard deviation of one digit's features (N, F) over that of real images."""
-    spread = [part.var(0).sum().sqrt() for part in (drawn, real)]
-    return float(spread[0] / spread[1])
-
-
-def coverage(drawn: Tensor, real: Tensor) -> float:
-    """Share of real images with a drawn one nearer than their 5th real neighbour.
-
-    Naeem et al. 2020 (https://arxiv.org/abs/2002.09797), eq. 9, for one digit. With as
-    many samples as images it is 1 − 2⁻⁵ = 0.97 in expectation if both are alike.
-    """
-    apart = torch.cdist(real, real)
-    radius = apart.kthvalue(NEIGHBOURS + 1, dim=1).values  # the first is itself
-    return float((torch.cdist(real, drawn).amin(1) <= radius).double().mean())
 
 
 def _of_each_digit(data: mnist.Images) -> Tensor:

@@ -15,6 +15,11 @@ from dataclasses import dataclass, replace
 
 NATS = "nats per image"
 ERROR = "_se"  # the end of a key: the standard error of the figure without it
+BESIDE = {  # the end of a name: what a figure of samples is held against
+    "draws": "of Bernoulli draws instead of the decoder's means",
+    "real": "of training images instead of samples: the ceiling",
+    "shuffled": "with the samples' labels shuffled: the floor",
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,39 @@ class Metric:
         """What a value is multiplied by so that lower is better."""
         return -1 if self.higher_is_better else 1
 
+
+def _share(name: str, words: str, source: str = "") -> Metric:
+    return Metric(name, words, "of 1", 4, higher_is_better=True)
+
+
+# Of samples, by the judge's features: over all images, and within each digit.
+_BESIDE_REAL = (
+    Metric("frechet", "the squared Fréchet distance of the features", "features²"),
+    _share("precision", "the share of samples in the ball of a real image"),
+    _share("recall", "the share of real images in the ball of a sample"),
+    Metric(
+        "density",
+        "the balls of real images that a sample lies in, over 5",
+        "of real images'",
+        3,
+        higher_is_better=True,
+    ),
+    _share("coverage", "the share of real images with a sample in their ball"),
+    Metric(
+        "diversity",
+        "the standard deviation over that of real images",
+        "of real images'",
+        2,
+        higher_is_better=True,
+    ),
+)
+_NO_DIGITS = {
+    "noise": "their own pixels in random order",
+    "inverted": "digits in black on white",
+    "flipped": "mirrored digits",
+    "rotated": "digits turned by 90°",
+    "fashion": "Fashion-MNIST",
+}
 
 # In the order in which they are shown.
 METRICS = (
@@ -65,6 +103,18 @@ METRICS = (
         "of 1",
         4,
         higher_is_better=True,
+    ),
+    Metric("label_log_loss", "−log p(y given x) of the true label", NATS, 3),
+    Metric(
+        "label_calibration_error",
+        "how far the accuracy is from the confidence, over 15 bins of it",
+        "of 1",
+        4,
+    ),
+    *(
+        _share(f"auroc_{kind}{name}", f"how often {score} of a digit is above {of}")
+        for name, of in _NO_DIGITS.items()
+        for kind, score in (("", "log p(x)"), ("ratio_", "log p(x) / p₀(x)"))
     ),
     Metric(
         "label_fidelity",
@@ -109,6 +159,36 @@ METRICS = (
         4,
         higher_is_better=True,
     ),
+    *_BESIDE_REAL[:-1],
+    *(
+        replace(each, name=f"digit_{each.name}", words=f"{each.words}, by digit")
+        for each in _BESIDE_REAL
+    ),
+    _share(
+        "classification_accuracy",
+        "the share of real test images that a network trained on samples reads right",
+    ),
+    Metric("nearest_train", "the distance to the nearest training image", "pixels"),
+    Metric(
+        "copied",
+        "how often a training image is nearer than one held back; chance is 0.5",
+        "of 1",
+        3,
+    ),
+    Metric("information", "I(x; z) of these N images, at most ln N"),
+    Metric("information_upper", "a bound from above on I(x; z) of all such images"),
+    Metric("information_in_digit", "I(x; z given y), what z tells beyond the label"),
+    Metric("label_information", "I(y; z), what z tells of the label; at most ln 10"),
+    Metric("aggregate_kl", "KL(q(z given y) ‖ p(z given y))"),
+    Metric("marginal_kl", "KL(q(z) ‖ p(z))"),
+    Metric(
+        "label_in_z_neighbours",
+        "how often the neighbours in z name the digit, all test images",
+        "of 1",
+        4,
+    ),
+    Metric("label_in_z_linear", "the same by a linear classifier", "of 1", 4),
+    Metric("label_in_z_chance", "the share of the commonest digit", "of 1", 4),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}
 
@@ -125,10 +205,19 @@ def metric(key: str) -> Metric:
     if split == "time":
         return Metric(name, f"seconds spent on {name}", "s", 1)
     whole, name = name, re.sub(r"_is\d+$", "", name.removesuffix(ERROR))
-    known = BY_NAME.get(name) or Metric(name, name, "")
+    stem, end = of_samples(name)
+    known = BY_NAME.get(stem) or Metric(name, name, "")
+    if end:
+        known = replace(known, name=name, words=f"{known.words}, {BESIDE[end]}")
     if whole.endswith(ERROR):
         return replace(known, name=whole, words=f"the standard error of {name}")
     return known
+
+
+def of_samples(name: str) -> tuple[str, str]:
+    """A figure and what it is held against: recall, real of `recall_real`."""
+    stem, _, end = name.rpartition("_")
+    return (stem, end) if stem in BY_NAME and end in BESIDE else (name, "")
 
 
 def number(value: float, key: str, *, sign: bool = False) -> str:

@@ -18,7 +18,8 @@ RANKS = (
     "errors files metrics",
     "idx",
     "mnist priors mixture model spec",
-    "objective gradient optimizer engine graph fused likelihood judge control grids",
+    "objective gradient optimizer engine graph fused likelihood judge features control "
+    "grids",
     "evaluation",
     "run.folder run.lock run.published run.find",
     "run.checkpoint run.state run.provenance",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvae import control, judge, mnist
+from cvae import control, features, judge, mnist
 from cvae.model import CVAE
 from tests.conftest import generator, linear
 
@@ -99,16 +99,6 @@ def test_every_other_label_is_asked_for_once() -> None:
     assert sorted(others[1].tolist()) == [0, 1, 2, 3, 4, 5, 6, 8, 9]
 
 
-def test_coverage_counts_real_images_with_a_sample_in_their_ball() -> None:
-    real = torch.arange(12.0)[:, None]  # the 5th neighbour is 3 to 5 away
-    radius = [sorted(abs(float(a - b)) for b in real)[5] for a in real]
-    drawn = torch.tensor([[0.0], [40.0]])
-    inside = [abs(float(a)) <= r for a, r in zip(real, radius, strict=True)]
-    assert control.coverage(drawn, real) == pytest.approx(sum(inside) / 12)
-    assert control.coverage(real, real) == 1
-    assert control.diversity(2 * real, real) == pytest.approx(2)
-
-
 def test_the_published_judge_reads_what_its_record_says(
     shipped: mnist.MNIST,
 ) -> None:
@@ -139,7 +129,7 @@ def test_other_data_a_plain_vae_and_few_images_are_not_judged(
     assert not control.by_published_judge(constructed(), test, "0" * 32, random)
     plain = CVAE(latent_dim=2, hidden=(), conditional=False, generator=generator())
     assert not control.by_published_judge(plain, test, shipped.digest, random)
-    fives = (test.labels == 5).nonzero()[: control.NEIGHBOURS, 0]
+    fives = (test.labels == 5).nonzero()[: features.NEIGHBOURS, 0]
     rows = torch.cat([(test.labels != 5).nonzero()[:, 0], fives])
     few = mnist.Images(test.images[rows], test.labels[rows])
     assert not control.by_published_judge(constructed(), few, shipped.digest, random)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
+
+RESAMPLED = 50  # times; enough for an error of two digits
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,15 @@ class Measured:
     errors: Mapping[str, float] = field(default_factory=dict)
     per_image: Mapping[str, Tensor] = field(default_factory=dict)  # each (N,): the CSV
     arrays: Mapping[str, Tensor] = field(default_factory=dict)  # what a page draws
+
+    def __or__(self, other: Measured) -> Measured:
+        """Both together, as dicts are joined."""
+        return Measured(
+            {**self.figures, **other.figures},
+            {**self.errors, **other.errors},
+            {**self.per_image, **other.per_image},
+            {**self.arrays, **other.arrays},
+        )
 
 
 def mean_and_error(
@@ -38,3 +51,17 @@ def mean_and_error(
         per_image,
         arrays or {},
     )
+
+
+def bootstrap(
+    figure: Callable[..., float], *sets: Tensor, generator: torch.Generator
+) -> float:
+    """Standard error of `figure(*sets)` over images: the rows of each set, resampled.
+
+    Rows are drawn with replacement, each set by itself (Efron 1979).
+    """
+    values = []
+    for _ in range(RESAMPLED):
+        rows = [torch.randint(len(s), (len(s),), generator=generator) for s in sets]
+        values.append(figure(*(s[r] for s, r in zip(sets, rows, strict=True))))
+    return statistics.stdev(values)

@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cvae import mnist
+from cvae.evaluation.labels import labels
+from cvae.evaluation.latents import latents
 from cvae.evaluation.measured import Measured
 from cvae.evaluation.nll import nll
+from cvae.evaluation.quality import samples
 from cvae.evaluation.request import Request
 from cvae.model import CVAE
 
@@ -20,5 +23,8 @@ Estimator = Callable[[CVAE, mnist.Images, Request], Measured]
 # In the order in which they are computed and shown.
 PARTS: dict[str, Estimator] = {
     "nll": nll,
+    "labels": labels,
+    "samples": samples,
+    "latents": latents,
 }
 NEED_SAMPLES = {"nll": "K", "labels": "LABEL_K"}  # and the count that must not be 0

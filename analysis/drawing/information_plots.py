@@ -1,0 +1,92 @@
+"""Figures of what z carries: nats by dimension, and the aggregate posterior."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from analysis.drawing import style
+from analysis.drawing.plates import Plate
+from cvae.evaluation.measured import Measured
+from cvae.likelihood import ACTIVE_VARIANCE
+from cvae.run.measurements import Facts
+
+BLUE, RED = style.COLOURS[:2]
+GREY = "#bbbbbb"
+SHOWN = 6  # dimensions whose density is drawn
+BINS = np.linspace(-4, 4, 65)
+
+
+def draw_latents(found: Measured, facts: Facts) -> list[Plate]:
+    """The kl by dimension and by term; the aggregate posterior against the prior."""
+    return [nats(found), densities(found)]
+
+
+def nats(found: Measured) -> Plate:
+    figure = style.figure(2.8)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    kl, variance = (found.arrays[k].numpy() for k in ("kl_per_dim", "variance"))
+    order = np.argsort(-kl, kind="stable")
+    colours = np.where(variance[order] > ACTIVE_VARIANCE, BLUE, GREY)
+    left.bar(range(len(kl)), kl[order], color=list(colours))
+    if len(kl) <= 24:
+        left.set_xticks(range(len(kl)), [f"z{dim + 1}" for dim in order], size=7)
+    active = int(found.figures["active_units"])
+    left.set(xlabel="latent dimension, most nats first", ylabel="kl, nats per image")
+    left.set_title(f"{active} of {len(kl)} dimensions are active")
+    left.grid(visible=False, axis="x")
+    terms = {
+        "information_in_digit": "I(x; z | y)",
+        "aggregate_kl": "KL(q(z|y) ‖ p(z|y))",
+    }
+    if "marginal_kl" in found.figures:
+        del terms["aggregate_kl"]
+        terms["label_information"] = "I(y; z)"
+        terms["marginal_kl"] = "KL(q(z) ‖ p(z))"
+    values = [found.figures[name] for name in terms]
+    bars = right.barh(
+        range(len(terms)),
+        values,
+        xerr=[found.errors[name] for name in terms],
+        color=BLUE,
+        error_kw={"lw": 0.8},
+    )
+    right.bar_label(bars, [f" {value:.2f}" for value in values], size=8)
+    right.set_yticks(range(len(terms)), list(terms.values()), size=8)
+    right.invert_yaxis()
+    right.margins(x=0.18)
+    right.set(xlabel="nats per image")
+    right.grid(visible=False, axis="y")
+    right.set_title(f"They add up to the kl, {found.figures['kl']:.2f}")
+    caption = (
+        "Left: kl of each coordinate, in units of p(z given y), against N(0, 1); grey "
+        "dimensions do not vary with the image. Right: the kl taken apart (Hoffman & "
+        "Johnson 2016). I(x; z | y) of N images of one digit cannot exceed ln N: where "
+        "it comes near to that, the rest of the kl is information, too."
+    )
+    return Plate("information", figure, caption)
+
+
+def densities(found: Measured) -> Plate:
+    """Histograms of the dimensions with the most nats under the prior's."""
+    order = np.argsort(-found.arrays["kl_per_dim"].numpy(), kind="stable")[:SHOWN]
+    columns = min(3, len(order))
+    rows = -(-len(order) // columns)
+    figure = style.figure(0.5 + 1.7 * rows)
+    every = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
+    posterior, prior = (found.arrays[name].numpy() for name in ("u", "prior_u"))
+    look: dict[str, Any] = {"bins": BINS, "density": True, "histtype": "step"}
+    for axes, dim in zip(every, order, strict=False):
+        axes.hist(prior[:, dim], **look | {"histtype": "stepfilled"}, color="#dddddd")
+        axes.hist(posterior[:, dim], **look, color=BLUE)
+        axes.set(xlabel=f"z{dim + 1}", yticks=[])
+    for axes in every[len(order) :]:
+        axes.remove()
+    style.title(figure, "The aggregate posterior (blue) and the prior (grey)")
+    caption = (
+        "One z of each test image, and as many draws from p(z given y) with the same "
+        "labels, in units of p(z given y); those beyond ± 4 are not shown. Where blue "
+        "is lower, samples come from where no image lies."
+    )
+    return Plate("aggregate", figure, caption)

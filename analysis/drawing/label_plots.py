@@ -1,0 +1,94 @@
+"""Figures of p(y given x): can it be trusted, what does it confuse, and where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from analysis.drawing import style
+from analysis.drawing.plates import Plate
+from cvae.evaluation.measured import Measured
+from cvae.run.measurements import Facts
+
+BLUE, RED = style.COLOURS[:2]
+CELL: dict[str, Any] = {"ha": "center", "va": "center", "size": 6}
+COLUMNS, ROWS = 10, 4  # of the images that are named wrongly
+
+
+def draw_labels(found: Measured, facts: Facts) -> list[Plate]:
+    """The reliability diagram beside the confusion matrix, and the mistakes."""
+    figure = style.figure(3.4)
+    left, right = figure.subplots(1, 2)
+    _reliability(left, found)
+    _confusion(right, found)
+    caption = (
+        "Left: images in 15 bins by how sure the model is of the label it names, and "
+        "how often it is right; on the dashed line it knows how sure to be. Grey: the "
+        "share of the images in each bin. Right: test images by true label (rows) and "
+        "by named label (columns)."
+    )
+    plates = [Plate("labels", figure, caption)]
+    if len(found.arrays["wrong_images"]):
+        plates.append(mistakes(found))
+    return plates
+
+
+def _reliability(axes: Axes, found: Measured) -> None:
+    share, sure, hits = found.arrays["reliability"].numpy().T
+    edges = np.linspace(0, 1, len(share) + 1)
+    axes.bar(edges[:-1], share, np.diff(edges), align="edge", color="#dddddd")
+    axes.plot([0, 1], [0, 1], "--", color="0.2", lw=0.8)
+    some = share > 0
+    axes.plot(sure[some], hits[some], "o-", color=BLUE, ms=4)
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+    key = next(k for k in found.figures if k.startswith("label_calibration_error"))
+    error = found.errors[key]
+    axes.set_title(f"Calibration error {found.figures[key]:.4f} ± {error:.4f}")
+
+
+def _confusion(axes: Axes, found: Measured) -> None:
+    counts = found.arrays["confusion"].numpy()
+    wrong = counts * (1 - np.eye(len(counts)))
+    axes.imshow(wrong, cmap="Oranges", vmax=1.3 * max(1, wrong.max()))
+    axes.grid(visible=False)
+    for (row, column), count in np.ndenumerate(counts):
+        words = f"{count}" if count else ""
+        weight = "bold" if row == column else "normal"
+        axes.text(column, row, words, weight=weight, **CELL)
+    digits = range(len(counts))
+    axes.set(xlabel="named", ylabel="true label", xticks=digits, yticks=digits)
+    axes.set_title(f"{int(wrong.sum())} of {int(counts.sum()):,} named wrongly")
+
+
+def mistakes(found: Measured) -> Plate:
+    """The images that are named wrongly, the surest first, each with its runner-up."""
+    images = found.arrays["wrong_images"].numpy()[: COLUMNS * ROWS]
+    said = found.arrays["wrong_said"].numpy()
+    rows = -(-len(images) // COLUMNS)
+    figure = style.figure(0.3 + 1.12 * rows)
+    every = figure.subplots(rows, COLUMNS, squeeze=False).flat
+    for axes, image, (true, named, p, second, q) in zip(
+        every, images, said, strict=False
+    ):
+        axes.imshow(image, vmin=0, vmax=255)
+        axes.set_xlabel(
+            f"{named:.0f}: {100 * p:.0f} %, {second:.0f}: {100 * q:.0f} %",
+            size=6,
+            color=RED if second != true else "0.2",
+        )
+        axes.set_title(f"{true:.0f}", size=8, loc="center", pad=2)
+        axes.set(xticks=[], yticks=[])
+    for axes in every[len(images) :]:
+        axes.remove()
+    total = int(found.arrays["wrong_count"])
+    style.title(figure, f"{len(images)} of {total} test images named wrongly")
+    second = 100 * int(found.arrays["wrong_second"]) / total
+    caption = (
+        "Over each image its label; under it the label the model names and the "
+        "runner-up, each with p(y given x); those of which it is surest come first. "
+        f"The runner-up is the true label in {second:.0f} % of all mistakes, and red "
+        "marks an image where it is not."
+    )
+    return Plate("mistakes", figure, caption)

@@ -1,0 +1,215 @@
+"""The label of an image by Bayes' rule: p(y given x) ∝ p(x given y), ten likelihoods.
+
+A model that generates is so a classifier, too, and one that can say how far to trust
+it. The same likelihoods, summed to p(x), are asked a second question: are they lower
+for what is no digit? (Nalisnick et al. 2019, https://arxiv.org/abs/1810.09136: not
+always.) Letters: N images, C classes, D pixels, K draws for each image and label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from cvae import likelihood, mnist
+from cvae.errors import DataError
+from cvae.evaluation.measured import Measured, bootstrap, mean_and_error
+from cvae.evaluation.request import Request
+from cvae.model import CVAE, EDGE
+from cvae.objective import bernoulli_nll
+
+BINS = 15  # of confidence, of equal width (Guo et al. 2017)
+STRANGE = 1000  # images of each kind that is no digit, and digits beside them
+
+SHOWN = 40  # images named wrongly, for drawing
+
+# log p(x given y) (N, C) of images, by importance sampling with the run's noise
+Likelihoods = Callable[[mnist.Images], Tensor]
+
+
+def labels(model: CVAE, images: mnist.Images, request: Request) -> Measured:
+    """What `named`, `mistakes` and `told_apart` say of a conditional model.
+
+    Raises:
+        DataError: the images of Fashion-MNIST have another size.
+    """
+    logs, generator = request.label_likelihoods(model, images), request.stream("labels")
+    shape, train = request.data.shape, mnist.pixels(request.data.train.images)
+    some = images.images[:: max(1, len(images) // STRANGE)][:STRANGE].cpu()
+    others = strange(some, shape, generator) | fashion(request)
+
+    def likelihoods(of: mnist.Images) -> Tensor:
+        noise, count = request.stream("evaluate"), request.label_samples
+        parts = [
+            likelihood.label_likelihoods(
+                model, part, noise, samples=count, corrupt=request.corrupt
+            )
+            for part in request.track(likelihood.passes(of, count))
+        ]
+        return torch.cat(parts)
+
+    count = request.label_samples
+    found = named(logs, images, generator, samples=count)
+    found |= Measured({}, arrays=mistakes(logs, images, shape))
+    return found | told_apart(
+        images, logs, others, train.mean(0), likelihoods, generator, samples=count
+    )
+
+
+def named(
+    logs: Tensor, images: mnist.Images, generator: torch.Generator, *, samples: int
+) -> Measured:
+    """What argmax p(y given x) names, and how sure it is, from log p(x given y) (N, C).
+
+    Returns:
+        label_accuracy, label_log_loss (nats), label_calibration_error; each `_isK`.
+        For drawing: `confusion` (C, C), a row a true label; `reliability` (15, 3).
+    """
+    y, posterior = images.labels.cpu(), logs.log_softmax(1)
+    confidence, found = posterior.exp().max(1)
+    right = (found == y).double()
+    suffix, classes = f"_is{samples}", logs.shape[1]
+    name = f"label_calibration_error{suffix}"
+    error = bootstrap(calibration_error, confidence, right, generator=generator)
+    counts = (classes * y + found).bincount(minlength=classes**2)
+    drawn = {
+        "confusion": counts.view(classes, classes),
+        "reliability": reliability(confidence, right),
+    }
+    return mean_and_error(
+        {
+            f"label_accuracy{suffix}": right,
+            f"label_log_loss{suffix}": -posterior.gather(1, y[:, None])[:, 0],
+        },
+        drawn,
+    ) | Measured(
+        {name: calibration_error(confidence, right)},
+        {name: error},
+        {"label_named": found, "label_runner_up": posterior.topk(2).indices[:, 1]},
+    )
+
+
+def mistakes(
+    logs: Tensor, images: mnist.Images, shape: tuple[int, int]
+) -> dict[str, Tensor]:
+    """The images named wrongly, the surest first, each with its runner-up.
+
+    Returns:
+        wrong_images (40 at most, H, W); wrong_said: label, named label, its p(y given
+        x), the runner-up and its, (…, 5); wrong_count and how many of them have the
+        true label as runner-up, wrong_second, of all.
+    """
+    y, (p, named) = images.labels.cpu(), logs.softmax(1).topk(2)
+    wrong = (named[:, 0] != y).nonzero()[:, 0]
+    wrong = wrong[p[wrong, 0].argsort(descending=True)]
+    said = torch.stack([y, named[:, 0], p[:, 0], named[:, 1], p[:, 1]], 1)[wrong]
+    return {
+        "wrong_images": images.images[wrong[:SHOWN]].cpu().view(-1, *shape),
+        "wrong_said": said[:SHOWN],
+        "wrong_count": torch.tensor(len(wrong)),
+        "wrong_second": (said[:, 3] == said[:, 0]).sum(),
+    }
+
+
+def reliability(confidence: Tensor, right: Tensor) -> Tensor:
+    """Share of the images, their mean confidence and accuracy, by bins of confidence.
+
+    (15, 3); confidence and accuracy are nan where the share is 0.
+    """
+    place = (BINS * confidence).ceil().long().sub(1).clamp(0, BINS - 1)
+    count, sure, hits = (
+        torch.zeros(BINS, dtype=torch.float64).index_add_(0, place, values.double())
+        for values in (torch.ones_like(confidence), confidence, right)
+    )
+    return torch.stack([count / len(right), sure / count, hits / count], 1)
+
+
+def calibration_error(confidence: Tensor, right: Tensor) -> float:
+    """Expected calibration error: mean |confidence − accuracy| over the bins' images.
+
+    Guo et al. 2017 (https://arxiv.org/abs/1706.04599), eq. 3. Of few images it is too
+    large: the accuracy of a bin is itself an estimate.
+    """
+    share, sure, hits = reliability(confidence, right).T
+    return float((share * (sure - hits).abs()).nansum())
+
+
+def strange(
+    images: Tensor, shape: tuple[int, int], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Images (N, D) made of digits that are none, by name.
+
+    `noise` has the pixels of an image in random order: as bright, and as grey.
+    """
+    square = images.view(-1, *shape)
+    order = torch.rand(images.shape, generator=generator).argsort(1)
+    made = {
+        "noise": images.gather(1, order),
+        "inverted": 255 - images,
+        "flipped": square.flip(-1).flatten(1),
+    }
+    if shape[0] == shape[1]:
+        made["rotated"] = square.rot90(1, (1, 2)).flatten(1)
+    return made
+
+
+def fashion(request: Request) -> dict[str, Tensor]:
+    """Fashion-MNIST, where its four IDX files lie in `fashion` beside the data set."""
+    folder, digits = request.root.with_name("fashion"), request.data.test.images
+    if not folder.is_dir():
+        return {}
+    images = mnist.load_mnist(folder, binarize=request.pixels).test.images[:STRANGE]
+    if images.shape[1] != digits.shape[1]:
+        raise DataError(
+            f"{folder}: images of {images.shape[1]} pixels cannot stand beside digits "
+            f"of {digits.shape[1]}; remove the folder to do without"
+        )
+    return {"fashion": images}
+
+
+def told_apart(
+    digits: mnist.Images,
+    logs: Tensor,
+    others: Mapping[str, Tensor],
+    mean_image: Tensor,
+    likelihoods: Likelihoods,
+    generator: torch.Generator,
+    *,
+    samples: int,
+) -> Measured:
+    """How well likelihoods tell digits from `others`, images (M, D) uint8 by name.
+
+    `logs` (N, C) are the likelihoods of the digits, which are known already.
+
+    Returns:
+        auroc_NAME_isK: the probability that log p(x) of a digit is above that of
+            another image; ½ if it does not tell.
+        auroc_ratio_NAME_isK: the same for log p(x) − log p₀(x); p₀ has independent
+            pixels with the mean training image (D,): what is due to the brightness of
+            each place alone is taken off (Ren et al. 2019,
+            https://arxiv.org/abs/1906.02845).
+    """
+
+    def scores(images: Tensor, logs: Tensor) -> dict[str, Tensor]:
+        x, evidence = mnist.pixels(images.cpu()), likelihood.log_evidence(logs)
+        logits = torch.logit(mean_image, eps=EDGE).expand_as(x)
+        return {"": evidence, "ratio_": evidence + bernoulli_nll(logits, x).double()}
+
+    found, of_digits = Measured({}), scores(digits.images, logs)
+    for name, images in others.items():
+        unknown = torch.zeros(len(images), dtype=torch.int64)  # all ten are asked for
+        theirs = likelihoods(mnist.Images(images, unknown))
+        for kind, score in scores(images, theirs).items():
+            sets, key = (of_digits[kind], score), f"auroc_{kind}{name}_is{samples}"
+            error = bootstrap(auroc, *sets, generator=generator)
+            found |= Measured({key: auroc(*sets)}, {key: error})
+    return found
+
+
+def auroc(high: Tensor, low: Tensor) -> float:
+    """The probability that one of `high` (N,) lies above one of `low` (M,)."""
+    which = torch.cat([torch.ones_like(high), torch.zeros_like(low)])
+    return float(roc_auc_score(which.numpy(), torch.cat([high, low]).numpy()))

@@ -1,0 +1,171 @@
+"""What z carries: the kl taken apart, and how well z names the digit.
+
+With the aggregate posterior q(z) = 1/N Σ q(z given x, y) over N images, and q(z given
+y) over those of one label (Hoffman & Johnson 2016, "ELBO surgery"),
+
+    kl = I(x; z given y) + KL(q(z given y) ‖ p(z given y))
+    I(x; z) = I(x; z given y) + I(y; z)
+    KL(q(z given y) ‖ p(z)) = I(y; z) + KL(q(z) ‖ p(z))   if p(z) knows no label.
+
+Each term is a mean over one z an image, drawn from its posterior; the mixtures are
+summed exactly. Letters: N images, B some of them, Z latent, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from cvae import control, likelihood, mnist
+from cvae.evaluation.measured import Measured, mean_and_error
+from cvae.evaluation.request import Request
+from cvae.model import CVAE
+from cvae.priors import (
+    Gaussian,
+    gaussian_kl_per_dim,
+    gaussian_log_density,
+    sample,
+)
+
+CHUNK = 500  # images a pass: 40 MB of densities for 10,000 others
+
+
+class Encoded(NamedTuple):
+    """Where N images lie in z: on the CPU, in double precision."""
+
+    mu: Tensor  # of q(z given x, y), (N, Z)
+    logvar: Tensor
+    z: Tensor  # a draw from it, (N, Z)
+    kl: Tensor  # (N,), exact or of that draw
+    log_p: Tensor  # log p(z given y) of the draw, (N,)
+    u: Tensor  # the draw in units of the prior, (N, Z)
+    u_mu: Tensor  # the mean in units of the prior, (N, Z)
+    kl_per_dim: Tensor  # of each coordinate of u against N(0, 1), (N, Z)
+
+
+def latents(model: CVAE, images: mnist.Images, request: Request) -> Measured:
+    """All figures of the latent space over `images`, in nats unless said otherwise.
+
+    Returns:
+        kl; active_units (units).
+        information, information_upper: I(x; z) for these N images, at most ln N, and
+            a bound from above on that of the population.
+        information_in_digit: I(x; z given y). label_information: I(y; z), ≤ ln C.
+        aggregate_kl: KL(q(z given y) ‖ p(z given y)).
+        marginal_kl: KL(q(z) ‖ p(z)), where p(z) knows no label.
+        label_in_z_neighbours, label_in_z_linear: how often z, without its label's
+            prior, names the digit; label_in_z_chance: the share of the commonest.
+        For drawing: `kl_per_dim`, `variance` of the means (Z,), `u`, `prior_u` (N, Z).
+    """
+    generator, y = request.stream("evaluate"), images.labels.cpu()
+    found = encode(model, images, generator, corrupt=request.corrupt)
+    q = found.mu, found.logvar
+    log_q = gaussian_log_density(found.z, q)
+    log_all, log_others, log_label = aggregate(found.z, q, y)
+    terms = {
+        "kl": found.kl,
+        "information": log_q - log_all,
+        "information_upper": log_q - log_others,
+        "information_in_digit": log_q - log_label,
+        "label_information": log_label - log_all,
+        "aggregate_kl": log_label - found.log_p,
+    }
+    if model.prior_table is None:
+        terms["marginal_kl"] = log_all - found.log_p
+    variance = found.mu.var(0, correction=0)
+    active = int((variance > likelihood.ACTIVE_VARIANCE).sum())
+    noise = torch.randn(found.z.shape, generator=generator)
+    drawn = {
+        "kl_per_dim": found.kl_per_dim.mean(0),
+        "variance": variance,
+        "u": found.u,
+        "prior_u": _prior_u(model, images.labels, noise),
+    }
+    return (
+        mean_and_error(terms, drawn)
+        | Measured({"active_units": active})
+        | label_in_z(found.u_mu, y)
+    )
+
+
+@torch.no_grad()
+def encode(
+    model: CVAE,
+    images: mnist.Images,
+    generator: torch.Generator,
+    *,
+    corrupt: float = 0.0,
+) -> Encoded:
+    """The posterior of every image, and one draw from each."""
+    prior, parts = model.prior, []
+    for x, _, y in likelihood.chunks(model, images, generator, corrupt=corrupt):
+        q = model.encode(x, y)
+        noise = torch.randn(len(x), model.latent_dim, generator=generator)
+        z = sample(q, noise.to(x.device))
+        log_p, kl = prior.log_density(z, y), prior.kl(q, y)
+        if kl is None:
+            kl = gaussian_log_density(z, q) - log_p
+        whitened = prior.whitened(q, y)
+        per_dim = gaussian_kl_per_dim(whitened)
+        parts.append((*q, z, kl, log_p, prior.whiten(z, y), whitened[0], per_dim))
+    return Encoded(*(torch.cat(p).double().cpu() for p in zip(*parts, strict=True)))
+
+
+def aggregate(z: Tensor, q: Gaussian, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log densities (N,) of z (N, Z) under mixtures of the N posteriors q, labels y.
+
+    Of all of them; of all but the image's own; of those of its label.
+    """
+    mu, precision = q[0], torch.exp(-q[1])
+    constant = -0.5 * (mu.square() * precision + q[1] + math.log(2 * math.pi)).sum(1)
+    weighted, columns = (mu * precision).T, []
+    for rows in torch.arange(len(z)).split(CHUNK):
+        here = z[rows]
+        # log q(z of the row given x of the column): (z − mu)²/σ² multiplied out
+        logs = here @ weighted - 0.5 * here.square() @ precision.T + constant  # (B, N)
+        every = torch.logsumexp(logs, 1)
+        alike = torch.where(y[rows, None] == y, logs, -torch.inf)
+        of_label = torch.logsumexp(alike, 1)
+        logs[torch.arange(len(rows)), rows] = -torch.inf
+        columns.append(torch.stack([every, torch.logsumexp(logs, 1), of_label]))
+    every, others, of_label = torch.cat(columns, 1)
+    count = y.bincount()[y].double()
+    return (
+        every - math.log(len(z)),
+        others - math.log(max(1, len(z) - 1)),
+        of_label - count.log(),
+    )
+
+
+def label_in_z(u: Tensor, y: Tensor) -> Measured:
+    """How often the second half's digits are named by what the first half's u show.
+
+    u (N, Z): posterior means in units of the prior.
+    """
+    half, tested = len(u) // 2, y[len(u) // 2 :]
+    scale = StandardScaler().fit(u[:half].numpy())
+    known, asked = (scale.transform(part.numpy()) for part in (u[:half], u[half:]))
+    probe = LogisticRegression(max_iter=1000).fit(known, y[:half].numpy())
+    figures = {
+        "label_in_z_neighbours": control.label_in_z(u, y),
+        "label_in_z_linear": float(probe.score(asked, tested.numpy())),
+        "label_in_z_chance": int(tested.bincount().max()) / len(tested),
+    }
+    errors = {
+        name: math.sqrt(share * (1 - share) / len(tested))
+        for name, share in figures.items()
+    }
+    return Measured(figures, errors)
+
+
+@torch.no_grad()
+def _prior_u(model: CVAE, y: Tensor, noise: Tensor) -> Tensor:
+    """Draws from p(z given y) in its own units, (N, Z) on the CPU."""
+    device = next(model.parameters()).device
+    z = model.prior.sample(y.to(device), noise.to(device))
+    return model.prior.whiten(z, y.to(device)).cpu()

@@ -1,0 +1,148 @@
+"""Labels by Bayes' rule, on probabilities that are made by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix, log_loss
+from torch import Tensor
+from torch.distributions import Bernoulli
+
+from cvae import mnist
+from cvae.evaluation import labels
+from cvae.evaluation.measured import Measured
+from tests.conftest import generator
+
+
+def images(y: Tensor, size: int = 4) -> mnist.Images:
+    x = torch.randint(256, (len(y), size), generator=generator(2), dtype=torch.uint8)
+    return mnist.Images(x, y)
+
+
+def measured(logs: Tensor, y: Tensor) -> Measured:
+    return labels.named(logs, images(y), generator(), samples=5)
+
+
+def constructed(count: int = 4000) -> tuple[Tensor, Tensor]:
+    """log p(x given y) of labels drawn from their own posterior, (N, 10) and (N,)."""
+    logs = 3 * torch.randn(count, 10, generator=generator()).double() - 100
+    y = torch.multinomial(logs.softmax(1), 1, generator=generator(1))[:, 0]
+    return logs, y
+
+
+def test_the_figures_are_those_of_scikit_learn() -> None:
+    logs, y = constructed(500)
+    found, p = measured(logs, y), logs.softmax(1)
+    named = p.argmax(1)
+    figures = found.figures
+    assert figures["label_accuracy_is5"] == pytest.approx(
+        float((named == y).double().mean())
+    )
+    wanted = log_loss(y.numpy(), p.numpy(), labels=range(10))
+    assert figures["label_log_loss_is5"] == pytest.approx(wanted, rel=1e-9)
+    matrix = confusion_matrix(y.numpy(), named.numpy(), labels=range(10))
+    assert torch.equal(found.arrays["confusion"], torch.from_numpy(matrix))
+
+
+def test_labels_drawn_from_their_posterior_are_calibrated() -> None:
+    logs, y = constructed()
+    sharper = measured(3 * logs, y).figures["label_calibration_error_is5"]
+    found = measured(logs, y)
+    assert found.figures["label_calibration_error_is5"] < 0.02
+    assert found.errors["label_calibration_error_is5"] < 0.01
+    assert sharper > 0.1
+
+
+def test_labels_shuffled_are_named_by_chance() -> None:
+    logs, y = constructed()
+    order = torch.randperm(len(y), generator=generator(3))
+    found = measured(logs, y[order])
+    assert found.figures["label_accuracy_is5"] == pytest.approx(0.1, abs=0.02)
+    assert found.figures["label_log_loss_is5"] > math.log(10)
+
+
+def test_every_image_named_wrongly_is_listed_the_surest_first() -> None:
+    p = torch.tensor([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.05, 0.9, 0.05]])
+    logs, y = p.log() - 50, torch.tensor([0, 0, 2])
+    found = measured(logs, y)
+    assert found.per_image["label_named"].tolist() == [0, 1, 1]
+    assert found.per_image["label_runner_up"][:2].tolist() == [1, 0]
+    arrays = labels.mistakes(logs, images(y), (2, 2))
+    assert torch.equal(arrays["wrong_images"].flatten(1), images(y).images[[2, 1]])
+    said = torch.tensor([[2, 1, 0.9, 0, 0.05], [0, 1, 0.6, 0, 0.3]])
+    torch.testing.assert_close(arrays["wrong_said"][:, :3], said[:, :3])
+    torch.testing.assert_close(arrays["wrong_said"][1], said[1])
+    assert int(arrays["wrong_count"]) == 2
+    assert int(arrays["wrong_second"]) >= 1
+
+
+def test_the_calibration_error_is_its_definition_on_three_bins() -> None:
+    confidence = torch.tensor([0.50, 0.52, 0.90, 0.92, 0.92, 1.0])
+    right = torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 1.0])
+    # bins of 1/15: (0.467, 0.533], (0.867, 0.933], (0.933, 1]
+    wanted = (2 * abs(0.5 - 0.51) + 3 * abs(2 / 3 - 2.74 / 3) + 0) / 6
+    assert labels.calibration_error(confidence, right) == pytest.approx(wanted)
+    table = labels.reliability(confidence, right)
+    assert table.shape == (15, 3)
+    assert table[:, 0].nonzero()[:, 0].tolist() == [7, 13, 14]
+    assert table[13].tolist() == pytest.approx([0.5, 2.74 / 3, 2 / 3])
+    assert table[0, 1:].isnan().all()
+
+
+@pytest.mark.parametrize("sure", [0.1, 0.35, 2 / 3, 0.99, 1.0])
+def test_a_confidence_that_is_as_often_right_has_no_error(sure: float) -> None:
+    right = torch.zeros(600)
+    right[: round(600 * sure)] = 1
+    error = labels.calibration_error(torch.full((600,), sure), right)
+    assert error == pytest.approx(0, abs=1e-6)
+    none = labels.calibration_error(torch.full((600,), sure), 0 * right)
+    assert none == pytest.approx(sure, abs=1e-6)
+
+
+def test_what_is_no_digit_is_made_of_the_same_pixels() -> None:
+    x = torch.arange(24, dtype=torch.uint8).view(2, 12)
+    made = labels.strange(x, (3, 4), generator())
+    assert sorted(made) == ["flipped", "inverted", "noise"]
+    assert torch.equal(made["noise"].sort(1).values, x)
+    assert not torch.equal(made["noise"], x)
+    assert torch.equal(made["inverted"], 255 - x)
+    assert made["flipped"][0].tolist() == [3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8]
+    square = torch.arange(9, dtype=torch.uint8).view(1, 9)
+    turned = labels.strange(square, (3, 3), generator())["rotated"]
+    assert turned[0].tolist() == [2, 5, 8, 1, 4, 7, 0, 3, 6]
+
+
+def test_auroc_is_the_share_of_pairs_in_order() -> None:
+    high, low = torch.tensor([3.0, 1.0, 5.0]), torch.tensor([2.0, 0.0, 5.0, -1.0])
+    pairs = [(h > v) + 0.5 * (h == v) for h in high for v in low]
+    assert labels.auroc(high, low) == pytest.approx(float(sum(pairs)) / 12)
+
+
+def test_likelihoods_tell_apart_what_they_order_and_the_ratio_takes_pixels_off() -> (
+    None
+):
+    digits = images(torch.arange(60) % 10)
+    dark = torch.zeros(50, 4, dtype=torch.uint8)
+    others = {"same": digits.images, "dark": dark, "grey": dark + 128}
+    mean = torch.tensor([0.2, 0.5, 0.9, 0.4])
+
+    def likelihoods(some: mnist.Images) -> Tensor:
+        """Independent pixels with the mean image, and 9 more nats for the last one."""
+        x = mnist.pixels(some.images)
+        log_p: Tensor = Bernoulli(mean, validate_args=False).log_prob(x).sum(1)
+        return (log_p + 9 * x[:, 3]).double()[:, None].expand(-1, 10)
+
+    found = labels.told_apart(
+        digits, likelihoods(digits), others, mean, likelihoods, generator(), samples=5
+    )
+    figures, scores = found.figures, likelihoods(digits)[:, 0]
+    assert figures["auroc_same_is5"] == pytest.approx(0.5)
+    of_dark = float((1 - mean).log().sum())
+    wanted = float((scores > of_dark).double().mean())
+    assert figures["auroc_dark_is5"] == pytest.approx(wanted)
+    wanted = float((digits.images[:, 3] > 128).double().mean())
+    assert figures["auroc_ratio_grey_is5"] == pytest.approx(wanted)
+    assert figures["auroc_ratio_same_is5"] == pytest.approx(0.5)
+    assert 0 < found.errors["auroc_same_is5"] < 0.1

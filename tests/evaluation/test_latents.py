@@ -1,0 +1,163 @@
+"""The kl taken apart: encoders whose information is known by closed form or quadrature.
+
+A linear model of one pixel sees only values of 0 to 1: its posterior means are a line.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from torch import Tensor
+
+from cvae import mnist
+from cvae.evaluation import latents
+from cvae.model import CVAE
+from tests.conftest import generator, linear
+from tests.evaluation.made import request
+
+SIGMA = 0.5
+
+
+def linear_model(
+    *,
+    slope: float,
+    by_label: float = 0.0,
+    conditional: bool = True,
+    prior: str = "standard",
+) -> CVAE:
+    """q(z given x, y) = N(slope · (x − ½) + by_label · (y is 1), SIGMA²), one pixel."""
+    model = CVAE(
+        latent_dim=1,
+        hidden=(),
+        pixels=1,
+        prior=prior,
+        conditional=conditional,
+        generator=generator(),
+    )
+    with torch.no_grad():
+        for part in model.parameters():
+            part.zero_()
+        layer = linear(model.encoder, 0)
+        layer.weight[0, 0] = slope
+        layer.bias[:] = torch.tensor([-slope / 2, 2 * math.log(SIGMA)])
+        if conditional:
+            layer.weight[0, 2] = by_label
+    return model
+
+
+def pixels(count: int, labels: int = 2) -> mnist.Images:
+    """Grey values that follow a bell, labels in turn."""
+    quantile = norm.ppf((np.arange(count) + 0.5) / count)
+    grey = torch.from_numpy(np.clip(127.5 + 40 * quantile, 0, 255)).round()
+    order = torch.randperm(count, generator=generator(5))
+    y = torch.arange(count) % labels
+    return mnist.Images(grey[order].to(torch.uint8)[:, None], y)
+
+
+def entropy(mu: Tensor) -> float:
+    """That of the mixture of N(mu, SIGMA²) over all mu (N,), by quadrature, nats."""
+    at = np.linspace(-12, 12, 1201)
+    p = norm.pdf(at[:, None], mu.numpy(), SIGMA).mean(1)
+    return float(-np.trapezoid(p * np.log(np.maximum(p, 1e-300)), at))
+
+
+OWN = 0.5 * math.log(2 * math.pi * math.e * SIGMA**2)  # the entropy of one posterior
+
+
+@pytest.mark.parametrize("prior", ["standard", "learned"])
+def test_the_terms_are_those_of_quadrature(prior: str) -> None:
+    model, data = linear_model(slope=6, by_label=1.5, prior=prior), pixels(1500)
+    if model.prior_table is not None:
+        with torch.no_grad():
+            model.prior_table[1] = torch.tensor([1.5, 0.3])
+    x, y = data.images[:, 0] / 255, data.labels
+    mu = 6 * (x - 0.5) + 1.5 * y
+    of_label = sum(entropy(mu[y == label]) for label in (0, 1)) / 2
+    found = latents.latents(model, data, request())
+    wanted = {
+        "information": entropy(mu) - OWN,
+        "information_in_digit": of_label - OWN,
+        "label_information": entropy(mu) - of_label,
+    }
+    wanted["aggregate_kl"] = found.figures["kl"] - wanted["information_in_digit"]
+    if prior == "standard":
+        wanted["marginal_kl"] = found.figures["kl"] - wanted["information"]
+    assert ("marginal_kl" in found.figures) == (prior == "standard")
+    for name, value in wanted.items():
+        error = found.errors[name]
+        assert 0 < error < 0.06, name
+        assert found.figures[name] == pytest.approx(value, abs=4 * error), name
+
+
+def test_the_information_of_a_linear_gaussian_encoder_lies_between_the_bounds() -> None:
+    """z = mu + σ ε with mu ~ N(0, s²): I = ½ ln(1 + s²/σ²)."""
+    slope = 0.8 * 255 / 40  # the means have a standard deviation of 0.8
+    model, data = linear_model(slope=slope, conditional=False), pixels(1500)
+    truth = 0.5 * math.log(1 + (0.8 / SIGMA) ** 2)
+    found = latents.latents(model, data, request())
+    error = 4 * found.errors["information"]
+    assert found.figures["information"] < truth + error
+    assert found.figures["information_upper"] > truth - error
+    gap = found.figures["information_upper"] - found.figures["information"]
+    assert 0 < gap < 0.02
+
+
+def test_posteriors_that_are_the_prior_carry_nothing() -> None:
+    model, data = linear_model(slope=0), pixels(300)
+    with torch.no_grad():
+        linear(model.encoder, 0).bias[1] = 0  # σ = 1
+    found = latents.latents(model, data, request())
+    for name in ("kl", "information", "label_information", "marginal_kl"):
+        assert found.figures[name] == pytest.approx(0, abs=1e-6), name
+    assert found.figures["active_units"] == 0
+
+
+def test_posteriors_far_apart_are_told_up_to_the_number_of_images() -> None:
+    model, data = linear_model(slope=1e5), pixels(200)
+    data = mnist.Images(torch.arange(200, dtype=torch.uint8)[:, None], data.labels)
+    figures = latents.latents(model, data, request()).figures
+    assert figures["information"] == pytest.approx(math.log(200), abs=1e-6)
+    assert figures["information_in_digit"] == pytest.approx(math.log(100), abs=1e-6)
+    assert figures["information_upper"] > 100
+    assert figures["label_information"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_the_passes_do_not_change_the_mixtures(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = generator()
+    mu, logvar, z = (torch.randn(50, 3, generator=random).double() for _ in range(3))
+    y = torch.arange(50) % 4
+    monkeypatch.setattr(latents, "CHUNK", 7)
+    found = latents.aggregate(z, (mu, logvar), y)
+    each = torch.distributions.Normal(mu, torch.exp(logvar / 2))
+    logs = each.log_prob(z[:, None]).sum(-1)  # (N rows, N columns)
+    for i in range(50):
+        others = torch.arange(50) != i
+        alike = y == y[i]
+        for density, mask in zip(found, (others | True, others, alike), strict=True):
+            wanted = torch.logsumexp(logs[i, mask], 0) - math.log(int(mask.sum()))
+            assert float(density[i]) == pytest.approx(float(wanted), rel=1e-9)
+
+
+def test_kl_per_dimension_sums_to_the_kl() -> None:
+    model = CVAE(latent_dim=3, hidden=(5,), pixels=4, generator=generator())
+    x = torch.randint(256, (50, 4), generator=generator(1), dtype=torch.uint8)
+    data = mnist.Images(x, torch.arange(50) % 10)
+    found = latents.latents(model, data, request())
+    total = float(found.arrays["kl_per_dim"].sum())
+    assert total == pytest.approx(found.figures["kl"], rel=1e-5)
+
+
+def test_labels_in_z_are_found_and_noise_is_named_by_chance() -> None:
+    y = torch.arange(2000) % 10
+    coded = torch.eye(10)[y] + 0.1 * torch.randn(2000, 10, generator=generator())
+    noise = torch.randn(2000, 4, generator=generator(1))
+    known, unknown = latents.label_in_z(coded, y), latents.label_in_z(noise, y)
+    for name in ("label_in_z_neighbours", "label_in_z_linear"):
+        assert known.figures[name] > 0.99
+        assert unknown.figures[name] == pytest.approx(0.1, abs=0.04)
+        assert unknown.errors[name] == pytest.approx(math.sqrt(0.09 / 1000), rel=0.3)
+    assert unknown.figures["label_in_z_chance"] == pytest.approx(0.1)
