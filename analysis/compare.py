@@ -71,7 +71,9 @@ def compare(
     left_out = {
         "not finished": [run for run in runs.rows if run.status != "FINISHED"],
         f"without {metric}": [run for run in finished if metric not in run.metrics],
-        f"with a {metric} that is not finite": [r for r in scored if r not in finite],
+        f"with a {metric} that is not finite": [
+            run for run in scored if not _finite(run, metric)
+        ],
         "repeated with the same spec, the newest counts": repeated,
         "on other data or other pixels, in other nats": other,
     }

@@ -21,20 +21,9 @@ from pydantic import ValidationError
 from cvae.errors import SpecError
 from cvae.spec.fields import BEFORE, Spec, flatten, nested
 from cvae.spec.mistakes import SECTIONS, describe, explain
+from cvae.spec.reader import RESOLVERS, Path_, QuickReader, Reader, refusal
 
 LARGEST = 256 * 1024  # bytes; a spec is a page, and PyYAML reads 100 kB a second
-DEEPEST = 8  # levels of nesting; a spec has three
-TAG = "tag:yaml.org,2002:"
-CORE_SCHEMA = {  # what a plain scalar is by YAML 1.2; all else is text
-    "null": r"~|null|Null|NULL|",
-    "bool": r"true|True|TRUE|false|False|FALSE",
-    "int": r"[-+]?[0-9]{1,30}|0o[0-7]{1,30}|0x[0-9a-fA-F]{1,30}",
-    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
-    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-}
-RESOLVERS = [(TAG + k, re.compile(rf"(?:{v})\Z")) for k, v in CORE_SCHEMA.items()]
-
-Path_ = tuple[str | int, ...]
 
 
 @dataclass
@@ -96,7 +85,11 @@ def load_resolved(path: str | Path) -> Spec:
     Raises:
         SpecError: the file is damaged, or was edited into something else.
     """
-    return resolve(read_document(path))
+    text = _text(path)
+    try:
+        return resolve(_composed(Document(str(path), None), QuickReader(text)))
+    except (SpecError, yaml.YAMLError, ValueError, OverflowError):
+        return resolve(parse(text, str(path)))  # which says where the fault is
 
 
 def resolve(document: Document) -> Spec:
@@ -125,6 +118,11 @@ class _Dumper(yaml.SafeDumper):
 
 def read_document(path: str | Path) -> Document:
     """Read and parse; says what is wrong with the file itself."""
+    return parse(_text(path), str(path))
+
+
+def _text(path: str | Path) -> str:
+    """What is written in a file that may be a spec."""
     source = str(path)
     try:
         with open(path, "rb") as file:
@@ -136,11 +134,10 @@ def read_document(path: str | Path) -> Document:
     if len(data) > LARGEST:
         raise SpecError(f"{source}: larger than {LARGEST // 1024} KiB; not a spec")
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise SpecError(f"{source}:{line}: not UTF-8 text") from error
-    return parse(text, source)
 
 
 def parse(text: str, source: str) -> Document:
@@ -152,12 +149,8 @@ def parse(text: str, source: str) -> Document:
     document = Document(source, None, header=_header(text), text=text)
     reader: Any = None
     try:
-        reader = _Reader(text, source)
-        if reader.check_node():
-            document.tree = reader.read(reader.get_node(), (), document.lines)
-        if reader.check_node():
-            second = reader.peek_event()
-            raise _refusal(second, "a second document; a spec is one")
+        reader = Reader(text, source)
+        return _composed(document, reader)
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # the latter two: numbers and escapes that PyYAML takes on trust
         found: Any = error
@@ -168,6 +161,14 @@ def parse(text: str, source: str) -> Document:
         else:
             line, problem = reader.line, error
         raise SpecError(f"{source}:{line + 1}: not valid YAML: {problem}") from error
+
+
+def _composed(document: Document, reader: Any) -> Document:
+    """The document with the tree of a reader, and where everything in it stands."""
+    if reader.check_node():
+        document.tree = reader.read(reader.get_node(), (), document.lines)
+    if reader.check_node():
+        raise refusal(reader.peek_event(), "a second document; a spec is one")
     return document
 
 
@@ -209,71 +210,6 @@ def validate(document: Document) -> Spec:
     except ValidationError as error:
         faults = [explain(document.where(at["loc"]), at) for at in error.errors()]
         raise SpecError("\n".join(dict.fromkeys(faults))) from error
-
-
-class _Reader(yaml.SafeLoader):
-    """PyYAML's nodes by YAML 1.2; refuses on the way what a spec may not use."""
-
-    yaml_implicit_resolvers = {None: RESOLVERS}  # noqa: RUF012
-    depth = 0
-
-    def __init__(self, text: str, source: str) -> None:
-        super().__init__(text)
-        self.name = source  # stands in every mark
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.AliasEvent) or event.anchor:
-            raise _refusal(event, "anchors and aliases are not allowed; write it out")
-        if event.tag:
-            problem = f"the tag {event.tag!r} is not allowed; write a plain value"
-            raise _refusal(event, problem)
-        if self.depth > DEEPEST:
-            raise _refusal(event, f"nested more than {DEEPEST} levels deep")
-        if re.search("[\ud800-\udfff]", getattr(event, "value", "")):
-            raise _refusal(event, "half of a surrogate pair is no character")
-        self.depth += 1  # lowered again only where composing goes on
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-    def read(self, node: yaml.Node, path: Path_, lines: dict[Path_, str]) -> Any:
-        """The value of a node; where each path in it stands goes into `lines`."""
-        lines.setdefault(path, _line_of(node))
-        if isinstance(node, yaml.SequenceNode):
-            items = enumerate(node.value)
-            return [self.read(item, (*path, n), lines) for n, item in items]
-        if not isinstance(node, yaml.MappingNode):
-            return self.construct_object(node)
-        tree: dict[str, Any] = {}
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise _refusal(key, "a key must be a plain word")
-            inside = (*path, key.value)
-            if key.value in tree:
-                before = lines[inside].rpartition(":")[2]
-                problem = f"{key.value}: stands twice, first on line {before}"
-                raise _refusal(key, problem)
-            lines[inside] = _line_of(key)
-            tree[key.value] = self.read(value, inside, lines)
-        return tree
-
-
-def _integer(_: _Reader, node: yaml.ScalarNode) -> int:
-    """`010` is ten, `0o10` eight."""
-    return int(node.value, 0 if node.value[:2] in ("0o", "0x") else 10)
-
-
-_Reader.add_constructor(f"{TAG}int", _integer)
-
-
-def _line_of(at: yaml.Event | yaml.Node) -> str:
-    mark: Any = at.start_mark
-    return f"{mark.name}:{mark.line + 1}"
-
-
-def _refusal(at: yaml.Event | yaml.Node, problem: str) -> SpecError:
-    return SpecError(f"{_line_of(at)}: {problem}")
 
 
 def _header(text: str) -> str:

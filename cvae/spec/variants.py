@@ -23,13 +23,13 @@ from typing import Any
 from cvae.errors import SpecError
 from cvae.spec.document import (
     Document,
-    Path_,
     apply_overrides,
     read_document,
     validate,
 )
 from cvae.spec.fields import Spec
 from cvae.spec.mistakes import FIELDS, nearest_field
+from cvae.spec.reader import Path_
 
 MOST = 10_000  # variants; more is a slip of the pen
 SEEDS = "training.seed"
