@@ -69,12 +69,12 @@ def mistakes(found: Measured) -> Plate:
     rows = -(-len(images) // COLUMNS)
     figure = style.figure(0.3 + 1.12 * rows)
     every = figure.subplots(rows, COLUMNS, squeeze=False).flat
-    for axes, image, (true, named, p, second, q) in zip(
+    for axes, image, (true, named, second, behind) in zip(
         every, images, said, strict=False
     ):
         axes.imshow(image, vmin=0, vmax=255)
         axes.set_xlabel(
-            f"{named:.0f}: {100 * p:.0f} %, {second:.0f}: {100 * q:.0f} %",
+            f"{named:.0f}, then {second:.0f}: {behind:.1f}",
             size=6,
             color=RED if second != true else "0.2",
         )
@@ -84,11 +84,11 @@ def mistakes(found: Measured) -> Plate:
         axes.remove()
     total = int(found.arrays["wrong_count"])
     style.title(figure, f"{len(images)} of {total} test images named wrongly")
-    second = 100 * int(found.arrays["wrong_second"]) / total
+    share = 100 * int(found.arrays["wrong_second"]) / total
     caption = (
-        "Over each image its label; under it the label the model names and the "
-        "runner-up, each with p(y given x); those of which it is surest come first. "
-        f"The runner-up is the true label in {second:.0f} % of all mistakes, and red "
-        "marks an image where it is not."
+        "Over each image its label; under it the label that the model names, then the "
+        "runner-up, and by how many nats its log p(x given y) is behind; the surest "
+        f"come first. The runner-up is the true label in {share:.0f} % of all "
+        "mistakes, and red marks an image where it is not."
     )
     return Plate("mistakes", figure, caption)

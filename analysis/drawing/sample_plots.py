@@ -31,16 +31,18 @@ SHARES = {  # what a bar may show: all of them are 1 at best
 
 def draw_samples(found: Measured, facts: Facts) -> list[Plate]:
     """The figures as bars beside ceiling and floor, and the nearest training images."""
-    return [bars(found), neighbours(found)]
+    return [*bars(found), neighbours(found)]
 
 
-def bars(found: Measured) -> Plate:
+def bars(found: Measured) -> list[Plate]:
     """Every figure that is 1 at best, of samples and of what they stand beside."""
     names = [name for name in SHARES if name in found.figures]
+    if not names:
+        return []
     sets = [s for s in SETS if any(f"{name}{s}" in found.figures for name in names)]
     figure = style.figure(3.0)
     axes = figure.subplots()
-    width = 0.8 / max(1, len(sets))
+    width = 0.8 / len(sets)
     for at, suffix in enumerate(sets):
         words, colour = SETS[suffix]
         here = [k for k, name in enumerate(names) if f"{name}{suffix}" in found.figures]
@@ -63,7 +65,7 @@ def bars(found: Measured) -> Plate:
         "images and within each digit; and the accuracy on test images of a network "
         "that learned from the samples alone. Density may exceed 1."
     )
-    return Plate("samples", figure, caption)
+    return [Plate("samples", figure, caption)]
 
 
 def neighbours(found: Measured) -> Plate:

@@ -22,7 +22,7 @@ from cvae.model import CVAE, EDGE
 from cvae.objective import bernoulli_nll
 
 BINS = 15  # of confidence, of equal width (Guo et al. 2017)
-STRANGE = 1000  # images of each kind that is no digit, and digits beside them
+STRANGE = 500  # images of each kind that is no digit
 
 SHOWN = 40  # images named wrongly, for drawing
 
@@ -82,7 +82,7 @@ def named(
     return mean_and_error(
         {
             f"label_accuracy{suffix}": right,
-            f"label_log_loss{suffix}": -posterior.gather(1, y[:, None])[:, 0],
+            f"label_log_loss{suffix}": 0 - posterior.gather(1, y[:, None])[:, 0],
         },
         drawn,
     ) | Measured(
@@ -98,19 +98,21 @@ def mistakes(
     """The images named wrongly, the surest first, each with its runner-up.
 
     Returns:
-        wrong_images (40 at most, H, W); wrong_said: label, named label, its p(y given
-        x), the runner-up and its, (…, 5); wrong_count and how many of them have the
-        true label as runner-up, wrong_second, of all.
+        wrong_images (40 at most, H, W); wrong_said (…, 4): the label, the named one,
+        the runner-up, and by how many nats its log p(x given y) is behind; how many
+        there are, wrong_count, and of how many the runner-up is the label,
+        wrong_second.
     """
-    y, (p, named) = images.labels.cpu(), logs.softmax(1).topk(2)
+    y, (best, named) = images.labels.cpu(), logs.topk(2)
+    behind = best[:, 0] - best[:, 1]
     wrong = (named[:, 0] != y).nonzero()[:, 0]
-    wrong = wrong[p[wrong, 0].argsort(descending=True)]
-    said = torch.stack([y, named[:, 0], p[:, 0], named[:, 1], p[:, 1]], 1)[wrong]
+    wrong = wrong[behind[wrong].argsort(descending=True)]
+    said = torch.stack([y, *named.T, behind], 1)[wrong]
     return {
         "wrong_images": images.images[wrong[:SHOWN]].cpu().view(-1, *shape),
         "wrong_said": said[:SHOWN],
         "wrong_count": torch.tensor(len(wrong)),
-        "wrong_second": (said[:, 3] == said[:, 0]).sum(),
+        "wrong_second": (said[:, 2] == said[:, 0]).sum(),
     }
 
 
