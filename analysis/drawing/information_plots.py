@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from cvae.run.measurements import Facts
 BLUE, RED = style.COLOURS[:2]
 GREY = "#bbbbbb"
 SHOWN = 6  # dimensions whose density is drawn
+NEAR = 0.5  # nats: so near to its maximum the information is not known
 BINS = np.linspace(-4, 4, 65)
 
 
@@ -62,9 +64,16 @@ def nats(found: Measured) -> Plate:
     caption = (
         "Left: kl of each coordinate, in units of p(z given y), against N(0, 1); grey "
         "dimensions do not vary with the image. Right: the kl taken apart (Hoffman & "
-        "Johnson 2016). I(x; z | y) of N images of one digit cannot exceed ln N: where "
-        "it comes near to that, the rest of the kl is information, too."
+        "Johnson 2016)."
     )
+    most, value = math.log(len(found.per_image["information"])), found.figures
+    if value["information"] > most - NEAR:
+        caption += (
+            f" I(x; z) is {value['information']:.2f} nats, and so many images cannot "
+            f"show more than {most:.2f}: z tells each of them from all others, and the "
+            "terms on the right say no more than that. Of all such images it is "
+            f"{value['information_upper']:.2f} at most."
+        )
     return Plate("information", figure, caption)
 
 

@@ -43,6 +43,7 @@ class Encoded(NamedTuple):
     z: Tensor  # a draw from it, (N, Z)
     kl: Tensor  # (N,), exact or of that draw
     log_p: Tensor  # log p(z given y) of the draw, (N,)
+    log_any: Tensor  # its log p(z), each label by its share, (N,)
     u: Tensor  # the draw in units of the prior, (N, Z)
     u_mu: Tensor  # the mean in units of the prior, (N, Z)
     kl_per_dim: Tensor  # of each coordinate of u against N(0, 1), (N, Z)
@@ -53,8 +54,10 @@ def latents(model: CVAE, images: mnist.Images, request: Request) -> Measured:
 
     Returns:
         kl; active_units (units).
-        information, information_upper: I(x; z) for these N images, at most ln N, and
-            a bound from above on that of the population.
+        information: I(x; z) for these N images, at most ln N.
+        information_upper: a bound from above on that of all such images, the lower of
+            E ln q(z given x, y) / q₋(z), with q₋ the mixture without the image's own
+            posterior (Poole et al. 2019), and the same with p(z).
         information_in_digit: I(x; z given y). label_information: I(y; z), ≤ ln C.
         aggregate_kl: KL(q(z given y) ‖ p(z given y)).
         marginal_kl: KL(q(z) ‖ p(z)), where p(z) knows no label.
@@ -67,10 +70,11 @@ def latents(model: CVAE, images: mnist.Images, request: Request) -> Measured:
     q = found.mu, found.logvar
     log_q = gaussian_log_density(found.z, q)
     log_all, log_others, log_label = aggregate(found.z, q, y)
+    bounds = log_q - log_others, log_q - found.log_any
     terms = {
         "kl": found.kl,
         "information": log_q - log_all,
-        "information_upper": log_q - log_others,
+        "information_upper": min(bounds, key=lambda bound: float(bound.mean())),
         "information_in_digit": log_q - log_label,
         "label_information": log_label - log_all,
         "aggregate_kl": log_label - found.log_p,
@@ -103,6 +107,7 @@ def encode(
 ) -> Encoded:
     """The posterior of every image, and one draw from each."""
     prior, parts = model.prior, []
+    shares = images.labels.bincount(minlength=mnist.CLASSES) / len(images)
     for x, _, y in likelihood.chunks(model, images, generator, corrupt=corrupt):
         q = model.encode(x, y)
         noise = torch.randn(len(x), model.latent_dim, generator=generator)
@@ -110,9 +115,15 @@ def encode(
         log_p, kl = prior.log_density(z, y), prior.kl(q, y)
         if kl is None:
             kl = gaussian_log_density(z, q) - log_p
+        of_labels = [
+            prior.log_density(z, torch.full_like(y, label)) + share.log().to(z)
+            for label, share in enumerate(shares)
+        ]
+        log_any = torch.logsumexp(torch.stack(of_labels), 0)
         whitened = prior.whitened(q, y)
         per_dim = gaussian_kl_per_dim(whitened)
-        parts.append((*q, z, kl, log_p, prior.whiten(z, y), whitened[0], per_dim))
+        u = prior.whiten(z, y)
+        parts.append((*q, z, kl, log_p, log_any, u, whitened[0], per_dim))
     return Encoded(*(torch.cat(p).double().cpu() for p in zip(*parts, strict=True)))
 
 
