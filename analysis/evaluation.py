@@ -47,6 +47,11 @@ class Section(NamedTuple):
 # By the part's name, in the order of the page.
 SECTIONS = {
     "nll": Section("Likelihood", likelihood_plots.draw_nll),
+    "certified": Section("How sure it is", likelihood_plots.draw_certified),
+    "gaps": Section("What the bound misses", likelihood_plots.draw_gaps),
+    "rate_distortion": Section(
+        "Rate and distortion", likelihood_plots.draw_rate_distortion
+    ),
     "labels": Section("Labels", label_plots.draw_labels),
     "samples": Section("Samples", sample_plots.draw_samples),
     "latents": Section("Latents", information_plots.draw_latents),

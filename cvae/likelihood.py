@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from cvae import mnist
 from cvae.model import CVAE
 from cvae.objective import bernoulli_nll, log_mean_exp, terms
-from cvae.priors import gaussian_log_density, sample
+from cvae.priors import Gaussian, gaussian_log_density, sample
 
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2016: a unit is active if Var_x(mu) exceeds it
 CHUNK = 1000  # images a pass
@@ -167,9 +167,13 @@ def log_likelihood(
     generator: torch.Generator,
     *,
     samples: int,
+    proposal: Gaussian | None = None,
 ) -> Tensor:
-    """Importance-sampled log p(target|y) (B,) with proposal q(z|x,y)."""
-    return log_mean_exp(_log_weights(model, x, target, y, generator, samples=samples))
+    """Importance-sampled log p(target|y) (B,); the proposal is q(z|x,y) by default."""
+    log_weights = _log_weights(
+        model, x, target, y, generator, samples=samples, proposal=proposal
+    )
+    return log_mean_exp(log_weights)
 
 
 @torch.no_grad()
@@ -181,15 +185,16 @@ def _log_weights(
     generator: torch.Generator,
     *,
     samples: int,
+    proposal: Gaussian | None = None,
 ) -> Tensor:
-    """log p(target,z|y) − log q(z|x,y) of K draws (K, B)."""
-    posterior, log_likelihood = model.encode(x, y), given_z(model, target, y)
+    """log p(target,z|y) − log q(z) of K draws from the proposal q, (K, B)."""
+    q, log_likelihood = proposal or model.encode(x, y), given_z(model, target, y)
     parts, step = [], max(1, DECODED // len(x))
     for start in range(0, samples, step):
         count = min(step, samples - start)
         noise = torch.randn(count, len(x), model.latent_dim, generator=generator)
-        z = sample(posterior, noise.to(x.device))
-        log_ratio = model.prior.log_density(z, y) - gaussian_log_density(z, posterior)
+        z = sample(q, noise.to(x.device))
+        log_ratio = model.prior.log_density(z, y) - gaussian_log_density(z, q)
         parts.append(log_likelihood(z) + log_ratio)
     return torch.cat(parts)
 

@@ -40,7 +40,11 @@ class Metric:
 
 
 def _share(name: str, words: str, source: str = "") -> Metric:
-    return Metric(name, words, "of 1", 4, higher_is_better=True)
+    return Metric(name, words, "of 1", 4, higher_is_better=True, source=source)
+
+
+def _fine(name: str, words: str, source: str) -> Metric:
+    return Metric(name, words, decimals=3, source=source)
 
 
 # Of samples, by the judge's features: over all images, and within each digit.
@@ -84,25 +88,81 @@ METRICS = (
         "the importance-sampled estimate of −log p(x given y)",
         source="Burda et al. 2016, eq. 8; with one sample it is −ELBO",
     ),
+    Metric("marginal_nll", "−log p(x), p(x given y) averaged over the ten labels"),
     Metric(
-        "marginal_nll",
-        "−log p(x), summed over the ten labels",
-        source="p(x) = Σ p(x given y) / 10",
+        "nll_quadrature",
+        "−log p(x given y) as an integral over a grid of z",
+        source="exact for one and two latents",
     ),
     Metric(
-        "ess",
-        "the effective sample size, (Σ w)² / Σ w² of an image's weights",
-        "draws",
-        1,
-        higher_is_better=True,
-        source="Kong 1992; at most K",
+        "nll_quadrature_doubt",
+        "how far the integral is from that with half of the points",
+        decimals=4,
+        source="its own error is smaller",
+    ),
+    _fine(
+        "nll_bias",
+        "how far the importance-sampled nll is above the integral",
+        "0 is none",
+    ),
+    Metric("ess", "the effective number of draws, (Σ w)² / Σ w²", "draws", 1, True),
+    Metric(
+        "bdmc_nll_lower",
+        "the lower bound of −log p(x given y) on images that the model drew",
+        source="Grosse et al. 2015; in expectation",
     ),
     Metric(
-        "label_accuracy",
-        "the share of images whose label argmax p(y given x) names",
-        "of 1",
-        4,
-        higher_is_better=True,
+        "bdmc_nll_upper",
+        "the upper bound on the same images",
+        source="Wu et al. 2017; in expectation",
+    ),
+    Metric("bdmc_gap", "what is between the two", decimals=3, source="0 is certain"),
+    _fine(
+        "bdmc_bias",
+        "how far the importance-sampled nll is above that upper bound",
+        "its bias is this, or up to the gap more",
+    ),
+    Metric(
+        "ais_nll",
+        "annealed importance sampling of −log p(x given y), first test images",
+        source="Wu et al. 2017; an upper bound in expectation",
+    ),
+    _fine(
+        "ais_bias",
+        "how far the importance-sampled nll of these images is above it",
+        "0 is none",
+    ),
+    _fine(
+        "approximation_gap",
+        "log p(x given y) less the bound of the image's best diagonal Gaussian",
+        "Cremer et al. 2018, eq. 6",
+    ),
+    _fine(
+        "amortisation_gap",
+        "the bound of the best diagonal Gaussian less that of the encoder's",
+        "Cremer et al. 2018, eq. 6",
+    ),
+    Metric("inference_gap", "the sum of both", decimals=3, source="log p − ELBO"),
+    Metric("neg_elbo_encoder", "−ELBO of these images with the encoder's Gaussian"),
+    Metric("neg_elbo_local", "−ELBO of these images with the best Gaussian of each"),
+    Metric(
+        "rd_rate",
+        "KL(p(z given x, y) ‖ p(z given y)) of the exact posterior",
+        source="Huang et al. 2020, β = 1",
+    ),
+    Metric(
+        "rd_distortion",
+        "E[−log p(x given y, z)] under the exact posterior",
+        source="Huang et al. 2020, β = 1",
+    ),
+    Metric("rd_nll", "the sum of both", source="an upper bound of nll"),
+    Metric(
+        "rate_excess",
+        "the encoder's rate above the decoder's curve at the same distortion",
+        source="0: no encoder could do better",
+    ),
+    _share(
+        "label_accuracy", "the share of images whose label argmax p(y given x) names"
     ),
     Metric("label_log_loss", "−log p(y given x) of the true label", NATS, 3),
     Metric(
@@ -116,26 +176,16 @@ METRICS = (
         for name, of in _NO_DIGITS.items()
         for kind, score in (("", "log p(x)"), ("ratio_", "log p(x) / p₀(x)"))
     ),
-    Metric(
+    _share(
         "label_fidelity",
         "the share of prior samples that the judge reads as the digit asked for",
-        "of 1",
-        4,
-        higher_is_better=True,
     ),
-    Metric(
-        "label_fidelity_worst",
-        "the label fidelity of the digit where it is lowest",
-        "of 1",
-        4,
-        higher_is_better=True,
+    _share(
+        "label_fidelity_worst", "the label fidelity of the digit where it is lowest"
     ),
-    Metric(
+    _share(
         "transfer_fidelity",
         "the share of images whose z, decoded as another digit, is read as that digit",
-        "of 1",
-        4,
-        higher_is_better=True,
     ),
     Metric("label_in_z", "how often z alone names the digit; chance is 0.1", "of 1", 4),
     Metric(
@@ -152,12 +202,8 @@ METRICS = (
         2,
         higher_is_better=True,
     ),
-    Metric(
-        "judge_accuracy",
-        "the share of real test images that the judge reads right",
-        "of 1",
-        4,
-        higher_is_better=True,
+    _share(
+        "judge_accuracy", "the share of real test images that the judge reads right"
     ),
     *_BESIDE_REAL[:-1],
     *(

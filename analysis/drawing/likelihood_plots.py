@@ -10,6 +10,7 @@ from cvae.evaluation.measured import Measured
 from cvae.run.measurements import Facts
 
 BLUE = style.COLOURS[0]
+VERMILION = style.COLOURS[1]
 
 
 def draw_nll(found: Measured, facts: Facts) -> list[Plate]:
@@ -30,6 +31,9 @@ def draw_nll(found: Measured, facts: Facts) -> list[Plate]:
         lw=0,
     )
     left.plot(counts, values, "o-", color=BLUE, ms=4)
+    if (truth := found.figures.get("nll_quadrature")) is not None:
+        left.axhline(truth, color=VERMILION, lw=1, label="the integral itself")
+        left.legend()
     left.set_xscale("log")
     left.set(xlabel="draws K of z an image", ylabel="nll, nats per image")
     left.set_title("The estimate by its draws")
@@ -46,3 +50,100 @@ def draw_nll(found: Measured, facts: Facts) -> list[Plate]:
         "size of every image; where it is near 1, one draw decides."
     )
     return [Plate("nll", figure, caption)]
+
+
+def draw_certified(found: Measured, facts: Facts) -> list[Plate]:
+    """The interval of each simulated image, around its importance-sampled estimate."""
+    lower, upper, sampled = (
+        found.arrays[name].numpy() for name in ("lower", "upper", "sampled")
+    )
+    low, high = lower - sampled, upper - sampled
+    order = np.argsort(low + high)
+    figure = style.figure(2.9)
+    axes = figure.subplots()
+    places = np.arange(len(order))
+    axes.vlines(places, np.minimum(low, high)[order], np.maximum(low, high)[order])
+    axes.plot(places, low[order], ".", color=BLUE, ms=4, label="lower bound")
+    axes.plot(places, high[order], ".", color=VERMILION, ms=4, label="upper bound")
+    axes.axhline(0, color="black", lw=0.8)
+    axes.set_yscale("symlog", linthresh=0.1)
+    axes.set(xlabel="simulated images, sorted", ylabel="log p, less the sampled, nats")
+    figure.legend(loc="outside right upper")
+    style.title(figure, f"Bounds around {facts['samples']:,} importance samples")
+    caption = (
+        "Images that the model drew itself. At 0 stands the importance-sampled estimate"
+        " of log p(x given y); blue is the annealed lower bound, red the upper. They"
+        " hold in expectation only: single ones may cross. Where both lie above 0, "
+        "importance sampling has missed part of p(z given x, y). The axis is linear "
+        "between −0.1 and 0.1."
+    )
+    return [Plate("certified", figure, caption)]
+
+
+def draw_gaps(found: Measured, facts: Facts) -> list[Plate]:
+    """Both gaps: their mean as a bar, and how they are spread over the images."""
+    names = ("approximation_gap", "amortisation_gap")
+    words = ("approximation: the family of q", "amortisation: the encoder")
+    figure = style.figure(2.6)
+    left, right = figure.subplots(1, 2, width_ratios=(2, 3))
+    bottom = 0.0
+    for name, text, colour in zip(names, words, (BLUE, VERMILION), strict=True):
+        value, error = found.figures[name], found.errors.get(name, 0.0)
+        left.bar(0, value, 0.5, bottom, color=colour, yerr=error, capsize=3, label=text)
+        bottom += value
+    left.set(xlim=(-0.6, 0.6), xticks=[], ylabel="nats per image")
+    left.set_title("log p(x given y) − ELBO")
+    both = np.concatenate([found.per_image[name].numpy() for name in names])
+    edges = np.linspace(both.min(), np.quantile(both, 0.99), 50)
+    for name, colour in zip(names, (BLUE, VERMILION), strict=True):
+        values = found.per_image[name].numpy()
+        right.hist(values, edges, color=colour, histtype="step", lw=1.3)
+    right.set(xlabel="gap, nats", ylabel="images")
+    right.set_title("By image")
+    figure.legend(loc="outside lower center", ncols=2)
+    caption = (
+        "What stands between the bound and the likelihood. The approximation gap is "
+        "left by the best diagonal Gaussian of each image, the amortisation gap is "
+        "what the encoder loses by not finding that one. Lines are standard errors; "
+        "the highest hundredth of the images is not shown."
+    )
+    return [Plate("gaps", figure, caption)]
+
+
+def draw_rate_distortion(found: Measured, facts: Facts) -> list[Plate]:
+    """The curve of the decoder, the model's own point, and those of other β."""
+    betas, rate, distortion = (
+        found.arrays[name].numpy() for name in ("betas", "rate", "distortion")
+    )
+    own_rate, own_distortion = found.arrays["own"].tolist()
+    shown = betas > 0.02
+    figure = style.figure(3.4)
+    axes = figure.subplots()
+    axes.plot(rate[shown], distortion[shown], color=BLUE, label="the decoder's curve")
+    at = int(np.abs(betas - 1).argmin())
+    axes.plot(rate[at], distortion[at], "o", color=BLUE, label="its β = 1: −log p")
+    axes.plot(own_rate, own_distortion, "s", color=VERMILION, label="the model: −ELBO")
+    others = facts.get("betas", [])
+    for beta, kl, recon in others:
+        axes.plot(kl, recon, "^", color="black", ms=4)
+        axes.annotate(f"β = {beta:g}", (kl, recon), (4, 3), textcoords="offset points")
+    axes.set(xlabel="rate, nats per image", ylabel="distortion, nats per image")
+    figure.legend(loc="outside right upper")
+    style.title(figure, "Rate and distortion")
+    more = (
+        " Triangles are runs that differ in β alone, on all test images: each has a "
+        "decoder, and so a curve, of its own."
+        if others
+        else ""
+    )
+    caption = (
+        f"Every rate and distortion that this decoder can have on {len_of(found)} test "
+        "images, from one annealing run (Huang et al. 2020). An encoder lies above the "
+        f"curve; how far to the right is its excess of rate.{more}"
+    )
+    return [Plate("rate_distortion", figure, caption)]
+
+
+def len_of(found: Measured) -> int:
+    """The number of images that a part looked at."""
+    return max(map(len, found.per_image.values()))

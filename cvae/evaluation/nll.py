@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cvae import likelihood, mnist
 from cvae.evaluation.measured import Measured, mean_and_error
+from cvae.evaluation.quadrature import GRIDS, integrate
 from cvae.evaluation.request import Request
 from cvae.model import CVAE
 
@@ -23,7 +24,8 @@ CURVE = (1, 5, 50, 500, 5000, 50_000, 500_000)  # those up to K
 def nll(model: CVAE, images: mnist.Images, request: Request) -> Measured:
     """`nll_isK` along the curve up to K, `ess_isK`; with labels `marginal_nll_isK`.
 
-    `nll_is1` is −ELBO, its expectation over q taken with K draws.
+    `nll_is1` is −ELBO, its expectation over q taken with K draws. One or two latents
+    have the integral itself beside it, `nll_quadrature`.
     """
     samples = request.samples
     counts = [k for k in CURVE if k < samples] + [samples]
@@ -43,6 +45,11 @@ def nll(model: CVAE, images: mnist.Images, request: Request) -> Measured:
         logs = request.label_likelihoods(model, images)
         name = f"marginal_nll_is{request.label_samples}"
         per_image[name] = -likelihood.log_evidence(logs)
+    if model.latent_dim in GRIDS:
+        truth = integrate(model, images, request.track)
+        per_image["nll_quadrature"] = -truth.log_p
+        per_image["nll_quadrature_doubt"] = truth.doubt
+        per_image[f"nll_bias_is{samples}"] = truth.log_p - of_counts[-1]
     return mean_and_error(per_image)
 
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cvae import mnist
+from cvae.evaluation.certified import certified
+from cvae.evaluation.gaps import gaps
 from cvae.evaluation.labels import labels
 from cvae.evaluation.latents import latents
 from cvae.evaluation.measured import Measured
 from cvae.evaluation.nll import nll
 from cvae.evaluation.quality import samples
+from cvae.evaluation.rate_distortion import rate_distortion
 from cvae.evaluation.request import Request
 from cvae.model import CVAE
 
@@ -23,8 +26,12 @@ Estimator = Callable[[CVAE, mnist.Images, Request], Measured]
 # In the order in which they are computed and shown.
 PARTS: dict[str, Estimator] = {
     "nll": nll,
+    "certified": certified,
+    "gaps": gaps,
+    "rate_distortion": rate_distortion,
     "labels": labels,
     "samples": samples,
     "latents": latents,
 }
-NEED_SAMPLES = {"nll": "K", "labels": "LABEL_K"}  # and the count that must not be 0
+# The number of samples that a part cannot do without.
+NEED_SAMPLES = {"nll": "K", "certified": "K", "gaps": "K", "labels": "LABEL_K"}

@@ -26,7 +26,9 @@ Decay = Annotated[float, Field(ge=0, lt=1, strict=True)]
 
 
 # What `make evaluate WHAT=…` knows: parts in cvae/evaluation/parts.py, by name.
-Part = Literal["nll", "labels", "samples", "latents"]
+Part = Literal[
+    "nll", "certified", "gaps", "rate_distortion", "labels", "samples", "latents"
+]
 PARTS: tuple[str, ...] = get_args(Part)
 LABEL_PARTS = frozenset({"labels"})  # those that a plain VAE has no answer to
 

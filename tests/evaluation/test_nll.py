@@ -51,10 +51,10 @@ def test_nll_is_the_integral_within_its_error(prior: str) -> None:
 
 
 def test_the_curve_goes_down_from_the_bound() -> None:
-    made, data = model(2), images(80)
-    found = nll(made, data, request(600)).figures
-    names = [f"nll_is{k}" for k in (1, 5, 50, 500, 600)]
-    assert list(found) == [*names, "ess_is600"]
+    made, data = model(3), images(80)
+    found = nll(made, data, request(1000)).figures
+    names = [f"nll_is{k}" for k in (1, 5, 50, 500, 1000)]
+    assert [name for name in found if name.startswith("nll_is")] == names
     values = [found[name] for name in names]
     assert values == sorted(values, reverse=True)
     bounds = [
@@ -77,6 +77,15 @@ def test_effective_samples_are_all_of_equal_weights_and_one_of_a_single() -> Non
     log_weights[:10, 2] += 60
     found = effective_samples(log_weights)
     torch.testing.assert_close(found, torch.tensor([20.0, 1.0, 10.0]).double())
+
+
+def test_the_integral_stands_beside_the_estimate() -> None:
+    made, data = model(), images(30)
+    found = nll(made, data, request(2000)).figures
+    assert found["nll_quadrature"] == pytest.approx(-float(exact(made, data).mean()))
+    apart = found["nll_is2000"] - found["nll_quadrature"]
+    assert found["nll_bias_is2000"] == pytest.approx(apart, abs=1e-6)
+    assert abs(apart) < 0.02
 
 
 def test_passes_of_a_large_k_hold_few_images_and_change_nothing(
@@ -110,4 +119,5 @@ def test_nll_of_x_is_the_sum_over_the_labels() -> None:
 
 def test_a_plain_model_has_no_marginal() -> None:
     found = nll(model(conditional=False), images(5), request(5, 7))
-    assert list(found.figures) == ["nll_is1", "nll_is5", "ess_is5"]
+    assert "nll_is5" in found.figures
+    assert not any(name.startswith("marginal") for name in found.figures)

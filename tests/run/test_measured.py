@@ -109,6 +109,7 @@ def test_the_page_shows_every_figure_with_its_error(once: Run, tmp_path: Path) -
     ("what", "samples", "words"),
     [
         ("nlls", 5, "no such part; allowed: nll"),
+        ("gaps", 0, "K=0: gaps needs at least one draw"),
         ("", 0, "K=0: nll needs at least one draw"),
     ],
 )

@@ -1,0 +1,123 @@
+"""How far an importance-sampled likelihood is from the truth: a bound on each side.
+
+On images that the model draws itself an exact z of p(z given x, y) is known: the one
+they were drawn with. Annealing from there gives an upper bound of log p(x given y),
+annealing towards it a lower one (bidirectional Monte Carlo, Grosse et al. 2015; for
+decoders Wu et al. 2017). Both hold in expectation, and what is between them is printed.
+On test images there is the lower bound alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cvae import likelihood, mnist
+from cvae.evaluation import annealed
+from cvae.evaluation.measured import Measured, mean_and_error
+from cvae.evaluation.request import Request
+from cvae.model import CVAE
+
+IMAGES = 100  # simulated ones, and the first of the test images
+BATCH = 25  # images at once
+CHAINS, TEMPERATURES, LEAPFROGS = 8, 200, 5
+PILOTS = 2  # chains of the run that adapts the steps
+
+
+def certified(model: CVAE, images: mnist.Images, request: Request) -> Measured:
+    """Bounds of −log p(x|y) on both sides, and what importance sampling misses.
+
+    The steps of the moves are adapted in a run of their own and then kept, so that the
+    bounds are bounds.
+    """
+    generator = request.stream("annealing")
+    some = mnist.Images(images.images[:IMAGES], images.labels[:IMAGES])
+    drawn, z = simulate(model, IMAGES, generator)
+    jobs: list[tuple[mnist.Images, Tensor | None]] = [
+        *(
+            (part, z_part)
+            for part, z_part in zip(split(drawn), z.split(BATCH), strict=True)
+        ),
+        *((part, None) for part in split(some)),
+    ]
+    rows: dict[bool, list[Tensor]] = {True: [], False: []}
+    for part, exact in request.track(jobs):
+        lower, upper = bounds(model, part, exact, generator, corrupt=request.corrupt)
+        (log_weights,) = likelihood.log_weights(
+            model, part, generator, samples=request.samples, corrupt=request.corrupt
+        )
+        sampled = annealed.log_mean(log_weights.double())
+        rows[exact is not None].append(torch.stack([lower, upper, sampled]).cpu())
+    lower, upper, sampled = torch.cat(rows[True], 1)
+    name = f"is{request.samples}"
+    simulated = mean_and_error(
+        {
+            "bdmc_nll_lower": -upper,
+            "bdmc_nll_upper": -lower,
+            "bdmc_gap": upper - lower,
+            f"bdmc_bias_{name}": lower - sampled,
+        }
+    )
+    of_test, _, sampled_test = torch.cat(rows[False], 1)
+    real = mean_and_error(
+        {"ais_nll": -of_test, f"ais_bias_{name}": of_test - sampled_test}
+    )
+    arrays = {"lower": lower, "upper": upper, "sampled": sampled}
+    return Measured(
+        {**simulated.figures, **real.figures},
+        {**simulated.errors, **real.errors},
+        real.per_image,
+        arrays,
+    )
+
+
+def simulate(
+    model: CVAE, count: int, generator: torch.Generator
+) -> tuple[mnist.Images, Tensor]:
+    """Black and white images that the model draws, and the z (N, Z) of each."""
+    device = next(model.parameters()).device
+    y = torch.arange(count) % mnist.CLASSES
+    noise = torch.randn(count, model.latent_dim, generator=generator)
+    with torch.no_grad():
+        z = model.prior.sample(y.to(device), noise.to(device))
+        p = torch.sigmoid(model.decode(z, y.to(device))).cpu()
+    ink = torch.bernoulli(p, generator=generator)
+    return mnist.Images((255 * ink).to(torch.uint8), y), z
+
+
+def bounds(
+    model: CVAE,
+    images: mnist.Images,
+    exact: Tensor | None,
+    generator: torch.Generator,
+    *,
+    corrupt: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Lower and upper bound of log p(x|y), (B,); no upper one without `exact` z."""
+    ((x, target, y),) = likelihood.chunks(model, images, generator, corrupt=corrupt)
+    path = annealed.from_encoder(model, x, target, y)
+    betas = annealed.temperatures(TEMPERATURES)
+    shape = (len(x), model.latent_dim)
+    noise = torch.randn(PILOTS, *shape, generator=generator).to(x.device)
+    steps = annealed.adapted_steps(path, betas, noise, generator, leapfrogs=LEAPFROGS)
+    noise = torch.randn(CHAINS, *shape, generator=generator).to(x.device)
+    *_, end = annealed.anneal(
+        path, path.draw(noise), betas, steps, generator, leapfrogs=LEAPFROGS
+    )
+    lower = annealed.log_mean(end.log_weight)
+    if exact is None:
+        return lower, torch.full_like(lower, torch.inf)
+    *_, end = annealed.anneal(
+        path,
+        exact.expand(CHAINS, *shape),
+        betas[::-1],
+        torch.cat([steps[:-1].flip(0), steps[:1]]),
+        generator,
+        leapfrogs=LEAPFROGS,
+    )
+    return lower, -annealed.log_mean(end.log_weight)
+
+
+def split(images: mnist.Images) -> list[mnist.Images]:
+    parts = zip(images.images.split(BATCH), images.labels.split(BATCH), strict=True)
+    return [mnist.Images(*part) for part in parts]
