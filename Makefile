@@ -108,7 +108,7 @@ data: $(READY)  ## unpack and verify MNIST               make data
 	@$(PYTHON) -m cvae data
 
 judge: $(READY)  ## train the CNN that reads samples        make judge
-	@$(PYTHON) -m cvae judge
+	@$(PYTHON) -m cvae run experiments/judge.yaml
 
 experiment: $(READY)  ## train one spec                        make experiment CONFIG=experiments/quickstart.yaml SET="model.latent_dim=8"
 	@$(PYTHON) -m cvae run "$${CONFIG:?say which, such as CONFIG=experiments/quickstart.yaml}" \

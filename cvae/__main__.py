@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_training(command: Command) -> None:
     act = lambda **options: commands.run(**options, began=_BEGAN)  # noqa: E731
-    run = command("run", act, "train the run that a YAML spec describes", GOES_ON)
+    run = command("run", act, "train what a YAML spec describes", GOES_ON)
     sweep = command(
         "sweep", commands.sweep, "run what a spec's sweep block stands for", GOES_ON
     )
@@ -117,11 +117,6 @@ def _add_reading(command: Command) -> None:
 
 def _add_shipped(command: Command) -> None:
     command("data", shipped.data, "decompress and verify the shipped MNIST files")
-    judge = command(
-        "judge", shipped.judge, "train the CNN that reads samples (results/judge)"
-    )
-    judge("--seed", type=whole(0, 2**63 - 1), default=0)
-    judge("--out", type=Path, default=Path("results/judge"), help="folder to write")
     publish = command(
         "publish", shipped.publish, "put finished runs and sweeps into results/"
     )

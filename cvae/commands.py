@@ -98,9 +98,12 @@ def _report(folder: RunFolder, offline: bool) -> None:
     for key, value in metrics.items():
         if key.startswith("test/"):
             print(f"  {key:24} {number(value, key):>10} {metric(key).unit}")
-    print(f"  grids: {folder.figures / 'digits.png'}")
-    print(f"         {folder.figures / 'reconstructions.png'}")
-    print(f"  next:  make samples RUN={folder.name} DIGIT=5   make ui")
+    grids = [path for path in folder.figures.glob("*.png") if "-" not in path.stem]
+    print("  grids: " + "\n         ".join(map(str, sorted(grids))))
+    offered = f"make samples RUN={folder.name} DIGIT=5"
+    if "test/accuracy" in metrics:  # a judge: it adds its figures to earlier runs
+        offered = "make evaluate"
+    print(f"  next:  {offered}   make ui")
     if folder.published.get("status") != "FINISHED":
         why = "--offline" if offline else "the tracking store was away"
         print(f"  not in MLflow yet ({why}): make sync RUN={folder.name}")
@@ -196,14 +199,14 @@ def serve(*, runs: Path, run: str | None, port: int) -> None:
 
 
 def sync(*, runs: Path, run: str | None) -> None:
-    from cvae.run.find import find_run, folders, sweeps
+    from cvae.run.find import find_run, folders, judges, sweeps
     from cvae.tracking.publish import Tracker
 
-    chosen = (
-        [find_run(run, runs=runs)]
-        if run
-        else [folder for folder in folders(runs) if not folder.held()]
-    )
+    chosen = [folder for folder in judges(runs) if run in (None, folder.name)]
+    if run is None:
+        chosen = [each for each in [*folders(runs), *chosen] if not each.held()]
+    elif not chosen:
+        chosen = [find_run(run, runs=runs)]
     if not chosen:
         raise RunNotFound(f"no runs in {runs}/")
     tracker = Tracker(runs)
@@ -229,28 +232,36 @@ def sync(*, runs: Path, run: str | None) -> None:
 
 
 def list_runs(*, runs: Path) -> None:
-    from cvae.run.find import display_name, folders
+    from cvae.run.find import folders, judges
 
-    every = folders(runs)
-    if not every:
+    every, readers = folders(runs), judges(runs)
+    if not every and not readers:
         print(f"no runs in {runs}/; make one with make experiment CONFIG=…")
         return
-    head = ["run", "status", "epochs", "neg_elbo", "fidelity", "what it changes"]
-    lines = [head]
-    for folder in every:
-        status, epochs, score, control = folder.status.lower(), "–", "–", "–"
-        try:
-            records, metrics = folder.records(), folder.metrics
-            score = number(headline(metrics), "test/neg_elbo")
-            if FIDELITY in metrics:
-                control = number(metrics[FIDELITY], FIDELITY)
-            epochs = str(records[-1]["epoch"] if records else 0)
-        except (Damaged, LookupError, TypeError) as error:
-            status = "damaged"
-            log.warning("%s: %s", folder.path, error)
-        name = display_name(folder)
-        lines.append([folder.name, status, epochs, score, control, name])
-    print_table(lines)
+    if every:
+        head = ["run", "status", "epochs", "neg_elbo", "fidelity", "what it changes"]
+        print_table([head, *(_line(folder, FIDELITY) for folder in every)])
+    if readers:
+        head = ["judge", "status", "epochs", "accuracy", "what it changes"]
+        lines = [_line(folder, "test/accuracy") for folder in readers]
+        print_table([head, *([*line[:3], *line[4:]] for line in lines)])
+
+
+def _line(folder: RunFolder, share: str) -> list[str]:
+    """A run in the list; `share` is the key of the last figure shown."""
+    from cvae.run.find import display_name
+
+    status, epochs, score, control = folder.status.lower(), "–", "–", "–"
+    try:
+        records, metrics = folder.records(), folder.metrics
+        score = number(headline(metrics), "test/neg_elbo")
+        if share in metrics:
+            control = number(metrics[share], share)
+        epochs = str(records[-1]["epoch"] if records else 0)
+    except (Damaged, LookupError, TypeError) as error:
+        status = "damaged"
+        log.warning("%s: %s", folder.path, error)
+    return [folder.name, status, epochs, score, control, display_name(folder)]
 
 
 def schema(*, runs: Path, markdown: bool) -> None:

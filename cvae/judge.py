@@ -1,8 +1,8 @@
 """The judge: a small CNN that reads digits, to tell which digit a sample shows.
 
 It sees grey pixels in [0, 1] and returns class logits and the 64 features that they are
-computed from. No CVAE is trained with it: it only measures. The published one was made
-by `make judge`; it judges runs on the data set it was trained on, and no other.
+computed from. No CVAE is trained with it: it only measures. `experiments/judge.yaml`
+trains it; it judges runs on the data set that it was trained on, and no other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cvae import files, mnist
+from cvae import mnist
+from cvae.engine import Epoch
+from cvae.spec.judge import JudgeTraining
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "judge"
 SIDE = 28  # what the network sees; other sizes are averaged or stretched to it
 FEATURES = 64
 CHUNK = 500  # images a pass
-EPOCHS, BATCH, RATE, DECAY, SMOOTHING = 10, 128, 4e-3, 0.02, 0.05
+Adam, Cycle = torch.optim.AdamW, torch.optim.lr_scheduler.OneCycleLR
 SHIFT, TURN, SCALE, SHEAR = 2 / 14, math.radians(10), 0.1, 0.1  # the largest of each
 
 
@@ -64,12 +66,9 @@ def _block(fan_in: int, fan_out: int, *, kernel: int, stride: int) -> list[nn.Mo
 def read(judge: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
     """Labels read (N,) and features (N, 64) of images (N, D) in [0, 1]."""
     judge.eval()
-    labels, features = [], []
-    for part in images.split(CHUNK):
-        logits, found = judge(part)
-        labels.append(logits.argmax(1))
-        features.append(found)
-    return torch.cat(labels), torch.cat(features)
+    parts = [judge(part) for part in images.split(CHUNK)]
+    logits, features = (torch.cat(each) for each in zip(*parts, strict=True))
+    return logits.argmax(1), features
 
 
 def accuracy(judge: Judge, data: mnist.Images) -> float:
@@ -79,35 +78,65 @@ def accuracy(judge: Judge, data: mnist.Images) -> float:
 
 
 def train(
-    data: mnist.Images,
-    shape: tuple[int, int] = (SIDE, SIDE),
-    *,
-    seed: int = 0,
-    epochs: int = EPOCHS,
-    report: Callable[[int, Judge], None] | None = None,
+    data: mnist.Images, shape: tuple[int, int] = (SIDE, SIDE), *, epochs: int = 10
 ) -> Judge:
-    """A judge of `data`, on the CPU: AdamW, one cycle, smoothed labels, small warps."""
-    generator = torch.Generator().manual_seed(seed)
+    """A judge of `data`, trained in one go."""
+    spec = JudgeTraining(epochs=epochs)
+    judge, *rest, generator = begin(spec, len(data), shape)
+    for _ in train_epochs(judge, *rest, data, spec, generator):
+        pass
+    return judge
+
+
+def begin(
+    spec: JudgeTraining, images: int, shape: tuple[int, int]
+) -> tuple[Judge, Adam, Cycle, torch.Generator]:
+    """A judge before its first step, AdamW, one cycle of learning rates, randomness."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(spec.seed)
         judge = Judge(shape)
-    optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=DECAY, fused=True)
-    steps = epochs * math.ceil(len(data) / BATCH)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
-    for epoch in range(epochs):
+    parameters, decay = judge.parameters(), spec.weight_decay
+    adam = torch.optim.AdamW(parameters, weight_decay=decay, fused=True)
+    steps = spec.epochs * math.ceil(images / spec.batch_size)
+    cycle = Cycle(adam, spec.learning_rate, total_steps=steps)
+    return judge, adam, cycle, torch.Generator().manual_seed(spec.seed)
+
+
+def train_epochs(
+    judge: Judge,
+    adam: Adam,
+    cycle: Cycle,
+    data: mnist.Images,
+    spec: JudgeTraining,
+    generator: torch.Generator,
+    *,
+    start: int = 0,
+) -> Iterator[Epoch]:
+    """Train on the CPU from epoch `start` to the last, yielding after each epoch.
+
+    Cross-entropy with smoothed labels, on images that are warped a little, anew in
+    each epoch.
+    """
+    steps = math.ceil(len(data) / spec.batch_size)
+    for epoch in range(start, spec.epochs):
+        began = time.perf_counter()
         judge.train()
         order = torch.randperm(len(data), generator=generator)
-        for rows in order.split(BATCH):
-            x = mnist.pixels(data.images[rows])
-            logits, _ = judge(warp(x, shape, generator))
-            loss = F.cross_entropy(logits, data.labels[rows], label_smoothing=SMOOTHING)
-            optimizer.zero_grad()
+        loss_sum, right = 0.0, 0
+        for rows in order.split(spec.batch_size):
+            x, y = mnist.pixels(data.images[rows]), data.labels[rows]
+            logits, _ = judge(warp(x, judge.shape, generator))
+            loss = F.cross_entropy(logits, y, label_smoothing=spec.label_smoothing)
+            adam.zero_grad()
             loss.backward()
-            optimizer.step()
+            adam.step()
             cycle.step()
-        if report is not None:
-            report(epoch + 1, judge)
-    return judge.eval()
+            loss_sum += len(rows) * loss.item()
+            right += int((logits.argmax(1) == y).sum())
+        judge.eval()
+        metrics = {"loss": loss_sum / len(data), "accuracy": right / len(data)}
+        seconds = time.perf_counter() - began
+        yield Epoch(epoch + 1, (epoch + 1) * steps, metrics, seconds)
 
 
 def warp(x: Tensor, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
@@ -125,36 +154,9 @@ def warp(x: Tensor, shape: tuple[int, int], generator: torch.Generator) -> Tenso
     return F.grid_sample(x.view(n, 1, *shape), grid, align_corners=False).view(n, -1)
 
 
-def make(data: mnist.MNIST, folder: Path, *, seed: int = 0) -> dict[str, Any]:
-    """Train a judge of `data` and write it with its record, which is returned.
-
-    The record: data digest, accuracy on validation and on test images, epochs, seed,
-    seconds. Validation images are not trained on.
-    """
-    began = time.perf_counter()
-    judge = train(data.train, data.shape, seed=seed)
-    record = {
-        "digest": data.digest,
-        "shape": list(data.shape),
-        "images": {"training": len(data.train), "validation": len(data.validation)},
-        "epochs": EPOCHS,
-        "seed": seed,
-        "seconds": round(time.perf_counter() - began, 1),
-        "torch": torch.__version__,
-        "validation_accuracy": accuracy(judge, data.validation),
-        "test_accuracy": accuracy(judge, data.test),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {key: value.contiguous() for key, value in judge.state_dict().items()}
-    files.write_atomic(folder / "judge.safetensors", safetensors.torch.save(weights))
-    text = json.dumps(record, indent=2) + "\n"
-    files.write_atomic(folder / "judge.json", text.encode())
-    return record
-
-
 @functools.cache
 def published(folder: Path = PUBLISHED) -> tuple[Judge, dict[str, Any]] | None:
-    """The judge that `make` wrote and its record; None where there is none."""
+    """The judge in results/ and its record; None where there is none."""
     if not (folder / "judge.json").exists():
         return None
     record = json.loads((folder / "judge.json").read_text())

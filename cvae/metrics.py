@@ -235,6 +235,7 @@ METRICS = (
     ),
     Metric("label_in_z_linear", "the same by a linear classifier", "of 1", 4),
     Metric("label_in_z_chance", "the share of the commonest digit", "of 1", 4),
+    _share("accuracy", "of a judge: the share of real images that it reads right"),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}
 

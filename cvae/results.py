@@ -25,12 +25,13 @@ from cvae.errors import Damaged, RunNotFound, UsageError
 from cvae.files import write_atomic
 from cvae.run import evaluation, find, published
 from cvae.run.data import load_data
-from cvae.run.folder import RunFolder, SweepFolder
+from cvae.run.folder import JUDGES, RunFolder, SweepFolder
 from cvae.samples import load_run
 from cvae.spec.document import dump
+from cvae.spec.fields import flatten
 from cvae.spec.variants import SEEDS
 
-JUDGE = "judge"
+JUDGE = "judge"  # its name, and its folder in `results`
 BITS = 7  # of the 10 bits of a float16's mantissa
 MOST = 20_000_000  # bytes of results/ in all
 ROUNDING = 0.01  # nats of test/neg_elbo that rounding may cost
@@ -56,8 +57,7 @@ def publish(
 
     A run is published with its weights, of a sweep only the records; with `weights`
     also the weights of the runs with its first seed. What stood there of the same run
-    or sweep is replaced. The judge, which `make judge` puts into `results` itself, is
-    taken as it is, once, or again where it is named.
+    or sweep is replaced. `judge` is the newest judge in `runs`, with its weights.
 
     Raises:
         UsageError: a run is not finished, of an unknown or changed commit, or rounding
@@ -87,13 +87,15 @@ def publish(
         files |= _run_files(folder, runs)
         listed = _without(listed, name)
         figures[name] = _test_figures(folder)
-    if JUDGE in names or not any(name.startswith(f"{JUDGE}/") for name in listed):
-        for file in sorted((results / JUDGE).glob("judge.*")):
-            files[f"{JUDGE}/{file.name}"] = file.read_bytes()
+    if JUDGE in names:
+        judge = find.find_run(JUDGE, runs=runs / JUDGES)
+        _refuse([judge])
+        files |= _judge_files(judge)
     listed |= {name: published.digest(data) for name, data in files.items()}
     _refuse_too_much(results, listed, files)
     _write(results, files, set(before) - set(listed), _manifest(listed, figures))
-    return [*(f"sweeps/{sweep.name}" for sweep in sweeps), *whole]
+    done = [*(f"sweeps/{sweep.name}" for sweep in sweeps), *whole]
+    return [*done, JUDGE] if JUDGE in names else done
 
 
 def _chosen(
@@ -238,6 +240,18 @@ def _run_files(folder: RunFolder, runs: Path) -> Files:
         f"{name}/records.jsonl": b"".join(_json(r, None) for r in folder.records()),
         f"{name}/{published.WEIGHTS}": lzma.compress(data, filters=XZ),
     }
+
+
+def _judge_files(folder: RunFolder) -> Files:
+    """The judge's weights as they are, and what it is held to (see `cvae.judge`)."""
+    info, spec, metrics = folder.info, folder.resolved(), folder.metrics
+    record = {key: info["data"][key] for key in ("digest", "shape", "images")}
+    record |= {"id": info["id"], "commit": info["git"]["commit"], "spec": flatten(spec)}
+    record |= {"torch": info["facts"]["version.torch"]}
+    record |= {"seconds": round(metrics["time/training"], 1)}
+    record |= {f"{k}_accuracy": metrics[f"{k}/accuracy"] for k in ("val", "test")}
+    weights = {f"{JUDGE}/judge.safetensors": folder.read_weights()}
+    return weights | {f"{JUDGE}/judge.json": _json(record)}
 
 
 def _rounded(key: str, weight: Tensor) -> Tensor:

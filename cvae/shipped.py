@@ -1,4 +1,4 @@
-"""What the commands on what the repository ships do: data, judge, published results."""
+"""What the commands on what the repository ships do: data, published results."""
 
 from __future__ import annotations
 
@@ -41,13 +41,3 @@ def verify(*, runs: Path, results: Path, full: bool) -> None:
     finally:
         print_table(lines)
     print(f"{results}: every file and figure is as published")
-
-
-def judge(*, runs: Path, seed: int, out: Path) -> None:
-    from cvae import judge, mnist
-
-    data = mnist.load_mnist(mnist.SHIPPED_ROOT, validation_images=5000)
-    record = judge.make(data, out, seed=seed)
-    print(f"{out}: judge trained in {record['seconds']:.0f} s; it reads right")
-    print(f"  validation images {record['validation_accuracy']:.4f}")
-    print(f"  test images       {record['test_accuracy']:.4f}")

@@ -77,7 +77,9 @@ def _run(run: Run, known: dict[str, float], *, full: bool) -> Iterator[Row]:
             raise Altered(f"{run.folder.path}: {key} is {recorded}, published {value}")
     found = evaluation.bound(run.model, data.test, spec, beta=spec.objective.beta)
     anew = {key: (found[key], BOUND) for key in ("neg_elbo", "recon", "kl")}
-    figures = evaluation.control_figures(run.model, data.test, data.digest)
+    figures = evaluation.control_figures(
+        run.model, data.test, data.digest, run.folder.path.parent
+    )
     for key in ("label_fidelity", "transfer_fidelity"):
         if key in figures:
             anew[key] = figures[key], SHARE

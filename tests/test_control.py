@@ -113,25 +113,12 @@ def test_the_published_judge_reads_what_its_record_says(
     assert (judge.PUBLISHED / "judge.safetensors").stat().st_size < 1_000_000
 
 
-def test_the_judge_learns_and_is_repeatable(shipped: mnist.MNIST) -> None:
-    few = mnist.Images(shipped.train.images[:1500], shipped.train.labels[:1500])
-    one, two = (judge.train(few, epochs=2) for _ in range(2))
-    for key, value in one.state_dict().items():
-        assert torch.equal(two.state_dict()[key], value), key
-    some = mnist.Images(shipped.test.images[:500], shipped.test.labels[:500])
-    assert judge.accuracy(one, some) > 0.7
-
-
-def test_other_data_a_plain_vae_and_few_images_are_not_judged(
-    shipped: mnist.MNIST,
-) -> None:
-    random, test = generator(), shipped.test
-    assert not control.by_published_judge(constructed(), test, "0" * 32, random)
+def test_a_plain_vae_and_few_images_are_not_judged(shipped: mnist.MNIST) -> None:
+    test = shipped.test
     plain = CVAE(latent_dim=2, hidden=(), conditional=False, generator=generator())
-    assert not control.by_published_judge(plain, test, shipped.digest, random)
+    assert not control.can_be_judged(plain, test)
+    assert control.can_be_judged(constructed(), test)
     fives = (test.labels == 5).nonzero()[: features.NEIGHBOURS, 0]
     rows = torch.cat([(test.labels != 5).nonzero()[:, 0], fives])
     few = mnist.Images(test.images[rows], test.labels[rows])
-    assert not control.by_published_judge(constructed(), few, shipped.digest, random)
-    judged = control.by_published_judge(constructed(), test, shipped.digest, random)
-    assert judged["judge_accuracy"] >= 0.994
+    assert not control.can_be_judged(constructed(), few)

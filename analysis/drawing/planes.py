@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -21,7 +22,7 @@ from analysis.comparing.settings import (
     label,
     text,
 )
-from analysis.drawing import style
+from analysis.drawing import labels, style
 from analysis.drawing.plates import Plate
 from analysis.reading.runs import RunRow
 from cvae import metrics
@@ -66,13 +67,13 @@ def control(comparison: Comparison) -> Plate | None:
         return None
     figure = style.figure(4.4)
     axes = figure.subplots()
-    few = len(networks) <= SHOWN
+    few, words = len(networks) <= SHOWN, list[Annotation]()
     for at, (name, settings) in enumerate(networks.items()):
         look: dict[str, Any] = {"color": GREY, "fmt": "o"}
         if few:
             look = {"color": style.COLOURS[at], "label": name, "fmt": MARKERS[at]}
             look["ls"] = LINES[at % len(LINES)]
-        _along_beta(axes, settings, look)
+        words += _along_beta(axes, settings, look)
     axes.set(xlabel=axis(BOUND), ylabel=axis(FIDELITY))
     axes.margins(0.1)
     axes.set_ylim(top=min(1.02, axes.get_ylim()[1]))
@@ -81,6 +82,7 @@ def control(comparison: Comparison) -> Plate | None:
     runs = [
         run for each in networks.values() for setting in each for run in setting.runs
     ]
+    labels.part(axes, words)
     style.title(figure, f"Bound and control ({runs_words(len(runs))})")
     caption = (
         f"`{BOUND}` against `{FIDELITY}`, the share of prior samples that show the "
@@ -111,17 +113,19 @@ def _networks(comparison: Comparison) -> dict[str, list[Setting]]:
     return {" ".join(map(comparison.name, each)): each for each in networks.values()}
 
 
-def _along_beta(axes: Axes, settings: Sequence[Setting], look: dict[str, Any]) -> None:
-    """Settings as points with bars, joined in the order of β, with β beside each."""
+def _along_beta(
+    axes: Axes, settings: Sequence[Setting], look: dict[str, Any]
+) -> list[Annotation]:
+    """Settings as points with bars, joined in the order of β; the words for each β."""
     points = [(each.summary(BOUND), each.summary(FIDELITY)) for each in settings]
     x, y = ([point[k].mean for point in points] for k in (0, 1))
     bars = [[0.0 if p[k].n < 2 else p[k].sd for p in points] for k in (0, 1)]
     axes.errorbar(x, y, bars[1], bars[0], ms=5, lw=1, elinewidth=0.8, capsize=2, **look)
-    for each, spot in zip(settings, zip(x, y, strict=True), strict=True):
-        if BETA in each.values:
-            words = f"β = {text(each.values[BETA])}"
-            offset = (5, 5), "data", "offset points"
-            axes.annotate(words, spot, *offset, color=look["color"], fontsize=8)
+    return [
+        labels.beside(axes, f"β = {text(each.values[BETA])}", spot, look["color"])
+        for each, spot in zip(settings, zip(x, y, strict=True), strict=True)
+        if BETA in each.values
+    ]
 
 
 def _points(comparison: Comparison, *keys: str) -> list[tuple[Setting, RunRow]]:

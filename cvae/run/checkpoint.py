@@ -24,7 +24,7 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """
     import safetensors.torch
 
-    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     state_json = json.dumps(state, sort_keys=True)
     metadata = {"state": state_json, "sha256": _checksum(tensors, state_json)}
     data = safetensors.torch.save(tensors, metadata)

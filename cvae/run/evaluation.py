@@ -17,6 +17,7 @@ from cvae.model import CVAE
 from cvae.run import measurements, progress, provenance
 from cvae.run.data import load_data
 from cvae.run.folder import Record, RunFolder
+from cvae.run.judges import judge_of, say_no_judge
 from cvae.run.progress import decoding
 from cvae.run.state import stream
 from cvae.spec.fields import Spec
@@ -88,12 +89,20 @@ def test_figures(model: CVAE, test: mnist.Images, spec: Spec) -> dict[str, float
     return {f"test/{key}": value for key, value in figures.items()}
 
 
-def control_figures(model: CVAE, images: mnist.Images, digest: str) -> dict[str, float]:
-    """`control` of a split of the data with `digest`; empty if no judge knows them.
+def control_figures(
+    model: CVAE, images: mnist.Images, digest: str, runs: Path
+) -> dict[str, float]:
+    """`control` of a split of the data with `digest`, and the judge's own accuracy.
 
-    The noise is the same for every run, so that runs are compared on the same z.
+    Empty if no judge in results/ or `runs` knows these data, or there is nothing to
+    judge. The noise is the same for every run: runs are compared on the same z.
     """
-    return control.by_published_judge(model, images, digest, stream(0, "control"))
+    known = judge_of(digest, runs)
+    if known is None or not control.can_be_judged(model, images):
+        return {}
+    judge, accuracy = known
+    figures = control.control(model, images, judge, stream(0, "control"))
+    return figures | {"judge_accuracy": accuracy}
 
 
 def evaluate_run(
@@ -121,7 +130,10 @@ def evaluate_run(
             importance_samples=importance_samples,
             label_samples=label_samples,
         )
-        figures |= control_figures(model, data.test, data.digest)
+        runs = folder.path.parent
+        if model.classes:
+            say_no_judge(data.digest, runs, spec.data.root)
+        figures |= control_figures(model, data.test, data.digest, runs)
         metrics = {f"test/{key}": value for key, value in figures.items()}
         _keep(folder, metrics)
     return metrics

@@ -14,9 +14,9 @@ from typing import Any
 from cvae.errors import RunNotFound, RunUnfinished
 from cvae.metrics import FIDELITY
 from cvae.run import published
-from cvae.run.folder import RUNS, RunFolder, SweepFolder
+from cvae.run.folder import JUDGES, RUNS, RunFolder, SweepFolder
 from cvae.run.published import Published, Results
-from cvae.spec.fields import Spec, flatten
+from cvae.spec.fields import Named, Spec, flatten
 
 
 def folders(runs: Path) -> list[RunFolder]:
@@ -28,6 +28,11 @@ def folders(runs: Path) -> list[RunFolder]:
     return sorted(every, key=lambda f: (f.info.get("started", 0), f.name))
 
 
+def judges(runs: Path) -> list[RunFolder]:
+    """The judges trained under `runs`, each of one data set; the newest last."""
+    return folders(runs / JUDGES)
+
+
 def sweeps(runs: Path) -> list[SweepFolder]:
     """Every sweep under `runs`, by name."""
     return [
@@ -35,7 +40,7 @@ def sweeps(runs: Path) -> list[SweepFolder]:
     ]
 
 
-def folder_for(spec: Spec, runs: Path) -> RunFolder:
+def folder_for(spec: Named, runs: Path) -> RunFolder:
     """The unfinished run of this spec, or the first free folder for a new one.
 
     A finished run whose process died before it let go of the lock may not be in the
@@ -48,13 +53,13 @@ def folder_for(spec: Spec, runs: Path) -> RunFolder:
     return RunFolder(runs / (f"{stem}-{_number(made[-1]) + 1}" if made else stem))
 
 
-def finished_run(spec: Spec, runs: Path) -> RunFolder | None:
+def finished_run(spec: Named, runs: Path) -> RunFolder | None:
     """The newest finished run of this spec."""
     done = [f for f in _made(spec, runs) if f.info.get("status") == "FINISHED"]
     return done[-1] if done else None
 
 
-def _made(spec: Spec, runs: Path) -> list[RunFolder]:
+def _made(spec: Named, runs: Path) -> list[RunFolder]:
     """The folders of this spec, `<name>-<id>` and its repetitions `-2`, `-3`, …"""
     stem = re.compile(re.escape(f"{spec.name}-{spec.id}") + r"(-\d+)?")
     if results := published.at(runs):

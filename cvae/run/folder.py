@@ -23,11 +23,13 @@ from typing import Any
 from cvae.errors import Damaged, SpecError
 from cvae.files import naming, write_atomic
 from cvae.run import lock
-from cvae.spec.document import dump, load_resolved
+from cvae.spec.document import a_cvae, dump, load_resolved
 from cvae.spec.fields import Spec
+from cvae.spec.judge import AnySpec
 
 Record = dict[str, Any]
 RUNS = Path("runs")
+JUDGES = "judges"  # their runs lie in this folder of `runs`: no command draws from them
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,15 @@ class RunFolder(Described):
         return "KILLED" if status == "RUNNING" and not self.held() else str(status)
 
     def spec(self) -> Spec:
-        """The resolved spec of the run.
+        """The resolved spec of a CVAE's run.
+
+        Raises:
+            SpecError: as `resolved`, or it is a judge's.
+        """
+        return a_cvae(self.resolved(), str(self.path))
+
+    def resolved(self) -> AnySpec:
+        """The resolved spec of the run, a CVAE's or a judge's.
 
         Raises:
             SpecError: the file is missing, damaged, or not what the run was made with.
@@ -116,7 +126,7 @@ class RunFolder(Described):
             )
         return spec
 
-    def check_spec(self, spec: Spec) -> bool:
+    def check_spec(self, spec: AnySpec) -> bool:
         """Compare the spec that is asked for with the run's; write it if it was lost.
 
         Returns:
@@ -126,15 +136,15 @@ class RunFolder(Described):
             SpecError: the file is damaged, or not what the run was made with.
         """
         self.keep_spec(spec)
-        return self.spec().tracking.experiment != spec.tracking.experiment
+        return self.resolved().tracking.experiment != spec.tracking.experiment
 
-    def create(self, spec: Spec) -> None:
+    def create(self, spec: AnySpec) -> None:
         """Make the folder and write the spec; the uid names the run in every store."""
         self.figures.mkdir(parents=True, exist_ok=True)
         write_atomic(self.path / "spec.yaml", dump(spec).encode())
         self.update(uid=uuid.uuid4().hex, id=spec.id, status="NEW")
 
-    def keep_spec(self, spec: Spec) -> None:
+    def keep_spec(self, spec: AnySpec) -> None:
         """Write the run's spec where there is no file of it."""
         if not (self.path / "spec.yaml").exists():
             write_atomic(self.path / "spec.yaml", dump(spec).encode())

@@ -12,8 +12,11 @@ from tqdm import tqdm
 
 from cvae.engine import Epoch
 from cvae.evaluation.request import T, Track
+from cvae.metrics import number
 from cvae.model import CVAE
 from cvae.run.folder import RunFolder
+
+OF_CVAE, OF_JUDGE = ("neg_elbo", "recon", "kl"), ("accuracy", "loss")  # what is shown
 
 # Epochs, the run's folder, epochs done before, epochs in all; passes the epochs on.
 Progress = Callable[[Iterator[Epoch], RunFolder, int, int], Iterator[Epoch]]
@@ -32,19 +35,19 @@ def one_run(
     ) as bar:
         for epoch in epochs:
             yield epoch
-            train = epoch.metrics
-            held_back = folder.records()[-1]["metrics"].get("val/neg_elbo")
-            val = "" if held_back is None else f"{held_back:.2f}"
+            train, known = epoch.metrics, folder.records()[-1]["metrics"]
+            first, *others = OF_CVAE if OF_CVAE[0] in train else OF_JUDGE
+            val = known.get(f"val/{first}")
+            shown = {} if val is None else {f"val {first}": number(val, first)}
+            shown |= {f"train {first}": number(train[first], first)}
             if terminal:
-                shown = {"neg_elbo": f"{train['neg_elbo']:.2f}"}
-                bar.set_postfix(shown | ({"val": val} if val else {}), refresh=False)
+                bar.set_postfix(shown, refresh=False)
                 bar.update()
             else:
+                shown |= {key: number(train[key], key) for key in others}
+                parts = "  ".join(f"{key} {value}" for key, value in shown.items())
                 print(
-                    f"{name}  epoch {epoch.epoch}/{total}  "
-                    f"{'val neg_elbo ' + val + '  ' if val else ''}"
-                    f"train neg_elbo {train['neg_elbo']:.2f}  "
-                    f"recon {train['recon']:.2f}  kl {train['kl']:.2f}  "
+                    f"{name}  epoch {epoch.epoch}/{total}  {parts}  "
                     f"{epoch.seconds:.1f} s",
                     file=sys.stderr,
                     flush=True,

@@ -22,7 +22,7 @@ from typing import Any
 from cvae.errors import Altered, UsageError
 from cvae.run.folder import RUNS, Record, RunFolder
 from cvae.spec.document import parse, resolve
-from cvae.spec.fields import Spec
+from cvae.spec.judge import AnySpec
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 MANIFEST = "manifest.json"
@@ -113,7 +113,7 @@ class Published(RunFolder):
     def info(self) -> dict[str, Any]:
         return self._facts
 
-    def spec(self) -> Spec:
+    def resolved(self) -> AnySpec:
         whole = self.whole
         text = self._read("spec.yaml").decode() if whole else self._entry["spec"]
         return resolve(parse(text, str(self.path / "spec.yaml")))

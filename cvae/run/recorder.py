@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 
 from cvae import engine, files, grids, mnist
-from cvae.run import evaluation, provenance, state
+from cvae.run import provenance, state
 from cvae.run.clock import Clock
 from cvae.run.evaluation import record
 from cvae.run.folder import Origin, RunFolder
-from cvae.run.state import State
-from cvae.spec.fields import Spec
+from cvae.run.task import Task
+from cvae.spec.judge import AnySpec
 
 log = logging.getLogger("cvae")
 
@@ -30,9 +29,9 @@ class Recorder:
     """Writes one run into its folder: `start`, `epoch` after each epoch, `finish`."""
 
     folder: RunFolder
-    spec: Spec
+    spec: AnySpec
     data: mnist.MNIST
-    state: State
+    task: Task
     clock: Clock
 
     def start(self, origin: Origin) -> None:
@@ -72,63 +71,45 @@ class Recorder:
         A record that is there already (written, then killed before the checkpoint)
         stays.
         """
+        every, last = self.spec.tracking.images_every, self.task.last
+        drawn = epoch.epoch % every == 0 or epoch.epoch == last
         metrics = {f"train/{key}": value for key, value in epoch.metrics.items()}
-        if len(self.data.validation):
-            with self.clock("evaluation"):
-                beta, model = epoch.metrics["beta"], self.state.model
-                validation = self.data.validation
-                figures = evaluation.bound(model, validation, self.spec, beta=beta)
-                metrics |= {f"val/{key}": value for key, value in figures.items()}
-        every, last = self.spec.tracking.images_every, self.spec.training.epochs
-        if epoch.epoch % every == 0 or epoch.epoch == last:
+        with self.clock("evaluation"):
+            metrics |= self.task.validation(epoch, drawn=drawn)
+        if drawn:
             self._draw(suffix=f"-{epoch.epoch:04d}")
-            metrics |= self._validation_control()
         if epoch.epoch > len(self.folder.records()):
             line = record(epoch.epoch, epoch.step, metrics)
             self.folder.append(line | {"seconds": self.clock.take()})
         with self.clock("checkpoints"):
-            state.save(self.folder, self.state, epoch=epoch.epoch)
+            state.save(self.folder, self.task.state, epoch=epoch.epoch)
 
     def finish(self, publish: Callable[[], None]) -> None:
         """Weights, final pictures, test figures; the clock's totals come last.
 
         Figures of the test images that are recorded already stay as they are.
         """
-        model = self.state.model
         with self.clock("checkpoints"):
-            weights = {k: v.detach().cpu() for k, v in model.state_dict().items()}
-            files.write_atomic(self.folder.weights, safetensors.torch.save(weights))
+            weights = self.task.state.model.state_dict().items()
+            whole = {key: value.detach().cpu().contiguous() for key, value in weights}
+            files.write_atomic(self.folder.weights, safetensors.torch.save(whole))
         self._draw(suffix="")
         last = self.folder.records()[-1]
-        if "test/neg_elbo" in last["metrics"]:
+        if "time/total" in last["metrics"]:
             publish()
         else:
             with self.clock("evaluation"):
-                test, digest = self.data.test, self.data.digest
-                metrics = evaluation.test_figures(model, test, self.spec)
-                control = evaluation.control_figures(model, test, digest)
-                metrics |= {f"test/{key}": value for key, value in control.items()}
-                evaluation.measure_all(self.folder, self.spec, model, self.data)
+                metrics = self.task.test()
             publish()
             metrics |= self._times()
             self.folder.append(record(last["epoch"], last["step"], metrics))
         self.folder.update(status="FINISHED", reason="", ended=time.time())
 
-    def _validation_control(self) -> dict[str, float]:
-        """`val/label_fidelity`, so that one sees control come and go while training."""
-        if not len(self.data.validation):
-            return {}
-        with self.clock("evaluation"):
-            figures = evaluation.control_figures(
-                self.state.model, self.data.validation, self.data.digest
-            )
-        names = ("label_fidelity", "transfer_fidelity", "label_in_z")
-        return {f"val/{name}": figures[name] for name in names if name in figures}
-
     def _facts(self) -> dict[str, Any]:
-        parameters = sum(weight.numel() for weight in self.state.model.parameters())
+        state = self.task.state
+        parameters = sum(weight.numel() for weight in state.model.parameters())
         versions = {f"version.{k}": v for k, v in provenance.versions().items()}
-        hardware = provenance.hardware(self.state.device)
+        hardware = provenance.hardware(state.device)
         return {"parameters": parameters} | hardware | versions
 
     def _data(self) -> dict[str, Any]:
@@ -156,18 +137,6 @@ class Recorder:
         return times | {"time/total": sum(seconds.values())}
 
     def _draw(self, *, suffix: str) -> None:
-        """Both grids as PNG, from the same images and the same z at every call."""
         with self.clock("figures"):
-            model, data = self.state.model, self.data
-            figures = state.stream(0, "figures")  # not the run's seed: runs are
-            count = grids.SHOWN if model.classes else grids.SHOWN**2  # compared by eye
-            noise = torch.randn(count, model.latent_dim, generator=figures)
-            shown, corrupt = grids.shown_images(data.test), self.spec.data.corrupt
-            pictures = {
-                "digits": grids.digit_grid(model, noise, data.shape),
-                "reconstructions": grids.reconstructions(
-                    model, shown, data.shape, corrupt=corrupt, generator=figures
-                ),
-            }
-            for name, picture in pictures.items():
+            for name, picture in self.task.pictures().items():
                 grids.save_png(picture, self.folder.figures / f"{name}{suffix}.png")

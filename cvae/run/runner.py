@@ -1,6 +1,6 @@
 """One run: pick the device, claim the folder, assemble, resume, train, publish.
 
-run = data → claimed folder → model, optimiser → [train, record, checkpoint]* → finish
+run = data → claimed folder → task → [train, record, checkpoint]* → finish
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cvae import engine
+from cvae import mnist
 from cvae.errors import (
     Busy,
     Expected,
@@ -27,11 +27,15 @@ from cvae.errors import (
 from cvae.run import progress, state
 from cvae.run.clock import Clock
 from cvae.run.data import check_data, load_data
-from cvae.run.find import finished_run, folder_for, folders
-from cvae.run.folder import Origin, RunFolder
+from cvae.run.find import finished_run, folder_for, folders, judges
+from cvae.run.folder import JUDGES, Origin, RunFolder
 from cvae.run.progress import Progress
 from cvae.run.recorder import Recorder
+from cvae.run.task import Task
+from cvae.run.train_cvae import CVAETask
+from cvae.run.train_judge import JudgeTask
 from cvae.spec.fields import Spec
+from cvae.spec.judge import AnySpec, JudgeSpec
 from cvae.tracking.address import redacted
 
 if TYPE_CHECKING:
@@ -45,7 +49,7 @@ LAST_WORDS = 3.0  # seconds that an interrupted run may take to tell the store
 
 
 def run(
-    spec: Spec,
+    spec: AnySpec,
     *,
     runs: Path,
     offline: bool = False,
@@ -56,6 +60,8 @@ def run(
 ) -> RunFolder:
     """Train, evaluate and publish one spec; go on where an unfinished run stopped.
 
+    A judge's run lies in the folder `judges` of `runs`.
+
     Args:
         tracker: a store already connected; none is looked for then.
         origin: for `run.json`; a finished run of a sweep is not repeated.
@@ -65,35 +71,37 @@ def run(
         DataError, Diverged, TrackingError, UsageError, Busy: with one clear message.
     """
     clock = clock or Clock()
-    device = pick_device(spec.training.device)
+    device = pick_device(spec.training.device if isinstance(spec, Spec) else "cpu")
     with clock("data"):
         data = load_data(spec)
-    with claim(spec, runs, again=not origin.sweep) as folder:
+    home = runs / JUDGES if isinstance(spec, JudgeSpec) else runs
+    with claim(spec, home, again=not origin.sweep) as folder:
         check_data(folder, data)
         if tracker is None and not offline:
             tracker = connect(runs, clock)
-        begun = state.assemble(spec, data, device)
-        recorder = Recorder(folder, spec, data, begun, clock)
+        task = _task(spec, data, device, folder)
+        recorder = Recorder(folder, spec, data, task, clock)
         recorder.start(origin)
         publish = _publisher(tracker, folder, spec, clock)
         with _status(folder, publish):
             publish()
             if not origin.sweep:
                 mark_dead(runs, tracker)
-            done = state.resume(folder, begun)
-            train = data.train.to(device)
-            epochs = engine.train(
-                begun.model, begun.optimizer, train, spec, begun.streams, start=done
-            )
-            for epoch in show(epochs, folder, done, spec.training.epochs):
+            done = state.resume(folder, task.state)
+            for epoch in show(task.train(done), folder, done, task.last):
                 clock.add("training", epoch.seconds)
-                if begun.model.is_mixture and epoch.epoch == spec.training.epochs:
-                    with clock("training"):
-                        state.fit_prior(begun, train, spec)
                 recorder.epoch(epoch)
                 publish()
             recorder.finish(publish)
     return folder
+
+
+def _task(
+    spec: AnySpec, data: mnist.MNIST, device: torch.device, folder: RunFolder
+) -> Task:
+    if isinstance(spec, JudgeSpec):
+        return JudgeTask(spec, data)
+    return CVAETask(spec, data, device, folder)
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -117,7 +125,7 @@ def pick_device(wanted: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def claim(spec: Spec, runs: Path, *, again: bool = True) -> Iterator[RunFolder]:
+def claim(spec: AnySpec, runs: Path, *, again: bool = True) -> Iterator[RunFolder]:
     """The run's folder, held for this process; a new one beside a finished one.
 
     Raises:
@@ -138,7 +146,7 @@ def claim(spec: Spec, runs: Path, *, again: bool = True) -> Iterator[RunFolder]:
             log.warning(
                 "%s: was begun in the experiment %r and stays in it; move the folder "
                 "away to begin anew in %r",
-                *(folder.path, folder.spec().tracking.experiment),
+                *(folder.path, folder.resolved().tracking.experiment),
                 spec.tracking.experiment,
             )
         yield folder
@@ -196,7 +204,7 @@ def mark_dead(runs: Path, tracker: Tracker | None) -> None:
     A folder that cannot be read or written is named: it stops no other run.
     """
     reachable = tracker is not None
-    for folder in folders(runs):
+    for folder in [*folders(runs), *judges(runs)]:
         try:
             if folder.info.get("status") == "RUNNING" and not folder.held():
                 with contextlib.suppress(Busy), folder.lock():
@@ -209,7 +217,7 @@ def mark_dead(runs: Path, tracker: Tracker | None) -> None:
 
 
 def _publisher(
-    tracker: Tracker | None, folder: RunFolder, spec: Spec, clock: Clock
+    tracker: Tracker | None, folder: RunFolder, spec: AnySpec, clock: Clock
 ) -> Publish:
     """What publishes the run; a spec.yaml lost or edited meanwhile ends no training."""
 

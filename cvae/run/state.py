@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cvae import engine, likelihood, mixture, mnist
 from cvae.errors import CheckpointError, UsageError
@@ -21,9 +22,26 @@ STREAMS = ("init", "shuffle", "noise", "binarize", "corrupt")
 log = logging.getLogger("cvae")
 
 
+class Saved(Protocol):
+    """All that training changes: what a checkpoint holds."""
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def tensors(self) -> dict[str, Tensor]: ...
+
+    def facts(self) -> dict[str, Any]:
+        """What else is needed, as JSON."""
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None: ...
+
+
 @dataclass
 class State:
-    """All that training changes: what a checkpoint holds."""
+    """All that training a CVAE changes."""
 
     model: CVAE
     optimizer: Adam
@@ -32,6 +50,26 @@ class State:
     @property
     def device(self) -> torch.device:
         return self.optimizer.flat.device
+
+    def tensors(self) -> dict[str, Tensor]:
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"adam.{k}": v for k, v in self.optimizer.state.items()}
+        streams = self.streams.items()
+        return tensors | {f"stream.{k}": g.get_state() for k, g in streams}
+
+    def facts(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "adam": {}, "stream": {}}
+        for name, tensor in tensors.items():
+            part, _, key = name.partition(".")
+            parts[part][key] = tensor
+        self.model.load(parts["model"])  # in place: Adam's views stay views
+        for name, tensor in self.optimizer.state.items():
+            tensor.copy_(parts["adam"][name])
+        for name, generator in self.streams.items():
+            generator.set_state(parts["stream"][name])
 
 
 def stream(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -63,16 +101,13 @@ def fit_prior(state: State, data: mnist.Images, spec: Spec) -> None:
     state.model.set_mixture(table.to(state.device))
 
 
-def save(folder: RunFolder, state: State, *, epoch: int) -> None:
+def save(folder: RunFolder, state: Saved, *, epoch: int) -> None:
     """Checkpoint weights, optimiser and streams after `epoch` epochs."""
-    tensors = {f"model.{k}": v for k, v in state.model.state_dict().items()}
-    tensors |= {f"adam.{k}": v for k, v in state.optimizer.state.items()}
-    tensors |= {f"stream.{k}": g.get_state() for k, g in state.streams.items()}
-    facts = {"epoch": epoch, "device": state.device.type}
-    checkpoint.save(folder.checkpoint, tensors, facts)
+    facts = {"epoch": epoch, "device": state.device.type} | state.facts()
+    checkpoint.save(folder.checkpoint, state.tensors(), facts)
 
 
-def resume(folder: RunFolder, state: State) -> int:
+def resume(folder: RunFolder, state: Saved) -> int:
     """Put the newest sound checkpoint into `state`; returns the epochs it has done."""
     newest, previous = folder.checkpoint, checkpoint.previous_of(folder.checkpoint)
     for path in (newest, previous):
@@ -91,19 +126,7 @@ def resume(folder: RunFolder, state: State) -> int:
                 f"{folder.path}: was begun on {facts['device']} and cannot go on on "
                 f"{here}; go on there, or remove the folder to start again"
             )
-        _restore(state, tensors)
+        state.restore(tensors, facts)
         log.info("going on with %s after epoch %d", folder.path, facts["epoch"])
         return int(facts["epoch"])
     return 0
-
-
-def _restore(state: State, tensors: dict[str, Tensor]) -> None:
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "adam": {}, "stream": {}}
-    for name, tensor in tensors.items():
-        part, _, key = name.partition(".")
-        parts[part][key] = tensor
-    state.model.load(parts["model"])  # in place: Adam's views stay views
-    for name, tensor in state.optimizer.state.items():
-        tensor.copy_(parts["adam"][name])
-    for name, generator in state.streams.items():
-        generator.set_state(parts["stream"][name])

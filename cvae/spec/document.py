@@ -13,17 +13,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from cvae.errors import SpecError
-from cvae.spec.fields import BEFORE, Spec, flatten, nested
-from cvae.spec.mistakes import SECTIONS, describe, explain
+from cvae.spec.fields import BEFORE, Named, Spec, flatten, nested
+from cvae.spec.judge import AnySpec, JudgeSpec
+from cvae.spec.mistakes import describe, explain, sections
 from cvae.spec.reader import RESOLVERS, Path_, QuickReader, Reader, refusal
 
 LARGEST = 256 * 1024  # bytes; a spec is a page, and PyYAML reads 100 kB a second
+Kind = TypeVar("Kind", bound=Named)
 
 
 @dataclass
@@ -61,10 +63,10 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     Raises:
         SpecError: every mistake of file and overrides, a line each.
     """
-    return one_spec(read_document(path), overrides)
+    return a_cvae(one_spec(read_document(path), overrides), str(path))
 
 
-def one_spec(document: Document, overrides: Sequence[str] = ()) -> Spec:
+def one_spec(document: Document, overrides: Sequence[str] = ()) -> AnySpec:
     """The spec of a file that was read, with `key=value` overrides laid over it.
 
     Raises:
@@ -76,10 +78,29 @@ def one_spec(document: Document, overrides: Sequence[str] = ()) -> Spec:
             f"one: make sweep CONFIG={document.source}"
         )
     apply_overrides(document, overrides)
+    if _is_judge(document):
+        return validate_as(JudgeSpec, document)
     return validate(document)
 
 
-def load_resolved(path: str | Path) -> Spec:
+def a_cvae(spec: AnySpec, source: str) -> Spec:
+    """The spec, where only that of a CVAE will do.
+
+    Raises:
+        SpecError: it is a judge's.
+    """
+    if isinstance(spec, JudgeSpec):
+        raise SpecError(
+            f"{source}: judge: a judge reads digits and draws none; name a CVAE's"
+        )
+    return spec
+
+
+def _is_judge(document: Document) -> bool:
+    return isinstance(document.tree, dict) and "judge" in document.tree
+
+
+def load_resolved(path: str | Path) -> AnySpec:
     """The spec of a run folder.
 
     Raises:
@@ -92,8 +113,10 @@ def load_resolved(path: str | Path) -> Spec:
         return resolve(parse(text, str(path)))  # which says where the fault is
 
 
-def resolve(document: Document) -> Spec:
+def resolve(document: Document) -> AnySpec:
     """A run's document as its spec; a field younger than it has its value `BEFORE`."""
+    if _is_judge(document):
+        return validate_as(JudgeSpec, document)
     if isinstance(document.tree, dict):
         for key, value in BEFORE.items():
             section, _, name = key.partition(".")
@@ -103,7 +126,7 @@ def resolve(document: Document) -> Spec:
     return validate(document)
 
 
-def dump(spec: Spec) -> str:
+def dump(spec: Named) -> str:
     """Every field as YAML that this module reads back equal."""
     return yaml.dump(nested(flatten(spec)), Dumper=_Dumper, sort_keys=False)
 
@@ -190,7 +213,21 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
 
 
 def validate(document: Document) -> Spec:
-    """The document as a `Spec`.
+    """The document as a CVAE's `Spec`.
+
+    Raises:
+        SpecError: as `validate_as`; it is a judge's, which is trained by itself.
+    """
+    if _is_judge(document):
+        raise SpecError(
+            f"{document.where(('judge',))}: judge: this file trains a judge, and only "
+            f"one: make experiment CONFIG={document.source}"
+        )
+    return validate_as(Spec, document)
+
+
+def validate_as(kind: type[Kind], document: Document) -> Kind:
+    """The document as the spec of a CVAE or of a judge.
 
     Raises:
         SpecError: every unknown, missing, mistyped or out-of-range key with its line.
@@ -202,13 +239,13 @@ def validate(document: Document) -> Spec:
         )
     # an empty section ("model:") means its defaults
     tree = {
-        key: {} if value is None and key in SECTIONS else value
+        key: {} if value is None and key in sections(kind) else value
         for key, value in document.tree.items()
     }
     try:
-        return Spec.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        faults = [explain(document.where(at["loc"]), at) for at in error.errors()]
+        faults = [explain(document.where(at["loc"]), at, kind) for at in error.errors()]
         raise SpecError("\n".join(dict.fromkeys(faults))) from error
 
 

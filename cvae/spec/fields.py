@@ -155,16 +155,13 @@ class Evaluation(Section):
     the numbers of samples above, or with 5000 and 100 where they are 0."""
 
 
-class Tracking(Section):
-    """Where and how often the run is logged; no part of the run's identity."""
+class Logging(Section):
+    """Where and how often a run of any kind is logged."""
 
     experiment: str = Field("cvae", min_length=1, max_length=200)
     """Experiment of MLflow that the run is logged to."""
     images_every: int = Field(5, ge=1, le=10**6)
     """Epochs between two pictures of samples and reconstructions."""
-    log_model: bool = True
-    """Whether the final weights are logged as a model that MLflow loads and serves,
-    some 2 MB a run beside the weights themselves."""
 
     @field_validator("experiment")
     @classmethod
@@ -174,17 +171,19 @@ class Tracking(Section):
         return value
 
 
-class Spec(Section):
-    """One run, resolved."""
+class Tracking(Logging):
+    """Where and how often the run is logged; no part of the run's identity."""
+
+    log_model: bool = True
+    """Whether the final weights are logged as a model that MLflow loads and serves,
+    some 2 MB a run beside the weights themselves."""
+
+
+class Named(Section):
+    """What a run of any kind has: a name for its folder, an id of its content."""
 
     name: str
     """Begins the name of the run's folder: 1 to 80 letters, digits, `_`, `-` or `.`."""
-    data: Data = Data()
-    model: Model = Model()
-    objective: Objective = Objective()
-    training: Training = Training()
-    evaluation: Evaluation = Evaluation()
-    tracking: Tracking = Tracking()
 
     @field_validator("name")
     @classmethod
@@ -192,17 +191,6 @@ class Spec(Section):
         if not NAME.fullmatch(value):
             raise ValueError(f"must be {NAME_RULE} (it names a folder)")
         return value
-
-    @model_validator(mode="after")
-    def _labels_need_conditioning(self) -> Spec:
-        if self.evaluation.label_samples and not self.model.conditional:
-            raise ValueError("evaluation.label_samples needs model.conditional: true")
-        for part in LABEL_PARTS.intersection(self.evaluation.what):
-            if not self.model.conditional:
-                raise ValueError(
-                    f"evaluation.what: {part} needs model.conditional: true"
-                )
-        return self
 
     @property
     def id(self) -> str:
@@ -220,7 +208,29 @@ class Spec(Section):
         return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
-def flatten(spec: Spec) -> dict[str, Any]:
+class Spec(Named):
+    """One run of a CVAE, resolved."""
+
+    data: Data = Data()
+    model: Model = Model()
+    objective: Objective = Objective()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _labels_need_conditioning(self) -> Spec:
+        if self.evaluation.label_samples and not self.model.conditional:
+            raise ValueError("evaluation.label_samples needs model.conditional: true")
+        for part in LABEL_PARTS.intersection(self.evaluation.what):
+            if not self.model.conditional:
+                raise ValueError(
+                    f"evaluation.what: {part} needs model.conditional: true"
+                )
+        return self
+
+
+def flatten(spec: Named) -> dict[str, Any]:
     """Every field under its dotted key; tuples become lists."""
     flat: dict[str, Any] = {}
     for key, value in spec.model_dump(mode="json").items():
@@ -231,10 +241,10 @@ def flatten(spec: Spec) -> dict[str, Any]:
     return flat
 
 
-def differences(spec: Spec, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def differences(spec: Named, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The dotted fields that differ from the defaults, or from `before` where it has
     the key."""
-    baseline = flatten(Spec(name="default")) | dict(before or {})
+    baseline = flatten(type(spec)(name="default")) | dict(before or {})
     return {
         key: value for key, value in flatten(spec).items() if value != baseline[key]
     }

@@ -7,37 +7,42 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from cvae.spec.fields import Spec
+from cvae.spec.fields import Named, Spec
 from cvae.spec.reference import words
 
-SECTIONS: dict[Any, Any] = {
-    name: info.annotation
-    for name, info in Spec.model_fields.items()
-    if hasattr(info.annotation, "model_fields")
-}
-FIELDS = [f"{s}.{f}" for s, model in SECTIONS.items() for f in model.model_fields]
+
+def sections(kind: type[Named]) -> dict[Any, Any]:
+    """The sections of a kind of document by their key."""
+    return {
+        name: info.annotation
+        for name, info in kind.model_fields.items()
+        if hasattr(info.annotation, "model_fields")
+    }
 
 
-def explain(where: str, fault: Any) -> str:
+FIELDS = [f"{s}.{f}" for s, part in sections(Spec).items() for f in part.model_fields]
+
+
+def explain(where: str, fault: Any, spec: type[Named]) -> str:
     """One pydantic error as `file:line: key: what is wrong; allowed; did you mean`."""
     path, kind, value = tuple(fault["loc"]), fault["type"], fault["input"]
     key = ".".join(map(str, path))
     if kind == "extra_forbidden":
-        siblings = list(SECTIONS.get(path[0], Spec).model_fields)
-        hint = len(path) == 1 and nearest_field(key, 0.8)
+        siblings = list(sections(spec).get(path[0], spec).model_fields)
+        hint = len(path) == 1 and spec is Spec and nearest_field(key, 0.8)
         hint = hint or nearest(str(path[-1]), siblings)
         return f"{where}: {key}: unknown key; allowed: {', '.join(siblings)}{hint}"
     if kind == "missing" and key == "name":
         return f"{where}: name: missing; add a line such as 'name: my-run'"
     if kind == "missing":  # an item of a list of fixed length
-        return f"{where}: {key}: missing; must be {_allowed(path)}"
+        return f"{where}: {key}: missing; must be {_allowed(path, spec)}"
     found = describe(value)
     if kind == "value_error":
         problem = str(fault["ctx"]["error"])
         return f"{where}: {key}{': ' if key else ''}{problem}; found {found}"
     if kind == "literal_error":
         found += nearest(str(value), re.findall(r"'(\w+)'", fault["ctx"]["expected"]))
-    return f"{where}: {key}: must be {_allowed(path)}; found {found}"
+    return f"{where}: {key}: must be {_allowed(path, spec)}; found {found}"
 
 
 def nearest(name: str, allowed: Sequence[str], cutoff: float = 0.5) -> str:
@@ -53,9 +58,9 @@ def nearest_field(name: str, cutoff: float = 0.5) -> str:
     return nearest(bare[near[0]] if near else name, FIELDS, cutoff)
 
 
-def _allowed(path: tuple[str | int, ...]) -> str:
+def _allowed(path: tuple[str | int, ...], spec: type[Named]) -> str:
     """A field's type and bounds in words, from the JSON schema."""
-    schema = node = Spec.model_json_schema()
+    schema = node = spec.model_json_schema()
     for part in path:
         if "$ref" in node:
             node = schema["$defs"][node["$ref"].rpartition("/")[2]]

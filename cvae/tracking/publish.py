@@ -25,7 +25,7 @@ from cvae.errors import TrackingError
 from cvae.files import write_atomic
 from cvae.run.find import display_name
 from cvae.run.folder import RunFolder, SweepFolder
-from cvae.spec.fields import flatten
+from cvae.spec.fields import Spec, flatten
 from cvae.tracking import charts, logged_model
 from cvae.tracking.connection import clear_errors, within
 from cvae.tracking.entities import datasets, points, swept_values, text, user
@@ -160,7 +160,7 @@ class Tracker(Store):
         whole = seen.keys() >= {"records", "images"}
         if whole and self.has(seen["run_id"]):
             return seen
-        spec, info = folder.spec(), folder.info
+        spec, info = folder.resolved(), folder.info
         experiment = self.experiment(spec.tracking.experiment)
         run_id = self._find_or_create(
             experiment,
@@ -186,10 +186,8 @@ class Tracker(Store):
     ) -> str:
         query = f"tags.`cvae.uid` = '{tags['cvae.uid']}'"
         found = self.client.search_runs([experiment], query)
-        run = (
-            found[0] if found else self.client.create_run(experiment, began, tags, name)
-        )
-        return str(run.info.run_id)
+        run = found or [self.client.create_run(experiment, began, tags, name)]
+        return str(run[0].info.run_id)
 
     def _tags(self, folder: RunFolder) -> dict[str, str]:
         """What the run is found, sorted and nested by."""
@@ -203,6 +201,7 @@ class Tracker(Store):
             "cvae.folder": folder.name,
             "cvae.host": info.get("host", ""),
         }
+        tags |= {} if isinstance(folder.resolved(), Spec) else {"cvae.kind": "judge"}
         for key, value in info.get("git", {}).items():
             tags[f"mlflow.source.git.{key}"] = value
         if name := info.get("sweep"):
@@ -218,9 +217,8 @@ class Tracker(Store):
 
     def _metrics(self, folder: RunFolder, seen: dict[str, Any]) -> None:
         records = folder.records()
-        new = [
-            point for record in records[seen["records"] :] for point in points(record)
-        ]
+        unseen = records[seen["records"] :]
+        new = [point for record in unseen for point in points(record)]
         for start in range(0, len(new), BATCH):
             self.client.log_batch(seen["run_id"], metrics=new[start : start + BATCH])
         if new:
@@ -260,9 +258,9 @@ class Tracker(Store):
 
     def _model(self, folder: RunFolder, seen: dict[str, Any], *, asked: bool) -> None:
         """The final model, and the test figures that were added since, once."""
-        new = seen.get("model", {}).get("records") != (count := len(folder.records()))
-        wanted = new and folder.spec().tracking.log_model and folder.weights.exists()
-        if asked or wanted:
+        spec, count = folder.resolved(), len(folder.records())
+        new = seen.get("model", {}).get("records") != count and folder.weights.exists()
+        if asked or (new and isinstance(spec, Spec) and spec.tracking.log_model):
             name = logged_model.publish(self.client, folder, seen["run_id"])
             seen["model"] = {"id": name, "records": count}
             _remember(folder, seen)
@@ -283,9 +281,10 @@ class Tracker(Store):
         else:
             ended = int(1000 * info.get("ended", time.time()))
             self.client.set_terminated(seen["run_id"], status, ended)
-            spec = folder.spec()  # at a step that most runs have pictures of
-            view = charts.view(min(spec.tracking.images_every, spec.training.epochs))
-            self.client.set_experiment_tag(seen["experiment_id"], charts.TAG, view)
+            if isinstance(spec := folder.resolved(), Spec):  # a step of most pictures
+                step = min(spec.tracking.images_every, spec.training.epochs)
+                view = charts.view(step)
+                self.client.set_experiment_tag(seen["experiment_id"], charts.TAG, view)
         seen |= {"status": status, "described": known}
         _remember(folder, seen)
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from analysis import compare
 from analysis.comparing import settings, tables
-from analysis.drawing import planes, plots
+from analysis.drawing import labels, planes, plots, style
 from analysis.reading.load import load_runs
 from cvae.errors import RunNotFound
 from cvae.run.folder import RunFolder
@@ -308,6 +308,22 @@ def test_bound_beta_and_fidelity_are_one_plane(tmp_path: Path) -> None:
     assert line.get_linestyle() != lines["prior = standard"][0].get_linestyle()
     assert "The judge reads 99.48 % of the real test images right" in plate.caption
     plate.save(tmp_path)
+
+
+def test_words_of_crowded_points_do_not_cover_each_other() -> None:
+    figure = style.figure(3.0)
+    axes = figure.subplots()
+    points = [(0.0, 0.0), (0.0, 0.001), (0.01, 0.0), (1.0, 1.0)]
+    axes.plot(*zip(*points, strict=True), "o")
+    texts = [labels.beside(axes, "β = 0.25", point, "black") for point in points]
+    figure.draw_without_rendering()
+    crowded = [each.get_window_extent() for each in texts]
+    assert crowded[0].count_overlaps(crowded) == 3
+    labels.part(axes, texts)
+    boxes = [each.get_window_extent() for each in texts]
+    assert all(box.count_overlaps(boxes) == 1 for box in boxes)  # each with itself
+    spots = axes.transData.transform(points)
+    assert not any(box.contains(*spot) for box in boxes for spot in spots)
 
 
 def test_a_field_that_is_unknown_or_the_same_everywhere_is_said(tmp_path: Path) -> None:
