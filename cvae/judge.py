@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import safetensors.torch
 import torch
@@ -28,7 +28,8 @@ PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "judge"
 SIDE = 28  # what the network sees; other sizes are averaged or stretched to it
 FEATURES = 64
 CHUNK = 500  # images a pass
-Adam, Cycle = torch.optim.AdamW, torch.optim.lr_scheduler.OneCycleLR
+Adam: TypeAlias = torch.optim.AdamW
+Cycle: TypeAlias = torch.optim.lr_scheduler.OneCycleLR
 SHIFT, TURN, SCALE, SHEAR = 2 / 14, math.radians(10), 0.1, 0.1  # the largest of each
 
 
