@@ -83,8 +83,8 @@ def train(
 ) -> Judge:
     """A judge of `data`, trained in one go."""
     spec = JudgeTraining(epochs=epochs)
-    judge, *rest, generator = begin(spec, len(data), shape)
-    for _ in train_epochs(judge, *rest, data, spec, generator):
+    judge, adam, cycle, generator = begin(spec, len(data), shape)
+    for _ in train_epochs(judge, adam, cycle, data, spec, generator):
         pass
     return judge
 
