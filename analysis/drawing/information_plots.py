@@ -33,9 +33,9 @@ def nats(found: Measured) -> Plate:
     colours = np.where(variance[order] > ACTIVE_VARIANCE, BLUE, GREY)
     left.bar(range(len(kl)), kl[order], color=list(colours))
     if len(kl) <= 24:
-        left.set_xticks(range(len(kl)), [f"z{dim + 1}" for dim in order], size=7)
+        left.set_xticks(range(len(kl)), [f"{dim + 1}" for dim in order], size=7)
     active = int(found.figures["active_units"])
-    left.set(xlabel="latent dimension, most nats first", ylabel="kl, nats per image")
+    left.set(xlabel="dimension of z, most nats first", ylabel="kl, nats per image")
     left.set_title(f"{active} of {len(kl)} dimensions are active")
     left.grid(visible=False, axis="x")
     terms = {
