@@ -13,6 +13,7 @@ summed exactly. Letters: N images, B some of them, Z latent, C classes.
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from torch import Tensor
 from cvae import control, likelihood, mnist
 from cvae.evaluation.measured import Measured, mean_and_error
 from cvae.evaluation.request import Request
+from cvae.features import NEIGHBOURS
 from cvae.model import CVAE
 from cvae.priors import (
     Gaussian,
@@ -32,6 +34,7 @@ from cvae.priors import (
     sample,
 )
 
+log = logging.getLogger("cvae")
 CHUNK = 500  # images a pass: 40 MB of densities for 10,000 others
 
 
@@ -159,6 +162,9 @@ def label_in_z(u: Tensor, y: Tensor) -> Measured:
     u (N, Z): posterior means in units of the prior.
     """
     half, tested = len(u) // 2, y[len(u) // 2 :]
+    if half <= NEIGHBOURS or len(y[:half].unique()) < 2:
+        log.warning("too few images: whether z names the digit is left out")
+        return Measured({})
     scale = StandardScaler().fit(u[:half].numpy())
     known, asked = (scale.transform(part.numpy()) for part in (u[:half], u[half:]))
     probe = LogisticRegression(max_iter=1000).fit(known, y[:half].numpy())

@@ -174,8 +174,8 @@ def copying(
     """
     some, train = drawn.images[:COPIED], data.train.images
     apart, where = nearest(some, train)
-    labels = range(mnist.CLASSES)
-    of_digit = [(drawn.labels[:COPIED] == d).nonzero()[:, 0] for d in labels]
+    labels = drawn.labels[:COPIED]
+    of_digit = [(labels == digit).nonzero()[:, 0] for digit in labels.unique()]
     first = [int(places[0]) for places in of_digit]
     closest = [int(places[apart[places].argmin()]) for places in of_digit]
     shown = torch.tensor(first + closest)

@@ -149,3 +149,16 @@ def test_a_plain_vae_has_samples_and_latents(asked: Request, tmp_path: Path) -> 
     (picture,) = sample_plots.draw_samples(found, {})
     saved(picture, tmp_path)
     all_known(latents.latents(plain, asked.data.test, asked))
+
+
+def test_two_labels_and_few_images_leave_out_what_they_cannot_tell(
+    asked: Request, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows_kept = [row for row in range(len(asked.data.test)) if row % 10 in (3, 7)][:8]
+    data = asked.data.test
+    few = mnist.Images(data.images[rows_kept], data.labels[rows_kept])
+    assert "label_in_z_linear" not in latents.latents(model(), few, asked).figures
+    assert "too few images" in caplog.text
+    arrays = quality.copying(few, asked.data).arrays
+    assert arrays["sample_labels"].tolist()[:2] == [3, 7]
+    assert len(arrays["samples"]) == 4
