@@ -50,8 +50,10 @@ def _fine(name: str, words: str, source: str) -> Metric:
 # Of samples, by the judge's features: over all images, and within each digit.
 _BESIDE_REAL = (
     Metric("frechet", "the squared Fréchet distance of the features", "features²"),
-    _share("precision", "the share of samples in the ball of a real image"),
-    _share("recall", "the share of real images in the ball of a sample"),
+    _share(
+        "precision", "samples in the ball of a real image", "Kynkäänniemi et al. 2019"
+    ),
+    _share("recall", "real images in the ball of a sample", "Kynkäänniemi et al. 2019"),
     Metric(
         "density",
         "the balls of real images that a sample lies in, over 5",
@@ -59,7 +61,7 @@ _BESIDE_REAL = (
         3,
         higher_is_better=True,
     ),
-    _share("coverage", "the share of real images with a sample in their ball"),
+    _share("coverage", "real images with a sample in their ball", "Naeem et al. 2020"),
     Metric(
         "diversity",
         "the standard deviation over that of real images",
@@ -69,7 +71,7 @@ _BESIDE_REAL = (
     ),
 )
 _NO_DIGITS = {
-    "noise": "their own pixels in random order",
+    "noise": "its pixels in random order",
     "inverted": "digits in black on white",
     "flipped": "mirrored digits",
     "rotated": "digits turned by 90°",
@@ -170,9 +172,12 @@ METRICS = (
         "how far the accuracy is from the confidence, over 15 bins of it",
         "of 1",
         4,
+        source="Guo et al. 2017",
     ),
     *(
-        _share(f"auroc_{kind}{name}", f"how often {score} of a digit is above {of}")
+        _share(
+            f"auroc_{kind}{name}", f"how often {score} of a digit is above that of {of}"
+        )
         for name, of in _NO_DIGITS.items()
         for kind, score in (("", "log p(x)"), ("ratio_", "log p(x) / p₀(x)"))
     ),
@@ -213,6 +218,7 @@ METRICS = (
     _share(
         "classification_accuracy",
         "the share of real test images that a network trained on samples reads right",
+        "Ravuri & Vinyals 2019",
     ),
     Metric("nearest_train", "the distance to the nearest training image", "pixels"),
     Metric(
