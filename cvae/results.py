@@ -1,9 +1,8 @@
 """Runs into `results/`, the published ones: the only way in.
 
-Layers' matrices are rounded to float16 with 7 bits behind the leading one, or with more
-where 7 cost too much; biases and the prior's table are not, and all is packed: a third
-of the size, for a thousandth of a nat, which is measured before anything is written. The same runs give the same
-bytes.
+Matrices are rounded to float16 with 7 bits behind the leading one, more where 7 cost
+too much, and packed: a third of the size for a thousandth of a nat, which is measured
+before anything is written. The same runs give the same bytes.
 """
 
 from __future__ import annotations
@@ -47,8 +46,7 @@ SWEEP = (
     *("uid", "name", "header", "experiment", "command", "keys", "summary"),
     *("status", "started", "ended"),
 )
-log = logging.getLogger("cvae")
-Files = dict[str, bytes]  # by their path in results/
+log, Files = logging.getLogger("cvae"), dict[str, bytes]  # by path in results/
 
 
 def publish(
@@ -220,8 +218,7 @@ def _run_files(folder: RunFolder, runs: Path) -> Files:
         UsageError: they are not as good as the run's own.
     """
     run = load_run(folder.path.resolve(), runs=runs)
-    rounded = _rounded_weights(folder, run)
-    name, data = _name(folder), safetensors.torch.save(rounded)
+    name, data = _name(folder), safetensors.torch.save(_rounded_weights(folder, run))
     return {
         f"{name}/run.json": _json(_facts(folder)),
         f"{name}/spec.yaml": dump(folder.spec()).encode(),
@@ -252,13 +249,12 @@ def _rounded_weights(folder: RunFolder, run: Run) -> dict[str, Tensor]:
         rounded = {key: _rounded(key, w, bits) for key, w in weights.items()}
         run.model.load_state_dict(rounded)
         anew = evaluation.bound(run.model, test, spec, beta=spec.objective.beta)
-        cost = anew["neg_elbo"] - own
-        if abs(cost) <= ROUNDING:
+        if abs(cost := anew["neg_elbo"] - own) <= ROUNDING:
             log.info("%s: rounding the weights costs %+.4f nats", folder.name, cost)
             return rounded
     raise UsageError(  # nan, too
-        f"{folder.path}: its weights, rounded to float16, give {own + cost:.4f} nats per "
-        f"image on the test set; it recorded {own:.4f}, and {ROUNDING} apart are allowed"
+        f"{folder.path}: its weights, rounded to float16, give {own + cost:.4f} nats "
+        f"per image of the test set; recorded are {own:.4f}, allowed {ROUNDING} more"
     )
 
 
