@@ -46,7 +46,8 @@ SWEEP = (
     *("uid", "name", "header", "experiment", "command", "keys", "summary"),
     *("status", "started", "ended"),
 )
-log, Files = logging.getLogger("cvae"), dict[str, bytes]  # by path in results/
+log = logging.getLogger("cvae")
+Files = dict[str, bytes]  # by their path in results/
 
 
 def publish(
@@ -177,7 +178,7 @@ def _test_figures(folder: RunFolder) -> dict[str, float]:
 
 def _json(value: Any, indent: int | None = 2) -> bytes:
     text = json.dumps(value, indent=indent, sort_keys=True, allow_nan=False)
-    return f"{text}\n".encode()
+    return (text + "\n").encode()
 
 
 def _sweep_files(sweep: SweepFolder, runs: Path) -> Files:
@@ -212,11 +213,7 @@ def _sweep_files(sweep: SweepFolder, runs: Path) -> Files:
 
 
 def _run_files(folder: RunFolder, runs: Path) -> Files:
-    """The files of a run with its rounded weights, evaluated anew.
-
-    Raises:
-        UsageError: they are not as good as the run's own.
-    """
+    """The files of a run with its rounded weights, if they are as good as its own."""
     run = load_run(folder.path.resolve(), runs=runs)
     name, data = _name(folder), safetensors.torch.save(_rounded_weights(folder, run))
     return {
