@@ -116,10 +116,10 @@ def others(spec: Spec) -> dict[str, Child]:
     return found
 
 
-def measure(case: str, device: torch.device, root: Path) -> dict[str, Any]:
+def measure(case: str, device: torch.device, root: Path, rounds: int) -> dict[str, Any]:
     """Images a second of each way, round by round."""
     fields = CASES[case] | {"training.schedule": "constant"}
-    fields |= {"training.learning_rate": 1e-3, "training.epochs": ROUNDS + 1}
+    fields |= {"training.learning_rate": 1e-3, "training.epochs": rounds + 1}
     spec = Spec.model_validate(nested({"name": "bench"} | fields))
     cpu, batch = device.type == "cpu", spec.training.batch_size
     steps = STEPS if cpu else min(10 * STEPS, 60_000 // batch)
@@ -129,7 +129,7 @@ def measure(case: str, device: torch.device, root: Path) -> dict[str, Any]:
     *_, epochs = ours(spec, device, images)
     children = others(spec) if cpu else {}
     rates: dict[str, list[float]] = {}
-    for round_ in range(ROUNDS + 1):
+    for round_ in range(rounds + 1):
         took = {
             "usual": _seconds(lambda: usual.epoch(few), device) * images / few,
             "ours": _seconds(lambda: next(epochs), device),
@@ -318,6 +318,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--quality", action="store_true", help="time to quality, too")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--busy", action="store_true", help="beside a busy process")
     parser.add_argument("--case", choices=CASES, action="append", help="only this one")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
@@ -333,8 +334,13 @@ def main() -> None:
         root = _torchvision_root(Path(folder))
         cases, found["busy"] = options.case or CASES, options.busy
         with neighbour() if options.busy else contextlib.nullcontext():
-            found["rates"] = [measure(case, device, root) for case in cases]
-        print(f"Thousands of images a second, medians of {ROUNDS} interleaved rounds\n")
+            found["rates"] = [
+                measure(case, device, root, options.rounds) for case in cases
+            ]
+        print(
+            f"Thousands of images a second, medians of "
+            f"{options.rounds} interleaved rounds\n"
+        )
         print(rate_table(found["rates"]), flush=True)
         if options.quality:
             found["quality"] = quality(device, root)
