@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import base64
 import datetime
+import io
 import itertools
 import json
 import shlex
@@ -19,12 +20,14 @@ from typing import Any
 
 import jinja2
 import markupsafe
+from PIL import Image
 
 from analysis import compare
 from analysis.compare import Result
 from analysis.comparing import sentences, tables
 from analysis.reading import arguments, attach
 from analysis.reading.runs import RunRow, Runs
+from cvae.metrics import mean_sd
 from cvae.run.folder import SweepFolder
 from cvae.tracking.note import stated
 
@@ -34,6 +37,7 @@ GRIDS = {
     "column is one z.",
     "reconstructions.png": "Test images, and below them what the model makes of them.",
 }
+MOST_BESIDE = 60  # settings whose digits are shown side by side: 1 MB
 VERSIONS = ("python", "torch", "numpy", "mlflow")
 
 
@@ -58,6 +62,7 @@ def write(result: Result, out: Path, again: str = "") -> list[Path]:
     words = {"digits": sentences.shown_digits(result.best.metrics)}
     if not result.best.fields["model.conditional"]:
         words = {}
+    content["beside"] = _beside(result)
     content["samples"] = [
         shown(path.stem, GRIDS[path.name] + words.get(path.stem, ""), path, "png")
         for path in grids
@@ -128,6 +133,27 @@ def _grids(result: Result, out: Path) -> list[Path]:
             (out / name).write_bytes(data)
             copied.append(out / name)
     return copied
+
+
+def _beside(result: Result) -> list[dict[str, str]]:
+    """The digits of each setting's first seed, a column one z in all of them.
+
+    At one pixel a pixel (grids are saved at two), for there may be many settings.
+    """
+    shown: list[dict[str, str]] = []
+    comparison = result.comparison
+    for setting, whole, _ in comparison.rows[:MOST_BESIDE]:
+        data = result.runs.file(setting.runs[0], "figures/digits.png")
+        if len(comparison.rows) == 1 or not data:
+            continue
+        file = io.BytesIO()
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.reduce(2).save(file, format="PNG")
+        uri = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+        score = mean_sd(setting.column(comparison.metric).tolist(), comparison.metric)
+        caption = f"{comparison.name(setting)}: {score} (n = {whole.n})"
+        shown.append({"name": setting.label, "caption": caption, "data": uri})
+    return shown
 
 
 def _questions(runs: Runs, best: RunRow) -> list[str]:

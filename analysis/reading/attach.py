@@ -39,6 +39,7 @@ def attach(
             return f"not in MLflow: {_why(runs)}"
         for file in files:
             store.attach(home, file, folder)
+        store.link_report(home)
     except TrackingError as error:
         return f"not in MLflow: {error}"
     return f"in MLflow: run {home}, artifacts {folder}/"

@@ -41,7 +41,8 @@ SECTIONS = {
     "train": (f"train/{HEADLINE}", "train/loss", "train/learning_rate"),
     "time": ("time/training", "time/total"),
 }
-COLUMNS = (*SECTIONS["test"], "time/training")
+WIDE = {"columns": 1, "cardHeight": 560}  # pixels; else three narrow cards, cut off
+COLUMNS = (HEADLINE, "recon", "kl", CONTROL[0])  # of a list that scrolls sideways
 PARAMS = ("model.latent_dim", "objective.beta", "training.epochs", "training.seed")
 
 
@@ -50,11 +51,13 @@ def view(step: int) -> str:
     charts = [
         _chart(section, key, step) for section, keys in SECTIONS.items() for key in keys
     ]
-    columns = [f"metrics.`{key}`" for key in COLUMNS]
+    columns = [f"metrics.`test/{key}`" for key in COLUMNS]
+    columns += ["metrics.`time/training`"]
     columns += [f"params.`{key}`" for key in PARAMS]
     sections = [
         {"uuid": name, "name": name, "display": name != "time", "isReordered": True}
         | {"deleted": False, "isGenerated": False}
+        | (WIDE if name == "grids" else {})
         for name in SECTIONS
     ]
     return json.dumps(

@@ -80,6 +80,12 @@ def sweep_description(folder: SweepFolder) -> str:
     return "\n\n".join([*parts, f"Again: {_code(info['command'])}"])
 
 
+def report_link(experiment_id: str, run_id: str) -> str:
+    """From a run's note to the report among its artifacts."""
+    page = f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/report/report.html"
+    return f"[**Report**]({page}): every setting's digits side by side, seeds together."
+
+
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Rows as a Markdown table, the first as its head."""
     head, *lines = (f"| {' | '.join(row)} |" for row in rows)

@@ -87,9 +87,9 @@ class Tracker(Store):
             tags = {f"sweep.{key}": value for key, value in swept_values(info).items()}
             tags |= {"mlflow.note.content": sweep_description(folder)}
             tags |= {"cvae.best": text(info.get("best", {}))}
-            self.client.log_batch(
-                run_id, tags=[RunTag(key, value[:5000]) for key, value in tags.items()]
-            )
+            all_tags = [RunTag(key, value[:5000]) for key, value in tags.items()]
+            self.client.log_batch(run_id, tags=all_tags)
+            self.link_report(run_id)
             for name in SWEEP_ARTIFACTS:
                 if (path := folder.path / name).exists():
                     self.client.log_artifact(run_id, str(path))

@@ -29,6 +29,7 @@ from cvae.tracking.connection import (
     make_database,
     within,
 )
+from cvae.tracking.note import report_link
 
 BATCH = 1000  # what a call may log or ask for, MLflow's own limit
 REPORTS = "reports"  # the experiment of what only holds pages
@@ -185,6 +186,18 @@ class Store:
         """Add a file to the run's artifacts, in a folder of them; an older one goes."""
         with clear_errors(self.address):
             self.client.log_artifact(run_id, str(path), folder)
+
+    def link_report(self, run_id: str) -> None:
+        """Lead from a run's description to the report among its artifacts, if any."""
+        with clear_errors(self.address):
+            if not self.client.list_artifacts(run_id, "report"):
+                return
+            run = self.client.get_run(run_id)
+            link = report_link(run.info.experiment_id, run_id)
+            note = run.data.tags.get("mlflow.note.content", "")
+            if link not in note:
+                text = f"{link}\n\n{note}"
+                self.client.set_tag(run_id, "mlflow.note.content", text)
 
     def report_run(self, name: str) -> str:
         """The id of the run that holds the reports of an experiment, made if missing.

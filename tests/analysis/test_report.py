@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 from dataclasses import replace
@@ -10,12 +11,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from analysis import compare, report
 from analysis.reading import attach
 from analysis.reading.load import load_runs
 from cvae.errors import TrackingError, guarded
 from cvae.run.folder import SweepFolder
+from cvae.tracking.publish import Tracker
 from cvae.tracking.store import Store
 from tests import children
 from tests.analysis.test_compare import analysis, sweep
@@ -58,7 +61,7 @@ def test_the_page_holds_everything_and_asks_for_nothing(written: Path) -> None:
     html = (written / "report.html").read_text()
     page = Page(html)
     sources = [found["src"] for tag, found in page.elements if tag == "img"]
-    assert len(sources) == 6
+    assert len(sources) == 9  # three of them beside each other
     for source in sources:
         assert source is not None
         kind, _, data = source.partition(";base64,")
@@ -83,6 +86,20 @@ def test_the_page_says_what_was_asked_found_and_run(written: Path) -> None:
         assert "make experiment CONFIG=experiments/quickstart.yaml" in text
         assert "make report SWEEP=x" in text
     assert {"h1", "h2", "table", "figure", "figcaption"} <= page.tags()
+
+
+def test_the_digits_of_every_setting_stand_side_by_side(written: Path) -> None:
+    """Of each setting's first seed, at half the size, in the settings' order."""
+    html = (written / "report.html").read_text()
+    beside = html.partition('<div class="beside">')[2].partition("</div>")[0]
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", beside)
+    assert [caption.partition(":")[0] for caption in captions] == [
+        *("beta = 0.5", "beta = 1", "beta = 4")
+    ]
+    assert captions[1] == "beta = 1: 99.75 ± 1.06 (n = 2)"
+    for data in re.findall('base64,([^"]+)"', beside):
+        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+            assert picture.size == (60, 20)  # of the 120 × 40 that are saved
 
 
 def test_the_twin_shows_pictures_that_are_beside_it(written: Path) -> None:
@@ -166,6 +183,10 @@ def test_reports_are_attached_where_their_runs_are(
 
     page = tmp_path / "report.html"
     page.write_text("<p>new</p>")
+    note = store.client.get_run(home).data.tags["mlflow.note.content"]
+    assert note.count(f"/runs/{home}/artifacts/report/report.html") == 1
+    Tracker(published).publish_sweep(SweepFolder(published / "sweeps" / "beta"))
+    assert store.client.get_run(home).data.tags["mlflow.note.content"] == note
     sweep, experiment = load_runs(sweep="beta", runs=published), "tests"
     every = load_runs(experiment=experiment, runs=published)
     one = load_runs(ids=["123"], runs=published)
