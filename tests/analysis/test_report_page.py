@@ -81,7 +81,7 @@ def test_it_fits_the_screen_and_asks_for_nothing(
     page, asked = context.new_page(), list[str]()
     page.on("request", lambda request: asked.append(request.url.partition(":")[0]))
     page.goto((runs / "report" / "report.html").as_uri())
-    page.wait_for_function(f"{SHOWN} == 8")
+    page.wait_for_function(f"{SHOWN} == 9")
     assert set(asked) <= {"file", "data"}
     assert asked.count("file") == 1
     assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -106,7 +106,7 @@ def test_it_shows_in_mlflows_artifact_viewer(
     )
     frame = viewer(page)
     frame.get_by_role("heading", name="Answer").wait_for()
-    frame.wait_for_function(f"{SHOWN} == 8")
+    frame.wait_for_function(f"{SHOWN} == 9")
     assert "99.75 ± 1.06 nats per image (n = 2), the best" in frame.inner_text("body")
     assert frame.evaluate("window.pwned") is None
     page.get_by_text("report.md", exact=True).click()
