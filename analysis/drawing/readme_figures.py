@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
+from torch import Tensor
 
 from analysis import compare
 from analysis.comparing.sentences import shown_digits
@@ -44,19 +45,30 @@ class Exhibit:
 
 def digits(needed: Needed) -> list[Plate]:
     run = needed.run("seed_notebook")
-    images = [
-        generate_conditional_samples(digit, SAMPLES, run, seed=0) for digit in range(10)
-    ]
-    caption = (
-        f"{SAMPLES} samples of each digit from `{run.folder.name}`: in each row one "
-        f"label is asked for, each column is one z.{shown_digits(run.folder.metrics)}"
-    )
+    images, plate = ten_rows(run, "digits", "each column is one z")
     side = int(SAMPLES**0.5)
     singles = [
         Plate(f"digit_{digit}", grids.sheet([each], side, run.shape), "")
         for digit, each in enumerate(images)
     ]
-    return [Plate("digits", grids.sheet(images, SAMPLES, run.shape), caption), *singles]
+    return [plate, *singles]
+
+
+def digits_20(needed: Needed) -> list[Plate]:
+    run = needed.run("latent_20")
+    column = "each column is one noise, of which the label's p(z given y) makes a z"
+    return [ten_rows(run, "digits_20", column)[1]]
+
+
+def ten_rows(run: Run, name: str, column: str) -> tuple[list[Tensor], Plate]:
+    """Samples of each digit (N, D), and their sheet: a digit a row."""
+    images = [generate_conditional_samples(d, SAMPLES, run, seed=0) for d in range(10)]
+    caption = (
+        f"{SAMPLES} samples of each digit from `{run.folder.name}` "
+        f"({run.model.latent_dim} latent dimensions): in each row one label is asked "
+        f"for, {column}.{shown_digits(run.folder.metrics)}"
+    )
+    return images, Plate(name, grids.sheet(images, SAMPLES, run.shape), caption)
 
 
 def manifolds(needed: Needed) -> list[Plate]:
@@ -181,6 +193,7 @@ def control(needed: Needed) -> list[Plate]:
 
 EXHIBITS = {
     "digits": Exhibit(("seed_notebook",), digits),
+    "digits_20": Exhibit(("latent_20",), digits_20),
     "manifolds": Exhibit(("seed_notebook", "plain_vae"), manifolds),
     "reconstructions": Exhibit(("latent_size",), reconstructions),
     "denoising": Exhibit(("denoising",), denoising),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -27,10 +28,12 @@ for _key, _value in {
 }.items():
     os.environ.setdefault(_key, _value)
 
+import mlflow  # noqa: E402
 from mlflow import MlflowClient as MlflowClient  # noqa: E402
 from mlflow.exceptions import MlflowException as MlflowException  # noqa: E402
 
 T = TypeVar("T")
+SCHEMA = re.compile(r"found version (\w+)|revision identified by '(\w+)'")
 for _name in ("urllib3", "mlflow.store.db.utils"):  # we say it ourselves, in one line
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
@@ -133,18 +136,29 @@ def clear_errors(uri: str) -> Iterator[None]:
         MlflowException,
         requests.RequestException,
         sqlalchemy.exc.SQLAlchemyError,
-        alembic.util.CommandError,  # another process changes the schema
+        alembic.util.CommandError,  # a schema of another MLflow, or changed just now
         OSError,  # the artifacts' disk, and what took too long
         ValueError,  # an answer that is no JSON
         ImportError,  # the database's driver
         sqlite3.Error,
     ) as error:
         text = " ".join(str(error).split())
-        advice = ""
-        if "out-of-date database schema" in text:
-            advice = (
-                "; made by another MLflow version: copy the file, then\n  "
-                + upgrade_command(uri)
-            )
+        schema = SCHEMA.search(text)
+        advice = _schema_advice(uri, schema[1] or schema[2]) if schema else ""
         text = redacted(f"tracking store {uri}: {text}")[:400]
         raise TrackingError(f"{text}{advice}") from error
+
+
+def _schema_advice(uri: str, revision: str) -> str:
+    """What to do with a database whose schema has another revision than MLflow's own.
+
+    Revisions that this MLflow has a migration to are older ones.
+    """
+    migrations = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
+    if any(migrations.glob(f"{revision}_*.py")):
+        older = "; made by an older MLflow: copy the file, then\n  "
+        return older + upgrade_command(uri)
+    return (
+        f"; made by a newer MLflow than this one, {mlflow.__version__}: install that "
+        "one, or name another store with MLFLOW_TRACKING_URI"
+    )
