@@ -233,10 +233,11 @@ def sync(*, runs: Path, run: str | None) -> None:
 
 def list_runs(*, runs: Path) -> None:
     from cvae.run.find import folders, judges
+    from cvae.run.folder import FIRST
 
     every, readers = folders(runs), judges(runs)
     if not every and not readers:
-        print(f"no runs in {runs}/; make one with make experiment CONFIG=…")
+        print(f"no runs in {runs}/; make one with\n  {FIRST}")
         return
     if every:
         head = ["run", "status", "epochs", "neg_elbo", "fidelity", "what it changes"]

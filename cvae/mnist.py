@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,8 +222,9 @@ def _check_sums(root: Path, found: dict[str, str]) -> None:
     if wrong:
         name = wrong[0]
         raise DataError(
-            f"{root / name}: SHA-256 is {found[name]}, expected {SHA256[name]}; delete "
-            "the file and, if its .gz is changed too, restore it with git checkout"
+            f"{root / name}: SHA-256 is {found[name]}, expected {SHA256[name]}; bring "
+            f"it back with\n  {shlex.join(['rm', str(root / name)])}; "
+            f"{shlex.join(['git', 'checkout', '--', str(root)])}"
         )
 
 

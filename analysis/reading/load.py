@@ -20,7 +20,7 @@ from analysis.reading.sources import from_folders, from_store
 from cvae.errors import RunNotFound
 from cvae.run import published
 from cvae.run.find import sweeps
-from cvae.run.folder import RUNS
+from cvae.run.folder import FIRST, RUNS
 from cvae.spec.fields import NAME
 from cvae.tracking.address import has_store
 
@@ -136,10 +136,7 @@ def _nothing(
         return f"no runs of a sweep {sweep!r}; {_sweeps(runs)}"
     if experiment and known:
         return f"the experiment {experiment!r} has no runs"
-    return (
-        f"no runs in {runs}/; make one with\n"
-        "  make experiment CONFIG=experiments/quickstart.yaml"
-    )
+    return f"no runs in {runs}/; make one with\n  {FIRST}"
 
 
 def _experiments(runs: Path, store: Store | None) -> list[str]:

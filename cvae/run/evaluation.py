@@ -132,7 +132,7 @@ def evaluate_run(
         )
         runs = folder.path.parent
         if model.classes:
-            say_no_judge(data.digest, runs, spec.data.root)
+            say_no_judge(data.digest, runs, spec.data)
         figures |= control_figures(model, data.test, data.digest, runs)
         metrics = {f"test/{key}": value for key, value in figures.items()}
         _keep(folder, metrics)

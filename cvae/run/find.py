@@ -14,7 +14,7 @@ from typing import Any
 from cvae.errors import RunNotFound, RunUnfinished
 from cvae.metrics import FIDELITY
 from cvae.run import published
-from cvae.run.folder import JUDGES, RUNS, RunFolder, SweepFolder
+from cvae.run.folder import FIRST, JUDGES, RUNS, RunFolder, SweepFolder
 from cvae.run.published import Published, Results
 from cvae.spec.fields import Named, Spec, flatten
 
@@ -149,19 +149,18 @@ def find_run(
     if run is None:
         if done := _finished(everything):
             return done[-1]
-        raise RunNotFound(
-            f"no finished run in {runs}/; make one with\n"
-            "  make experiment CONFIG=experiments/quickstart.yaml"
-        )
+        raise RunNotFound(f"no finished run in {runs}/; make one with\n  {FIRST}")
     wanted = os.fspath(run)
     fitting = [folder for folder in everything if _means(folder, wanted)]
     fitting = fitting or _elsewhere(wanted)
     if done := _finished(fitting):
         return done[-1]
     if fitting:
+        last = fitting[-1]
+        command = last.info.get("command", "the command that began it")
         raise RunUnfinished(
-            f"{fitting[-1].path} is {fitting[-1].status.lower()}, not finished; the "
-            "same make experiment command goes on with it"
+            f"{last.path} is {last.status.lower()}, not finished; to go on with it:\n"
+            f"  {command}"
         )
     raise RunNotFound(
         f"no run {wanted[:200]!r} in {runs}/; {_suggestion(wanted, everything)}"

@@ -29,6 +29,7 @@ from cvae.spec.judge import AnySpec
 
 Record = dict[str, Any]
 RUNS = Path("runs")
+FIRST = "make experiment CONFIG=experiments/quickstart.yaml"  # what to begin with
 JUDGES = "judges"  # their runs lie in this folder of `runs`: no command draws from them
 
 

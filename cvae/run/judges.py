@@ -11,6 +11,7 @@ from cvae import judge
 from cvae.judge import Judge
 from cvae.run.find import judges
 from cvae.run.folder import make_command
+from cvae.spec.fields import Data
 
 SPEC = "experiments/judge.yaml"
 log = logging.getLogger("cvae")
@@ -34,11 +35,14 @@ def judge_of(digest: str, runs: Path) -> tuple[Judge, float] | None:
     return None
 
 
-def say_no_judge(digest: str, runs: Path, root: str) -> None:
+def say_no_judge(digest: str, runs: Path, data: Data) -> None:
     """Say that there are no figures of control, and how to get them, if it is so."""
     if judge_of(digest, runs) is None:
+        changes = f"data.root={data.root}"
+        if (held_back := data.validation_images) != Data().validation_images:
+            changes += f" data.validation_images={held_back}"
         log.info(
             "figures of control are left out: no judge has learned the data in %s; to "
             "get them: %s and then make evaluate",
-            *(root, make_command("experiment", SPEC, f"data.root={root}")),
+            *(data.root, make_command("experiment", SPEC, changes)),
         )

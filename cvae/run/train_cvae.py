@@ -57,7 +57,7 @@ class CVAETask:
         model, test = self.state.model, self.data.test
         figures = evaluation.test_figures(model, test, self.spec)
         if model.classes:
-            say_no_judge(self.data.digest, self.runs, self.spec.data.root)
+            say_no_judge(self.data.digest, self.runs, self.spec.data)
         control = self._control(test)
         evaluation.measure_all(self.folder, self.spec, model, self.data)
         return figures | {f"test/{key}": value for key, value in control.items()}

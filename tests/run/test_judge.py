@@ -129,14 +129,15 @@ def test_a_run_on_other_data_says_which_command_makes_their_judge(
     with caplog.at_level(logging.INFO, "cvae"):
         folder = runner.run(spec(**fields), runs=runs, offline=True)
     said = [each.getMessage() for each in caplog.records]
+    changes = f"data.root={root} data.validation_images=100"
     assert len([each for each in said if "no judge" in each]) == 1
-    command = f"make experiment CONFIG={SPEC} SET=data.root={root}"
+    command = f"make experiment CONFIG={SPEC} SET='{changes}'"
     assert any(
         f"to get them: {command} and then make evaluate" in each for each in said
     )
     assert not any("fidelity" in key for key in folder.metrics)
 
-    changes = f"data.root={root} data.validation_images=100 judge.epochs=1"
+    changes += " judge.epochs=1"
     commands.run(SPEC, runs=runs, changes=changes, offline=True, began=0.0)
     (reader,) = (runs / "judges").glob("judge-*/run.json")
     accuracy = RunFolder(reader.parent).metrics["test/accuracy"]
