@@ -334,7 +334,7 @@ def test_dotted_names_are_found(tmp_path: Path, ending: str) -> None:
     [
         (
             IMAGES,
-            gzip.compress(SMALL_IMAGES),
+            gzip.compress(SMALL_IMAGES, mtime=0),
             f"gzip-compressed: rename it to {IMAGES}.gz",
         ),
         (IMAGES, b"<!DOCTYPE html><html>404 not found</html>", "a web page"),
