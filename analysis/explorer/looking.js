@@ -20,7 +20,7 @@ function encoded(x, y) {
 
 /**
  * Shows the image x (784) as a digit `label`, or as the likeliest one; `final` asks for
- * the scores, too. `places` are z of the twin, if they are known.
+ * the scores, too. `place` is its z in the twin, if that is known.
  */
 function look(drawing, { label = null, final = true, place = null } = {}) {
   const x = facts.binarized ? drawing.map((value) => (value > 0.5 ? 1 : 0)) : drawing;
@@ -109,6 +109,7 @@ function showScores() {
     const logP = looked.scores[y]?.logP;
     const [, value, bar, share] = row.cells;
     value.textContent = logP === undefined ? "" : logP.toFixed(2).replace("-", "−");
+    bar.firstChild.hidden = logP === undefined;
     const width = logP === undefined ? 0 : 4 + (96 * (logP - worst)) / (best - worst || 1);
     bar.firstChild.style.width = `${width}%`;
     share.textContent = whole ? `${(100 * Math.exp(logP - total)).toFixed(1)} %` : "";
@@ -123,7 +124,7 @@ function makeScores() {
     row.insertCell();
     const bar = document.createElement("div");
     bar.className = "bar";
-    bar.style.width = 0;
+    bar.hidden = true;
     row.insertCell().append(bar);
     row.cells[2].setAttribute("aria-hidden", "true");
     row.insertCell();

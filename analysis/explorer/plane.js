@@ -167,7 +167,7 @@ class Plane {
     context.textAlign = "center";
     context.textBaseline = "middle";
     for (let label = 0; label < 10; label++) {
-      context.globalAlpha = label === digit ? 0.95 : 0.4;
+      context.globalAlpha = label === digit ? 1 : 0.55;
       context.fillStyle = css(label === digit ? "--ink" : `--d${label}`);
       labels.forEach((own, k) => {
         if (own === label) context.fillText(label, ...view.to([places[2 * k], places[2 * k + 1]]));

@@ -1,13 +1,13 @@
 // log p(x|y) and the true posterior p(z|x,y): by quadrature where z has one or two
 // dimensions, else by importance sampling.
 
-const STEPS = 37; // points of the coarse grid, a dimension
-const EDGE = 5.4; // it reaches from −EDGE to EDGE, in units of the prior
+const STEPS = 41; // points of the coarse grid, a dimension
+const EDGE = 6; // it reaches from −EDGE to EDGE, in units of the prior
 const SPACING = (2 * EDGE) / (STEPS - 1);
 const PARTS = 5; // a coarse cell that matters is divided into PARTS, a dimension
 const MOST = 64; // cells that are divided
-const NEAR = 12; // nats below the best point that still matter
-const CLOSE = 8; // of these, those that are divided once more
+const NEAR = 9; // nats below the best point that still matter
+const CLOSE = 6; // of these, those that are divided once more
 const MANY = 1000; // points are not divided again: the posterior is wide
 const WIDE = 0.6; // standard deviations of the posterior that points may be apart
 

@@ -1,5 +1,6 @@
 // Reading the page's blocks, and connecting its controls.
 
+const FIRST = [5, 15]; // test images between which a way leads from the start
 const tiles = [];
 const sliders = [];
 const images = [];
@@ -65,7 +66,7 @@ async function start() {
   pad = new Pad($("pad"), (x, final) => look(x, { final }));
   pad.show();
   showThumbs(images, facts.images.labels, (k) => choose(k));
-  setNext(0);
+  FIRST.forEach((k, place) => setEnd(place, k));
   recallEnds();
   if (model.latent > 2) noise = await floats("noise");
   else quadrature = new Quadrature(model);
