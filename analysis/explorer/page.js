@@ -55,6 +55,9 @@ function request() {
 function frame(now) {
   request.pending = 0;
   move(now);
+  const ink = css("--invert").trim() === "1" ? "black" : "white";
+  const root = document.documentElement;
+  if (root.dataset.ink !== ink) root.dataset.ink = ink;
   for (let y = 0; y < model.classes; y++) {
     const logits = model.decodeAt(state.u, y);
     paintLogits(tiles[y], logits);
@@ -84,13 +87,18 @@ function showNumbers() {
     input.value = value;
     output.textContent = value.toFixed(2).replace("-", "−");
   }
+  if (showNumbers.digit !== state.digit) showName();
+  clearTimeout(showNumbers.later);
+  showNumbers.later = setTimeout(settled, 250);
+}
+
+function showName() {
+  showNumbers.digit = state.digit;
   for (const [y, tile] of tiles.entries()) {
     tile.parentElement.setAttribute("aria-pressed", y === state.digit);
   }
   $("large-name").textContent = `label ${state.digit}`;
   $("large").setAttribute("aria-label", `The digit ${state.digit} of this z, large`);
-  clearTimeout(showNumbers.later);
-  showNumbers.later = setTimeout(settled, 250);
 }
 
 /** Not in every frame: a screen reader speaks it, and the address keeps it. */

@@ -4,7 +4,12 @@
 const MASSES = [0.393, 0.865, 0.989]; // inside 1, 2, 3 σ of a Gaussian in a plane
 const RASTER = 81; // points of a contour plot, a dimension
 
-const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
+/** A colour of the style sheet; read once, until the theme changes. */
+function css(name) {
+  css.known[name] ??= getComputedStyle(document.documentElement).getPropertyValue(name);
+  return css.known[name];
+}
+css.known = {};
 
 /** A canvas with as many pixels as the screen has for it, and its context. */
 function sharp(canvas) {

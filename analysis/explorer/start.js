@@ -67,6 +67,7 @@ async function start() {
   pad.show();
   showThumbs(images, facts.images.labels, (k) => choose(k));
   FIRST.forEach((k, place) => setEnd(place, k));
+  $("between-at").value = state.at = 0;
   recallEnds();
   if (model.latent > 2) noise = await floats("noise");
   else quadrature = new Quadrature(model);
@@ -89,7 +90,7 @@ function makeTiles() {
     const button = document.createElement("button");
     const canvas = document.createElement("canvas");
     canvas.width = canvas.height = SIZE;
-    canvas.className = "image";
+    canvas.className = "image live";
     button.append(canvas, String(y));
     button.setAttribute("aria-label", `Digit ${y}`);
     button.addEventListener("click", () => (setDigit(y), showStrip()));
@@ -151,6 +152,7 @@ function connect() {
     makeEnd($(`end-${"ab"[place]}`), () => setNext(place), (k) => choose(k, place)),
   );
   const again = () => {
+    css.known = {};
     plane.prepared = 0;
     if (twinPlane) twinPlane.prepared = 0;
     pad?.show();

@@ -306,7 +306,7 @@ def test_dragging_the_point_draws_all_ten_digits_anew(
     assert u(opened) == pytest.approx([0.5 * edge, 0.2 * edge], abs=0.05)
     assert opened.evaluate(FRAMES) > before
     z = torch.tensor(u(opened)).expand(10, -1)
-    expected = 255 * decoded(run, z, torch.arange(10))
+    expected = 255 * (1 - decoded(run, z, torch.arange(10)))  # black ink on white
     shown = torch.tensor(opened.evaluate(TILES))
     assert float((shown - expected).abs().max()) <= 1  # half a level of it by rounding
 
@@ -460,12 +460,18 @@ def test_it_works_in_a_frame_that_allows_scripts_and_nothing_else(
 
 def test_light_dark_print_and_phone(small: tuple[Run, Path], opened: Page) -> None:
     show(opened, small[1])
-    ink = "() => getComputedStyle(document.querySelector('#large')).filter"
+    ink = "() => getComputedStyle(document.querySelector('#seen')).filter"
     assert opened.evaluate(ink) == "invert(1)"  # black ink on white
     opened.emulate_media(color_scheme="dark")
     assert opened.evaluate(ink) == "invert(0)"
+    settled(opened)
+    white = 255 * decoded(small[0], torch.zeros(10, 2), torch.arange(10))
+    assert float((torch.tensor(opened.evaluate(TILES)) - white).abs().max()) <= 1
     opened.emulate_media(color_scheme="dark", media="print")
     assert opened.evaluate(ink) == "invert(1)"
+    live = "() => getComputedStyle(document.querySelector('#large')).filter"
+    painted = opened.evaluate("document.documentElement.dataset.ink")
+    assert opened.evaluate(live) == ("invert(1)" if painted == "white" else "none")
     assert not opened.locator("#sliders").is_visible()
     opened.emulate_media(media="screen")
     opened.set_viewport_size({"width": 390, "height": 844})

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from analysis import explorer
 from cvae.run.find import display_name, find_run
 from cvae.run.folder import RunFolder
 from cvae.tracking.store import Store
@@ -158,6 +159,20 @@ def test_artifact_viewer_shows_digits(ui: UI, page: Page) -> None:
         width = picture.width
     shown = page.locator("img[src^='blob:'], img[src*='digits.png']").first
     assert eventually(shown, LOADED) == width
+
+
+def test_artifact_viewer_runs_the_explorer(ui: UI, page: Page, tmp_path: Path) -> None:
+    folder = ui.folders["first"]
+    places = ["--runs", str(folder.path.parent), "--out", str(tmp_path)]
+    assert explorer.main(["--run", folder.name, "--attach", *places]) == 0
+    page.goto(ui.url("first"))
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_text("figures", exact=True).click()
+    page.get_by_text("explorer.html", exact=True).click()
+    frame = page.frame_locator("iframe")
+    frame.get_by_role("button", name="Digit 3", exact=True).click()
+    frame.locator("#plane").press("ArrowRight")
+    frame.locator("#status", has_text="z = (0.05, 0.00), large digit 3").wait_for()
 
 
 def test_image_grid_compares_runs(ui: UI, page: Page) -> None:

@@ -1,0 +1,90 @@
+"""docs/explorer.png: the page in docs, a digit drawn on it, as README shows it.
+
+It also prints how soon the page shows its first digit and how fast it draws.
+
+python -m tests.analysis.explorer_picture
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from cvae.files import write_atomic
+from tests.tracking.test_ui import CHROMIUM
+
+STROKE = (
+    *((0.3, 0.25), (0.45, 0.17), (0.62, 0.2), (0.68, 0.32), (0.6, 0.44), (0.45, 0.48)),
+    *((0.62, 0.52), (0.7, 0.66), (0.6, 0.8), (0.44, 0.84), (0.28, 0.76)),
+)
+WIDTH = 1080  # of the window
+
+
+def write(page: Page, out: Path) -> None:
+    box = page.locator("#pad").bounding_box()
+    assert box
+    places = [
+        (box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in STROKE
+    ]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=4)
+    page.mouse.up()
+    page.locator("tr.best").wait_for(timeout=120_000)
+    page.locator("#picture").evaluate("() => document.activeElement.blur()")
+    first, last = (page.locator(name).bounding_box() for name in ("#latent", "#write"))
+    assert first
+    assert last
+    part = {
+        "x": first["x"] - 8,
+        "y": first["y"] - 8,
+        "width": WIDTH - 16,
+        "height": last["y"] + last["height"] - first["y"] + 16,
+    }
+    with Image.open(io.BytesIO(page.screenshot(clip=part, full_page=True))) as picture:
+        file = io.BytesIO()
+        picture.convert("RGB").save(file, "PNG", optimize=True)
+    write_atomic(out, file.getvalue())
+
+
+SPEED = """async () => {
+  const first = performance.getEntriesByName("first digit")[0].startTime;
+  await explorer.quadrature.prepare();
+  document.getElementById("walk").click();
+  const [start, before] = [performance.now(), explorer.frames];
+  await new Promise((done) => setTimeout(done, 3000));
+  const second = 1000 * (explorer.frames - before) / (performance.now() - start);
+  document.getElementById("reset").click();
+  const begin = performance.now();
+  for (let k = 0; k < 200; k++) {
+    explorer.state.u.set([Math.sin(k), Math.cos(k)]);
+    frame(performance.now());
+  }
+  return [first, second, (performance.now() - begin) / 200];
+}"""
+
+
+def main() -> None:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=CHROMIUM.split()
+        )
+        page = browser.new_page(viewport={"width": WIDTH, "height": 2000})
+        page.goto(Path("docs/explorer.html").resolve().as_uri())
+        page.evaluate("() => explorer.ready")
+        first, second, frame = page.evaluate(SPEED)
+        print(f"first digit after {first:.0f} ms; {second:.0f} frames a second while")
+        print(f"it walks; {frame:.1f} ms of script a frame")
+        page.reload()
+        page.evaluate("() => explorer.ready")
+        write(page, Path("docs/explorer.png"))
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
