@@ -1,7 +1,7 @@
 """A model as text for a page: blocks of base64, each a raw deflate stream.
 
-Matrices are rounded to half precision with `BITS` bits behind the leading one, as those
-of published runs are (see cvae/results.py): a thousandth of a nat for a third of the
+Matrices are rounded to half precision with `BITS` bits behind the leading one, as most
+published weights are (see cvae/results.py): a thousandth of a nat for a third of the
 size. Biases and priors stay float32. Letters: Z latent, C classes, M components.
 """
 

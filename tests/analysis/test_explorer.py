@@ -28,6 +28,7 @@ from tests.test_make import make
 
 MOST = 3_000_000  # bytes of the default network's page, a plain twin beside it
 DOCS = Path("docs/explorer.html")
+AGAIN = f"make explorer RUN=seed-notebook AGAINST=plain-vae OUT={DOCS}"
 
 
 def unpacked(text: str, block: str) -> bytes:
@@ -76,20 +77,20 @@ def test_the_page_in_docs_holds_the_published_weights_to_the_bit(
         part = getattr(published.model, name)
         found = weights(unpacked(text, name), part)
         for own, there in zip(part.parameters(), found, strict=True):
-            assert np.array_equal(own.detach().numpy(), there)
+            assert np.array_equal(own.detach().numpy(), there), AGAIN
     twin = load_run("plain-vae").model.decoder
     for own, there in zip(
         twin.parameters(), weights(unpacked(text, "twin-decoder"), twin), strict=True
     ):
-        assert np.abs(own.detach().numpy() - there).max() < 0.1
+        assert np.abs(own.detach().numpy() - there).max() < 0.1, AGAIN
     assert len(facts(text)["images"]["twin"]) == len(facts(text)["images"]["labels"])
 
 
 def test_the_page_in_docs_is_written_by_todays_parts() -> None:
     text = DOCS.read_text()
     for name in explorer.SCRIPTS:
-        assert (explorer.PARTS / f"{name}.js").read_text() in text, name
-    assert (explorer.PARTS / "style.css").read_text() in text
+        assert (explorer.PARTS / f"{name}.js").read_text() in text, AGAIN
+    assert (explorer.PARTS / "style.css").read_text() in text, AGAIN
 
 
 def test_every_part_is_on_the_page() -> None:
