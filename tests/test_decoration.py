@@ -57,11 +57,9 @@ def test_an_ascii_terminal_shows_what_it_can(
 ) -> None:
     done = shell("", [*command, "--offline"], **extra)
     assert done.returncode == 0, done.stderr
-    listed = shell(
-        "", [*RUN[:-1], "list", "--runs", str(tmp_path / "runs" / "none")], **extra
-    )
+    listed = shell("", [*RUN[:-1], "list", "--runs", str(tmp_path / "runs")], **extra)
     assert listed.returncode == 0, listed.stderr
-    assert listed.stdout.strip().endswith("CONFIG=?")
+    assert " ? " in listed.stdout  # a dash, where no judge knows the data
 
 
 def test_a_terminal_without_a_size_gets_its_bar(
