@@ -9,6 +9,7 @@ Everything is read from `evaluation/` in the run's folder; nothing is computed a
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from analysis.drawing.plates import Plate
 from analysis.reading import arguments
 from analysis.reading.attach import attach
 from analysis.reading.load import load_runs
+from analysis.reading.runs import RunRow
 from analysis.report import render, shown
 from cvae.errors import RunNotFound
 from cvae.evaluation.measured import Measured
@@ -33,8 +35,12 @@ from cvae.run import measurements
 from cvae.run.find import display_name
 from cvae.run.measurements import Facts
 from cvae.samples import Run, load_run
+from cvae.spec.fields import flatten
 
 PIXELS = {"none": "grey", "threshold": "threshold", "dynamic": "dynamic"}
+
+
+K_LOSS = "objective.importance_samples"
 
 
 class Section(NamedTuple):
@@ -58,8 +64,10 @@ SECTIONS = {
 }
 
 
-def write(run: Run, out: Path) -> list[Path]:
+def write(run: Run, out: Path, others: Sequence[RunRow] = ()) -> list[Path]:
     """evaluation.html, evaluation.md and its pictures; the files written.
+
+    `others` are runs whose points are drawn beside the model's own curve.
 
     Raises:
         RunNotFound: nothing of this run was evaluated yet.
@@ -73,6 +81,7 @@ def write(run: Run, out: Path) -> list[Path]:
         )
     out.mkdir(parents=True, exist_ok=True)
     parts = [name for name in SECTIONS if name in found]
+    betas = other_betas(run, others)
     content: dict[str, Any] = {
         "title": f"{display_name(run.folder)}: what a reviewer asks",
         "subtitle": _subtitle(run, found[parts[0]][1]),
@@ -83,7 +92,7 @@ def write(run: Run, out: Path) -> list[Path]:
     for name in parts:
         section, (measured, facts) = SECTIONS[name], found[name]
         figures = []
-        for plate in section.draw(measured, facts):
+        for plate in section.draw(measured, facts | {"betas": betas}):
             (png,) = plate.save(out)
             figures.append(shown(plate.name, plate.caption, png, "png"))
             drawn.append(png)
@@ -134,6 +143,24 @@ def _said(found: Measured, name: str) -> str:
     return said
 
 
+def other_betas(run: Run, others: Sequence[RunRow]) -> list[tuple[float, float, float]]:
+    """β, kl and recon of the same network and data with another β: means over runs."""
+    own = flatten(run.spec)
+    same = [key for key in own if key.startswith(("data.", "model.")) or key == K_LOSS]
+    by_beta: dict[float, list[tuple[float, float]]] = {}
+    for other in others:
+        if all(other.fields.get(key) == own[key] for key in same):
+            kl, recon = (other.metrics.get(f"test/{key}") for key in ("kl", "recon"))
+            beta = other.fields["objective.beta"]
+            if kl is not None and recon is not None and beta != own["objective.beta"]:
+                by_beta.setdefault(beta, []).append((kl, recon))
+    found = []
+    for beta, points in sorted(by_beta.items()):
+        kls, recons = zip(*points, strict=True)
+        found.append((beta, statistics.fmean(kls), statistics.fmean(recons)))
+    return found
+
+
 def _subtitle(run: Run, facts: Facts) -> str:
     kind = "Conditional" if run.model.classes else "Plain"
     return (
@@ -160,7 +187,8 @@ def main(words: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace) -> None:
     run = load_run(options.run, runs=options.runs)
     out = options.out or Path("reports") / run.folder.name / "evaluation"
-    files = write(run, out)
+    every = load_runs(runs=options.runs)
+    files = write(run, out, every.rows)
     print(f"{files[0]}: {len(files) - 2} figures; {files[1].name} beside it")
     home = measurements.place(run.folder)
     values = sorted([*home.glob("*.csv"), *home.glob("*.json")])

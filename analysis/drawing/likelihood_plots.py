@@ -131,8 +131,8 @@ def draw_rate_distortion(found: Measured, facts: Facts) -> list[Plate]:
     figure.legend(loc="outside right upper")
     style.title(figure, "Rate and distortion")
     more = (
-        " Triangles are runs that differ in β alone, on all test images: each has a "
-        "decoder, and so a curve, of its own."
+        " Triangles are the same network trained with another β (means over runs, all "
+        "test images): each has a decoder, and so a curve, of its own."
         if others
         else ""
     )

@@ -13,6 +13,7 @@ import torch
 
 import cvae
 from analysis import evaluation as page
+from analysis.reading.load import load_runs
 from cvae import mnist
 from cvae.errors import DataError, UsageError, guarded
 from cvae.evaluation import parts
@@ -23,6 +24,7 @@ from cvae.run import measurements, runner
 from cvae.samples import Run, load_run
 from cvae.spec import fields
 from tests.conftest import data_set, spec, write
+from tests.made import made_run
 
 K: dict[str, Any] = {"importance_samples": 6, "label_samples": 2}
 
@@ -154,3 +156,22 @@ def test_an_interrupt_says_which_parts_are_kept(
     assert "interrupted in slow; kept: quick" in caplog.text
     assert once.folder.metrics["test/quick"] == 1.0
     assert json.loads((once.folder.path / "evaluation" / "quick.json").read_text())
+
+
+def test_points_of_other_betas_are_those_of_the_same_network(
+    once: Run, tmp_path: Path
+) -> None:
+    root, runs = once.spec.data.root, tmp_path / "runs"
+    same: dict[str, Any] = {
+        "data__root": root,
+        "data__validation_images": 0,
+        "model__hidden": [4],
+    }
+    made_run(runs, 100.0, kl=20.0, objective__beta=0.5, **same)
+    made_run(runs, 102.0, kl=22.0, objective__beta=0.5, training__seed=1, **same)
+    made_run(runs, 90.0, objective__beta=1.0, **same)
+    made_run(runs, 90.0, objective__beta=2.0, **same | {"model__hidden": [5]})
+    found = page.other_betas(once, load_runs(runs=runs, source="folders").rows)
+    ((beta, kl, recon),) = found
+    assert beta == 0.5
+    assert (kl, recon) == pytest.approx((21.0, 80.0))
