@@ -40,7 +40,11 @@ from cvae.spec.fields import flatten
 PIXELS = {"none": "grey", "threshold": "threshold", "dynamic": "dynamic"}
 
 
-K_LOSS = "objective.importance_samples"
+# What runs have in common whose points stand in one plane, besides the network.
+SAME = (
+    *("data.root", "data.binarize", "data.corrupt", "data.train_images"),
+    "objective.importance_samples",
+)
 
 
 class Section(NamedTuple):
@@ -146,7 +150,7 @@ def _said(found: Measured, name: str) -> str:
 def other_betas(run: Run, others: Sequence[RunRow]) -> list[tuple[float, float, float]]:
     """β, kl and recon of the same network and data with another β: means over runs."""
     own = flatten(run.spec)
-    same = [key for key in own if key.startswith(("data.", "model.")) or key == K_LOSS]
+    same = [key for key in own if key.startswith("model.") or key in SAME]
     by_beta: dict[float, list[tuple[float, float]]] = {}
     for other in others:
         if all(other.fields.get(key) == own[key] for key in same):

@@ -93,29 +93,42 @@ def bounds(
     *,
     corrupt: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Lower and upper bound of log p(x|y), (B,); no upper one without `exact` z."""
+    """Lower and upper bound of log p(x|y), (B,); no upper one without `exact` z.
+
+    On images that the model drew the path begins at the encoder's q. On test images
+    half of the chains begin at p(z|y): where q misses a mode, they find it.
+    """
     ((x, target, y),) = likelihood.chunks(model, images, generator, corrupt=corrupt)
     path = annealed.from_encoder(model, x, target, y)
-    betas = annealed.temperatures(TEMPERATURES)
-    shape = (len(x), model.latent_dim)
-    noise = torch.randn(PILOTS, *shape, generator=generator).to(x.device)
-    steps = annealed.adapted_steps(path, betas, noise, generator, leapfrogs=LEAPFROGS)
-    noise = torch.randn(CHAINS, *shape, generator=generator).to(x.device)
-    *_, end = annealed.anneal(
-        path, path.draw(noise), betas, steps, generator, leapfrogs=LEAPFROGS
-    )
-    lower = annealed.log_mean(end.log_weight)
+    steps, lower = forward(path, (len(x), model.latent_dim), generator)
     if exact is None:
-        return lower, torch.full_like(lower, torch.inf)
+        of_prior = annealed.from_prior(model, x, target, y)
+        _, other = forward(of_prior, (len(x), model.latent_dim), generator)
+        both = annealed.log_mean(torch.stack([lower, other]))
+        return both, torch.full_like(both, torch.inf)
     *_, end = annealed.anneal(
         path,
-        exact.expand(CHAINS, *shape),
-        betas[::-1],
+        exact.expand(CHAINS, -1, -1),
+        annealed.temperatures(TEMPERATURES)[::-1],
         torch.cat([steps[:-1].flip(0), steps[:1]]),
         generator,
         leapfrogs=LEAPFROGS,
     )
     return lower, -annealed.log_mean(end.log_weight)
+
+
+def forward(
+    path: annealed.Path, shape: tuple[int, int], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The adapted steps (T, B), and the lower bound (B,) of chains that use them."""
+    betas, device = annealed.temperatures(TEMPERATURES), path.precision[0].device
+    noise = torch.randn(PILOTS, *shape, generator=generator).to(device)
+    steps = annealed.adapted_steps(path, betas, noise, generator, leapfrogs=LEAPFROGS)
+    noise = torch.randn(CHAINS, *shape, generator=generator).to(device)
+    *_, end = annealed.anneal(
+        path, path.draw(noise), betas, steps, generator, leapfrogs=LEAPFROGS
+    )
+    return steps, annealed.log_mean(end.log_weight)
 
 
 def split(images: mnist.Images) -> list[mnist.Images]:
