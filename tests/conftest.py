@@ -7,7 +7,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -21,6 +21,10 @@ from cvae.run.folder import RunFolder
 from cvae.samples import Run
 from cvae.spec.fields import Spec, nested
 from tests import children
+from tests.browser import launched
+
+if TYPE_CHECKING:  # only `make test-services` installs it
+    from playwright.sync_api import Browser
 
 Bytes = NDArray[np.uint8]
 collect_ignore = [] if fused.library() else ["test_fused.py"]
@@ -130,6 +134,12 @@ def shipped() -> mnist.MNIST:
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,13 @@ python -m tests.analysis.explorer_picture
 from __future__ import annotations
 
 import io
-import shutil
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from cvae.files import write_atomic
-from tests.tracking.test_ui import CHROMIUM
+from tests.browser import launched, stroke
 
 STROKE = (
     *((0.3, 0.25), (0.45, 0.17), (0.62, 0.2), (0.68, 0.32), (0.6, 0.44), (0.45, 0.48)),
@@ -30,11 +29,7 @@ def write(page: Page, out: Path) -> None:
     places = [
         (box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in STROKE
     ]
-    page.mouse.move(*places[0])
-    page.mouse.down()
-    for place in places[1:]:
-        page.mouse.move(*place, steps=4)
-    page.mouse.up()
+    stroke(page, places)
     page.locator("tr.best").wait_for(timeout=120_000)
     page.locator("#picture").evaluate("() => document.activeElement.blur()")
     first, last = (page.locator(name).bounding_box() for name in ("#latent", "#write"))
@@ -70,10 +65,7 @@ SPEED = """async () => {
 
 
 def main() -> None:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=CHROMIUM.split()
-        )
+    with launched() as browser:
         page = browser.new_page(viewport={"width": WIDTH, "height": 2000})
         page.goto(Path("docs/explorer.html").resolve().as_uri())
         page.evaluate("() => explorer.ready")
@@ -83,7 +75,6 @@ def main() -> None:
         page.reload()
         page.evaluate("() => explorer.ready")
         write(page, Path("docs/explorer.png"))
-        browser.close()
 
 
 if __name__ == "__main__":

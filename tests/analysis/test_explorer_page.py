@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +21,8 @@ from cvae.objective import bernoulli_nll
 from cvae.priors import gaussian_log_density, sample
 from cvae.run.data import load_data
 from cvae.samples import Run, load_run
+from tests.browser import stroke
 from tests.conftest import generator, untrained_run
-from tests.tracking.test_ui import CHROMIUM
 
 if TYPE_CHECKING:  # only `make test-services` installs it
     from playwright.sync_api import Browser, Page
@@ -43,20 +42,6 @@ EVIDENCE = """async ([k, y]) =>
   (await explorer.quadrature.evidence(explorer.images[k], y)).logP"""
 SAMPLED = """async ([k, y]) => (await explorer.importanceSampled(
   explorer.model, explorer.images[k], y, explorer.noise)).logP"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert chromium, "no Chromium on PATH: sudo apt-get install chromium"
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=CHROMIUM.split()
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -407,11 +392,7 @@ def test_a_drawn_digit_is_centred_as_mnist_is_and_recognised(
         places = [
             (box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in path
         ]
-        opened.mouse.move(*places[0])
-        opened.mouse.down()
-        for place in places[1:]:
-            opened.mouse.move(*place, steps=4)
-        opened.mouse.up()
+        stroke(opened, places)
         found = opened.evaluate(DRAWN)
         assert found["middle"] == pytest.approx([14, 14], abs=0.51)
         assert found["rows"] == pytest.approx(20, abs=1)

@@ -16,7 +16,6 @@ from tests import children
 from tests.analysis.test_compare import BOUNDS
 from tests.made import made_run
 from tests.tracking.test_ui import (
-    browser,
     command,
     free_port,
     page,
@@ -27,7 +26,7 @@ from tests.tracking.test_ui import (
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Frame, Page
 
-__all__ = ["browser", "page"]
+__all__ = ["page"]
 pytestmark = pytest.mark.services
 
 HOSTILE = "<script>window.pwned=1</script><img src=x onerror='window.pwned=2'>"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import socket
 import sys
 import time
@@ -38,7 +37,6 @@ model: {{hidden: [16]}}
 training: {{epochs: {EPOCHS}, device: cpu}}
 tracking: {{experiment: browser test, images_every: 1}}
 """
-CHROMIUM = "--no-sandbox --disable-gpu --disable-background-networking --no-first-run"
 MOVED = "([slider, from]) => slider.getAttribute('aria-valuenow') > from"
 LOADED = "image => image.complete && image.naturalWidth"
 
@@ -87,23 +85,6 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UI]:
         yield UI(last.removeprefix("  browser test: "), folders)
     finally:
         stop(server)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.fail("no Chromium on PATH: sudo apt-get install chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        pytest.fail("no playwright: `make test-services` installs it")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=CHROMIUM.split()
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
