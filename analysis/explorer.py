@@ -29,6 +29,7 @@ from cvae.errors import UsageError
 from cvae.files import write_atomic
 from cvae.metrics import headline
 from cvae.mnist import CLASSES, pixels
+from cvae.priors import Standard
 from cvae.run.data import load_data
 from cvae.run.find import display_name
 from cvae.samples import Run, load_run
@@ -89,6 +90,11 @@ def _check(run: Run, against: Run | None) -> None:
             "stands a plain one, such as AGAINST=plain-vae"
         )
     for each in (run, against) if against else (run,):
+        if each.model.flow is not None:
+            raise UsageError(
+                f"{each.folder.name}: the explorer's page draws from Gaussians and "
+                "their mixtures, not from a flow (model.prior: flow); name another run"
+            )
         if each.shape != (28, 28):
             rows, columns = each.shape
             raise UsageError(
@@ -109,7 +115,7 @@ def _facts(run: Run, posterior: Posterior, again: str) -> dict[str, Any]:
     plane = model.latent_dim <= 2
     order = [*range(model.latent_dim)] if plane else posterior.order.tolist()
     farthest = np.quantile(np.abs(posterior.mu), 0.999)
-    units = ", in units of p(z given y)" if model.prior_table is not None else ""
+    units = "" if isinstance(model.prior, Standard) else ", in units of p(z given y)"
     words = f"z{order[0] + 1} to the right" + units
     if model.latent_dim > 1:
         more = "" if plane else ", the two dimensions with the most nats"

@@ -98,7 +98,7 @@ def _runner(
     def step_for(n: int) -> Step:
         return _build_step(way(model, n), model, optimizer, data, spec, streams, n)
 
-    plain = cpu and covered and model.prior_table is None  # autograd has no part
+    plain = cpu and covered  # autograd has no part
     run_steps = _eager if cpu else Replay(spec.training.batch_size, streams)
 
     def run_epoch(batches: tuple[Tensor, ...], controls: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cvae.flow import Flow
 from cvae.mixture import Mixture
 from cvae.priors import Diagonal, Prior, Standard
 
@@ -67,6 +68,9 @@ class CVAE(nn.Module):
                     bound = 1 / math.sqrt(layer.in_features)
                     nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
                     nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+        self.flow: Flow | None = None
+        if prior == "flow":
+            self.flow = Flow(latent_dim, self.classes, generator)
 
     @torch.no_grad()
     def start_from(self, mean: Tensor) -> None:
@@ -91,6 +95,8 @@ class CVAE(nn.Module):
     @property
     def prior(self) -> Prior:
         """p(z given y)."""
+        if self.flow is not None:
+            return self.flow
         if self.prior_table is None:
             return Standard()
         return (Mixture if self.is_mixture else Diagonal)(self.prior_table)

@@ -3,9 +3,9 @@
 A prior turns standard normal noise into latents z, knows its density, and its KL
 divergence from a diagonal Gaussian posterior in closed form (None if it has none). It
 also whitens z: u = `whiten(z, y)` has mean 0 and covariance I under the prior, whatever
-the label, so that one u is one handwriting in all ten digits. Its numbers are a table,
-a row a class, that the model owns. Letters: B batch, Z latent, C classes; `…` any
-leading dimensions.
+the label, so that one u is one handwriting in all ten digits. Its numbers are the
+model's: a table, a row a class, or a module. Letters: B batch, Z latent, C classes;
+`…` any leading dimensions.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cvae import engine, fused, mnist
+from cvae.flow import Flow
 from cvae.model import CVAE
 from cvae.run.folder import RunFolder
 from cvae.samples import Run
@@ -204,6 +205,15 @@ def prior_of(model: CVAE, y: Tensor) -> tuple[Tensor, Tensor]:
         return 2 * (torch.zeros(len(y), model.latent_dim),)
     mu, logvar = model.prior_table.detach()[y].chunk(2, 1)
     return mu, logvar
+
+
+def bend(flow: Flow) -> Flow:
+    """The flow with drawn numbers: far from the N(0, I) that it begins as."""
+    random = generator(1)
+    with torch.no_grad():
+        for part in flow.parameters():
+            part.normal_(0, 0.08, generator=random)
+    return flow
 
 
 def linear(layers: nn.Sequential, at: int) -> nn.Linear:

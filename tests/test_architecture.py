@@ -17,7 +17,7 @@ LONGER: dict[str, str] = {}
 RANKS = (
     "errors files metrics",
     "idx",
-    "mnist priors mixture model spec",
+    "mnist priors flow mixture model spec",
     "objective gradient optimizer engine graph fused likelihood judge features control "
     "grids",
     "evaluation",
@@ -33,6 +33,7 @@ PLAIN = {
     "mnist",
     "model",
     "priors",
+    "flow",
     "mixture",
     "objective",
 }  # plain values, no spec

@@ -15,6 +15,7 @@ from analysis.drawing.plates import Panel, Plate, mosaic
 from analysis.reading import latent
 from analysis.reading.latent import Posterior
 from cvae.metrics import TRANSFER
+from cvae.priors import Standard
 from cvae.run.find import display_name
 from cvae.samples import Run
 
@@ -41,7 +42,9 @@ def leading(posterior: Posterior) -> list[int]:
 
 def axis_names(run: Run, posterior: Posterior, dims: Sequence[int]) -> list[str]:
     """z1, z2, …: with its kl where there are more than are shown."""
-    unit = ", in σ of p(z|y) from its mean" if run.model.prior_table is not None else ""
+    model = run.model
+    unit = "" if isinstance(model.prior, Standard) else ", in σ of p(z|y) from its mean"
+    unit = ", whitened by the flow" if model.flow is not None else unit
     nats = posterior.kl.mean(0)
     many = posterior.mu.shape[1] > 2
     return [

@@ -29,6 +29,7 @@ from cvae.features import NEIGHBOURS
 from cvae.model import CVAE
 from cvae.priors import (
     Gaussian,
+    Standard,
     gaussian_kl_per_dim,
     gaussian_log_density,
     sample,
@@ -82,7 +83,7 @@ def latents(model: CVAE, images: mnist.Images, request: Request) -> Measured:
         "label_information": log_label - log_all,
         "aggregate_kl": log_label - found.log_p,
     }
-    if model.prior_table is None:
+    if not model.classes or isinstance(model.prior, Standard):
         terms["marginal_kl"] = log_all - found.log_p
     variance = found.mu.var(0, correction=0)
     active = int((variance > likelihood.ACTIVE_VARIANCE).sum())

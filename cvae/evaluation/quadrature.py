@@ -67,11 +67,12 @@ def grid(latent: int) -> tuple[Tensor, Tensor]:
 def _decoded(model: CVAE, u: Tensor, label: int) -> tuple[Tensor, Tensor]:
     """Logits (P, D) at points u (P, Z), and log p(z|y) dz − Σ softplus(logits) (P,)."""
     y = torch.full((len(u),), label, device=u.device)
-    z = model.prior.unwhiten(u, y)
-    ends = torch.cat([torch.eye(u.shape[1]), torch.zeros(1, u.shape[1])]).to(u.device)
-    corners = model.prior.unwhiten(ends, y[:1].expand(len(ends)))
-    log_size = torch.linalg.slogdet(corners[:-1] - corners[-1]).logabsdet  # of du in z
-    log_area = log_size + u.shape[1] * math.log(GRIDS[u.shape[1]][1])
+    with torch.enable_grad():
+        z = model.prior.unwhiten(u.requires_grad_(), y)
+        slopes = [torch.autograd.grad(s, u, retain_graph=True)[0] for s in z.sum(0)]
+    z, latent = z.detach(), u.shape[1]
+    log_size = torch.linalg.slogdet(torch.stack(slopes, 1)).logabsdet  # of du in z
+    log_area = log_size + latent * math.log(GRIDS[latent][1])
     logits = model.decode(z, y)
     return logits, (
         model.prior.log_density(z, y) + log_area - F.softplus(logits).sum(-1)

@@ -71,11 +71,12 @@ class Model(Section):
     """Units of each hidden layer of the encoder; the decoder has them in reverse."""
     activation: Literal["relu", "tanh", "gelu", "silu"] = "relu"
     """What follows each hidden layer."""
-    prior: Literal["standard", "learned", "mixture"] = "mixture"
+    prior: Literal["standard", "learned", "flow", "mixture"] = "mixture"
     """p(z given y). `standard`: N(0, I) for all labels; `learned`: a Gaussian with a
-    trained mean and diagonal variance for each label; `mixture`: N(0, I) while
-    training, then a mixture of Gaussians for each label, fitted to the training images.
-    A plain VAE has `standard`."""
+    trained mean and diagonal variance for each label; `flow`: N(0, I) bent by trained
+    affine couplings that are given the label; `mixture`: N(0, I) while training, then
+    a mixture of Gaussians for each label, fitted to the training images. A plain VAE
+    has `standard` or `flow`."""
     label_scale: float = Field(4.0, gt=0, le=1e3)
     """Size of the 1 in the one-hot label; a larger one gives the label more weight
     early in training."""
@@ -96,7 +97,7 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _learned_prior_needs_labels(self) -> Model:
-        if self.prior != "standard" and not self.conditional:
+        if self.prior in ("learned", "mixture") and not self.conditional:
             raise ValueError(
                 f"prior: {self.prior} is p(z given y) and needs conditional: true"
             )

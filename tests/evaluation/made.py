@@ -12,7 +12,7 @@ from torch import Tensor
 from cvae import mnist
 from cvae.evaluation.request import Request, T
 from cvae.model import CVAE
-from tests.conftest import generator
+from tests.conftest import bend, generator
 
 PIXELS = 16
 
@@ -27,6 +27,8 @@ def model(latent_dim: int = 1, *, scale: float = 2.0, **options: Any) -> CVAE:
         if options.get("prior") == "learned":
             assert made.prior_table is not None
             made.prior_table.normal_(0, 0.5, generator=generator(1))
+        if made.flow is not None:
+            bend(made.flow)
     if made.is_mixture:
         made.set_mixture(mixture_table(latent_dim))
     return made

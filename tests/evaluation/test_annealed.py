@@ -117,7 +117,7 @@ def test_temperatures_go_from_nothing_to_all_and_are_closest_at_the_ends() -> No
     assert max(apart) == pytest.approx(apart[5], rel=0.3)
 
 
-@pytest.mark.parametrize("prior", ["standard", "learned", "mixture"])
+@pytest.mark.parametrize("prior", ["standard", "learned", "flow", "mixture"])
 @pytest.mark.parametrize("start", [annealed.from_prior, annealed.from_encoder])
 def test_a_models_path_leads_to_its_integral(prior: str, start: object) -> None:
     made, data = model(prior=prior), images(IMAGES, grey=True)

@@ -69,7 +69,9 @@ def test_a_decoder_that_ignores_z_leaves_the_encoders_kl_as_the_only_gap() -> No
     assert found["amortisation_gap"] == pytest.approx(float(kl), abs=2e-3)
 
 
-@pytest.mark.parametrize(("prior", "latent"), [("mixture", 1), ("learned", 3)])
+@pytest.mark.parametrize(
+    ("prior", "latent"), [("mixture", 1), ("flow", 3), ("learned", 3)]
+)
 def test_the_gaps_come_to_what_is_between_bound_and_likelihood(
     prior: str, latent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

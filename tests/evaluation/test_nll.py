@@ -37,7 +37,7 @@ def test_the_fast_likelihood_is_the_plain_one(options: dict[str, Any]) -> None:
     torch.testing.assert_close(found.double(), plain, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("prior", ["standard", "learned", "mixture"])
+@pytest.mark.parametrize("prior", ["standard", "learned", "flow", "mixture"])
 def test_nll_is_the_integral_within_its_error(prior: str) -> None:
     made, data = model(prior=prior), images(60, grey=True)
     found = nll(made, data, request(4000))

@@ -11,7 +11,7 @@ from cvae.evaluation.quadrature import integrate
 from tests.conftest import linear
 from tests.evaluation.made import exact, images, model
 
-PRIORS = ["standard", "learned", "mixture"]
+PRIORS = ["standard", "learned", "flow", "mixture"]
 
 
 def track(items: Any) -> Any:
