@@ -95,6 +95,11 @@ def _check(run: Run, against: Run | None) -> None:
                 f"{each.folder.name}: the explorer's page draws from Gaussians and "
                 "their mixtures, not from a flow (model.prior: flow); name another run"
             )
+        if each.spec.model.architecture != "mlp":
+            raise UsageError(
+                f"{each.folder.name}: is a network with convolutions, and the explorer "
+                "decodes with linear layers alone; name a run with architecture: mlp"
+            )
         if each.shape != (28, 28):
             rows, columns = each.shape
             raise UsageError(

@@ -39,10 +39,13 @@ class Epoch:
 
 
 def build_model(
-    spec: Spec, *, pixels: int, generator: torch.Generator | None = None
+    spec: Spec, shape: tuple[int, int], generator: torch.Generator | None = None
 ) -> CVAE:
-    """The spec's model on the CPU; without a generator its weights are to be loaded."""
-    return CVAE(**spec.model.model_dump(), pixels=pixels, generator=generator)
+    """The spec's model of images of that shape, on the CPU.
+
+    Without a generator its weights are to be loaded.
+    """
+    return CVAE(**spec.model.model_dump(), shape=shape, generator=generator)
 
 
 def train(

@@ -1,4 +1,4 @@
-"""The conditional VAE: an MLP encoder and decoder with the label in both halves.
+"""The conditional VAE: an encoder and a decoder with the label in both halves.
 
 Kingma & Welling 2014 (https://arxiv.org/abs/1312.6114) with the label concatenated as
 in Sohn et al. 2015. The model holds parameters and nothing else: noise comes in as a
@@ -7,23 +7,16 @@ tensor. Letters: B batch, K importance samples, Z latent, C classes, D pixels.
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cvae import networks
 from cvae.flow import Flow
 from cvae.mixture import Mixture
 from cvae.priors import Diagonal, Prior, Standard
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-}
 
 EDGE = 0.005
 
@@ -41,33 +34,29 @@ class CVAE(nn.Module):
         *,
         latent_dim: int,
         hidden: tuple[int, ...],
+        architecture: str = "mlp",
         conditional: bool = True,
         activation: str = "relu",
         prior: str = "standard",
         label_scale: float = 1.0,
-        pixels: int = 784,
+        shape: tuple[int, int] = (28, 28),
         classes: int = 10,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.latent_dim, self.pixels = latent_dim, pixels
+        self.latent_dim, self.pixels = latent_dim, math.prod(shape)
         self.label_scale = label_scale
         self.classes = classes if conditional else 0
-        widths = [pixels + self.classes, *hidden, 2 * latent_dim]
-        self.encoder = _mlp(widths, ACTIVATIONS[activation])
-        widths = [latent_dim + self.classes, *reversed(hidden), pixels]
-        self.decoder = _mlp(widths, ACTIVATIONS[activation])
+        self.encoder, self.decoder = networks.PAIRS[architecture](
+            shape, self.classes, latent_dim, hidden, activation
+        )
         # of p(z|y): trained, or fitted after training, or None: N(0, I)
         self.prior_table: Tensor | None = None
         if prior == "learned":
             self.prior_table = nn.Parameter(torch.zeros(classes, 2 * latent_dim))
         self.is_mixture = prior == "mixture"
         if generator is not None:
-            for layer in self.modules():
-                if isinstance(layer, nn.Linear):
-                    bound = 1 / math.sqrt(layer.in_features)
-                    nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-                    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+            networks.draw_weights(self, generator)
         self.flow: Flow | None = None
         if prior == "flow":
             self.flow = Flow(latent_dim, self.classes, generator)
@@ -79,7 +68,7 @@ class CVAE(nn.Module):
         Means are kept `EDGE` away from 0 and 1, whose log-odds are infinite.
         """
         last = self.decoder[-1]
-        assert isinstance(last, nn.Linear)
+        assert isinstance(last.bias, Tensor)
         last.bias.copy_(torch.logit(mean, eps=EDGE))
 
     def encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,20 +114,3 @@ class CVAE(nn.Module):
             return values
         one_hot = self.label_scale * F.one_hot(y, self.classes).to(values.dtype)
         return torch.cat([values, one_hot.expand(*values.shape[:-1], -1)], dim=-1)
-
-
-class Linear(nn.Linear):
-    """nn.Linear without initial weights, which torch draws from its global generator.
-
-    (`nn.utils.skip_init` does the same, but half a second of imports later.)
-    """
-
-    def reset_parameters(self) -> None:
-        pass
-
-
-def _mlp(widths: list[int], activation: type[nn.Module]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in itertools.pairwise(widths):
-        layers += [Linear(fan_in, fan_out), activation()]
-    return nn.Sequential(*layers[:-1])

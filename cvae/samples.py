@@ -68,7 +68,7 @@ def open_run(folder: RunFolder) -> Run:
     """Model and spec of the finished run in this folder; raises as `load_run`."""
     spec = folder.spec()
     rows, columns = folder.info["data"]["shape"]
-    model = engine.build_model(spec, pixels=rows * columns)
+    model = engine.build_model(spec, (rows, columns))
     try:
         model.load(safetensors.torch.load(folder.read_weights()))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:

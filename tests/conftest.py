@@ -228,7 +228,7 @@ def untrained_run(root: Path, *, scale: float = 1.0, **dotted: Any) -> Run:
     if not (root / "data").exists():
         write(root / "data", data_set(100, 100))
     wanted = spec(data__root=str(root / "data"), data__validation_images=0, **dotted)
-    model = engine.build_model(wanted, pixels=784, generator=generator())
+    model = engine.build_model(wanted, (28, 28), generator())
     with torch.no_grad():
         for part in model.parameters():
             part.mul_(scale)

@@ -17,7 +17,7 @@ LONGER: dict[str, str] = {}
 RANKS = (
     "errors files metrics",
     "idx",
-    "mnist priors flow mixture model spec",
+    "mnist priors flow mixture networks model spec",
     "objective gradient optimizer engine graph fused likelihood judge features control "
     "grids",
     "evaluation",
@@ -32,6 +32,7 @@ PLAIN = {
     "idx",
     "mnist",
     "model",
+    "networks",
     "priors",
     "flow",
     "mixture",

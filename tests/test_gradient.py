@@ -28,7 +28,7 @@ def twins(**options: Any) -> tuple[CVAE, CVAE]:
     default: dict[str, Any] = {"latent_dim": 3, "hidden": (7, 5), "activation": "relu"}
     options = default | options
     made = [
-        CVAE(**options, pixels=PIXELS, generator=generator()).double() for _ in range(2)
+        CVAE(**options, shape=(5, 6), generator=generator()).double() for _ in range(2)
     ]
     for model in made:
         Adam(model, spec())

@@ -19,7 +19,7 @@ def model(*, conditional: bool = True, prior: str = "standard") -> CVAE:
         hidden=(6,),
         conditional=conditional,
         prior=prior,
-        pixels=12,
+        shape=(3, 4),
         generator=generator(),
     )
     with torch.no_grad():

@@ -18,7 +18,7 @@ def model(latent_dim: int = 2, *, prior: str = "standard") -> CVAE:
         latent_dim=latent_dim,
         hidden=(6,),
         prior=prior,
-        pixels=PIXELS,
+        shape=(1, PIXELS),
         generator=generator(),
     )
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_a_unit_is_active_if_its_variance_over_all_images_exceeds_a_hundredth(
     """Means of ± √variance, half of the images each; n − 1 would make 0.0098 of four
     images 0.0131.
     """
-    made = CVAE(latent_dim=1, hidden=(), pixels=PIXELS, generator=generator())
+    made = CVAE(latent_dim=1, hidden=(), shape=(1, PIXELS), generator=generator())
     with torch.no_grad():
         for part in made.parameters():
             part.zero_()

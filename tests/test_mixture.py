@@ -99,7 +99,7 @@ def test_the_last_epoch_of_a_run_has_the_mixture_and_a_better_bound(
     with_mixture = likelihood.bound(model, data.test, noise)
     recorded = folder.metrics["test/neg_elbo"]
     assert with_mixture["neg_elbo"] == pytest.approx(recorded, abs=1e-4)
-    plain = CVAE(**one.model.model_dump() | {"prior": "standard"}, pixels=784)
+    plain = CVAE(**one.model.model_dump() | {"prior": "standard"})
     weights = model.state_dict()
     del weights["prior_table"]
     plain.load_state_dict(weights)

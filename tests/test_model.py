@@ -20,12 +20,12 @@ PARAMETERS: list[tuple[dict[str, Any], int]] = [
     ({"latent_dim": 2, "hidden": (), "conditional": False}, 5_492),
     ({"latent_dim": 2, "hidden": (512, 256), "prior": "learned"}, 1_076_540),
     ({"latent_dim": 2, "hidden": (512, 256), "prior": "mixture"}, 1_076_500),
-    ({"latent_dim": 1, "hidden": (3,), "pixels": 4, "classes": 2}, 57),
+    ({"latent_dim": 1, "hidden": (3,), "shape": (2, 2), "classes": 2}, 57),
 ]
 
 
 def small(**options: Any) -> CVAE:
-    sizes: dict[str, Any] = {"latent_dim": 2, "hidden": (6, 5), "pixels": 12}
+    sizes: dict[str, Any] = {"latent_dim": 2, "hidden": (6, 5), "shape": (3, 4)}
     return CVAE(**sizes | options, generator=generator())
 
 

@@ -35,7 +35,7 @@ def normal(mu: Tensor, logvar: Tensor) -> Normal:
 
 def loud(latent_dim: int = 2, prior: str = "standard") -> CVAE:
     """A small model whose posterior is far from its prior and from the truth."""
-    sizes: dict[str, Any] = {"latent_dim": latent_dim, "hidden": (6,), "pixels": 16}
+    sizes: dict[str, Any] = {"latent_dim": latent_dim, "hidden": (6,), "shape": (4, 4)}
     model = CVAE(**sizes, prior=prior, generator=generator())
     with torch.no_grad():
         for name, weight in model.named_parameters():

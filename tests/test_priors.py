@@ -147,7 +147,7 @@ def test_every_prior_starts_as_the_standard_normal(kind: str) -> None:
 def test_without_a_closed_form_the_kl_is_estimated_from_the_draws(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = CVAE(latent_dim=2, hidden=(8,), pixels=5, generator=generator())
+    model = CVAE(latent_dim=2, hidden=(8,), shape=(1, 5), generator=generator())
     x, y = torch.rand(4, 5, generator=generator()), LABELS[:4]
     noise = torch.randn(20_000, 4, 2, generator=generator(3))
     exact = objective.terms(model, x, y, noise, 1.0, x)

@@ -125,6 +125,8 @@ def network(spec: Spec) -> str:
     labels = mnist.CLASSES if spec.model.conditional else 0
     widths = (784 + labels, *spec.model.hidden, spec.model.latent_dim)
     words = ["-".join(map(str, widths))]
+    if spec.model.architecture != usual.architecture:
+        words.append(spec.model.architecture)
     if spec.model.prior != usual.prior:
         words.append(f"{spec.model.prior} prior")
     if spec.model.label_scale != usual.label_scale:

@@ -81,8 +81,8 @@ def stream(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Ge
 
 def assemble(spec: Spec, data: mnist.MNIST, device: torch.device) -> State:
     """Model, optimiser and streams at step 0; the same weights on every device."""
-    seed, pixels = spec.training.seed, data.train.images.shape[1]
-    model = engine.build_model(spec, pixels=pixels, generator=stream(seed, "init"))
+    seed = spec.training.seed
+    model = engine.build_model(spec, data.shape, stream(seed, "init"))
     if spec.training.output_bias == "mean_image":
         model.start_from(data.train.images.float().mean(0) / 255)
     model.to(device)

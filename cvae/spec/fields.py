@@ -21,6 +21,7 @@ NAME_RULE = "1 to 80 letters, digits, '_', '-' or '.', beginning with a letter o
 # runs keep their id and their meaning, and new ones get the new default.
 BEFORE: dict[str, Any] = {"model.prior": "standard", "model.label_scale": 1.0}
 
+CONV_HIDDEN = (32, 64, 256)  # the default of model.hidden with convolutions
 Width = Annotated[int, Field(ge=1, le=65536, strict=True)]
 Decay = Annotated[float, Field(ge=0, lt=1, strict=True)]
 
@@ -63,12 +64,17 @@ class Data(Section):
 class Model(Section):
     """The network; the decoder mirrors the encoder's hidden widths."""
 
+    architecture: Literal["mlp", "conv"] = "mlp"
+    """`mlp`: linear layers; `conv`: two convolutions of stride 2 and linear layers
+    behind them, in the decoder transposed ones at the end."""
     conditional: bool = True
     """Whether encoder and decoder are given the label; false: the plain VAE."""
     latent_dim: int = Field(2, ge=1, le=4096)
     """Size of the latent z."""
     hidden: tuple[Width, ...] = Field((512, 256), strict=False, max_length=16)
-    """Units of each hidden layer of the encoder; the decoder has them in reverse."""
+    """Units of each hidden layer of the encoder; the decoder has them in reverse. Of
+    `conv` the first two are the channels of the convolutions, by default [32, 64, 256].
+    """
     activation: Literal["relu", "tanh", "gelu", "silu"] = "relu"
     """What follows each hidden layer."""
     prior: Literal["standard", "learned", "flow", "mixture"] = "mixture"
@@ -83,10 +89,15 @@ class Model(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _a_plain_model_has_no_labels(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("conditional") is False:
-            return {"prior": "standard", "label_scale": 1.0} | given
-        return given
+    def _defaults_that_depend(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        defaults: dict[str, Any] = {}
+        if given.get("conditional") is False:  # a plain model has no labels
+            defaults |= {"prior": "standard", "label_scale": 1.0}
+        if given.get("architecture") == "conv":
+            defaults |= {"hidden": CONV_HIDDEN}
+        return defaults | given
 
     @field_validator("hidden", mode="before")
     @classmethod
@@ -94,6 +105,16 @@ class Model(Section):
         if not isinstance(value, (list, tuple)):
             raise ValueError("must be a list of widths such as [512, 256]")
         return value
+
+    @model_validator(mode="after")
+    def _convolutions_have_channels(self) -> Model:
+        if self.architecture == "conv" and len(self.hidden) < 2:
+            raise ValueError(
+                "hidden: with architecture: conv, must be the channels of two "
+                "convolutions, then units of linear layers, such as "
+                f"{list(CONV_HIDDEN)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _learned_prior_needs_labels(self) -> Model:

@@ -41,13 +41,13 @@ def parameters(spec: Spec) -> int:
         DataError: the data's header cannot be read.
     """
     with torch.device("meta"):
-        model = engine.build_model(spec, pixels=_pixels(spec.data.root))
+        model = engine.build_model(spec, _shape(spec.data.root))
     return sum(weight.numel() for weight in model.parameters())
 
 
 @cache  # a sweep asks for every variant, and again when the data may be gone
-def _pixels(root: str) -> int:
-    return math.prod(mnist.image_shape(root))
+def _shape(root: str) -> tuple[int, int]:
+    return mnist.image_shape(root)
 
 
 def summary(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[list[str]]:

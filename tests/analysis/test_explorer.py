@@ -188,6 +188,7 @@ def test_text_of_a_run_cannot_end_the_script(tmp_path: Path) -> None:
         ({"run": "own", "against": "own"}, "AGAINST=.* is conditional"),
         ({"run": "small"}, "its images are 14 × 14; .* 28 × 28"),
         ({"run": "own", "against": "small plain"}, "its images are 14 × 14"),
+        ({"run": "conv"}, "with convolutions, .* name a run with architecture: mlp"),
     ],
 )
 def test_a_run_of_the_wrong_kind_is_refused(
@@ -197,6 +198,7 @@ def test_a_run_of_the_wrong_kind_is_refused(
     plain = untrained_run(tmp_path, model__hidden=[16], model__conditional=False)
     small = (14, 14)
     kinds = {
+        "conv": untrained_run(tmp_path, model__architecture="conv"),
         "own": own,
         "plain": plain,
         "small": Run(own.model, own.spec, own.folder, small),

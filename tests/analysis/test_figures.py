@@ -84,7 +84,7 @@ def pretend(spec: Spec, runs: Path, *, weights: bool) -> None:
     ]
     (folder.path / "records.jsonl").write_text("\n".join([*lines, ""]))
     if weights:
-        model = engine.build_model(spec, pixels=784, generator=generator())
+        model = engine.build_model(spec, (28, 28), generator())
         safetensors.torch.save_file(model.state_dict(), folder.weights)
 
 

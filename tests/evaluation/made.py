@@ -19,7 +19,7 @@ PIXELS = 16
 
 def model(latent_dim: int = 1, *, scale: float = 2.0, **options: Any) -> CVAE:
     """Drawn weights, enlarged: its posteriors are far from Gaussian."""
-    wanted: dict[str, Any] = {"hidden": (6,), "pixels": PIXELS} | options
+    wanted: dict[str, Any] = {"hidden": (6,), "shape": (1, PIXELS)} | options
     made = CVAE(latent_dim=latent_dim, generator=generator(), **wanted)
     with torch.no_grad():
         for part in made.parameters():

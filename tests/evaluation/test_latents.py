@@ -33,7 +33,7 @@ def linear_model(
     model = CVAE(
         latent_dim=1,
         hidden=(),
-        pixels=1,
+        shape=(1, 1),
         prior=prior,
         conditional=conditional,
         generator=generator(),
@@ -145,7 +145,7 @@ def test_the_passes_do_not_change_the_mixtures(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_kl_per_dimension_sums_to_the_kl() -> None:
-    model = CVAE(latent_dim=3, hidden=(5,), pixels=4, generator=generator())
+    model = CVAE(latent_dim=3, hidden=(5,), shape=(1, 4), generator=generator())
     x = torch.randint(256, (50, 4), generator=generator(1), dtype=torch.uint8)
     data = mnist.Images(x, torch.arange(50) % 10)
     found = latents.latents(model, data, request())

@@ -21,8 +21,8 @@ from tests.evaluation.made import exact, images, model, request
         {"hidden": (5, 7), "activation": "gelu"},
         {"conditional": False},
         {"label_scale": 4.0, "activation": "tanh"},
-        {"pixels": 15},
-        {"pixels": 784},
+        {"shape": (3, 5)},
+        {"shape": (28, 28)},
     ],
     ids=str,
 )

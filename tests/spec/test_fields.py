@@ -15,9 +15,10 @@ OTHERWISE: dict[str, Any] = {
     "data.corrupt": 0.25,
     "data.train_images": 1000,
     "data.validation_images": 0,
+    "model.architecture": "conv",
     "model.conditional": False,
     "model.latent_dim": 20,
-    "model.hidden": [400],
+    "model.hidden": [400, 300],
     "model.activation": "tanh",
     "model.prior": "learned",
     "model.label_scale": 2.0,
@@ -57,6 +58,7 @@ OUT_OF_BOUNDS: list[tuple[str, Any]] = [
     ("data.corrupt", 1.01),
     ("data.train_images", 0),
     ("data.validation_images", -1),
+    ("model.architecture", "cnn"),
     ("model.conditional", 1),
     ("model.latent_dim", 0),
     ("model.latent_dim", 4097),
@@ -111,6 +113,8 @@ def test_every_field_of_the_content_changes_the_id(key: str) -> None:
     if key == "model.conditional":  # without labels, nothing is left of these two
         assert found.pop("model.prior") == "standard"
         assert found.pop("model.label_scale") == 1.0
+    if key == "model.architecture":  # which brings its own
+        assert found.pop("model.hidden") == [32, 64, 256]
     assert found == {"name": "test", key: OTHERWISE[key]}
     assert changed.id != spec().id
 
@@ -187,3 +191,10 @@ def test_what_needs_labels_is_refused_without_them() -> None:
         spec(model__conditional=False, model__prior="learned")
     with pytest.raises(ValidationError, match="label_samples"):
         spec(model__conditional=False, evaluation__label_samples=10)
+
+
+@pytest.mark.parametrize("hidden", [[], [32]])
+def test_convolutions_without_channels_are_refused(hidden: list[int]) -> None:
+    with pytest.raises(ValidationError, match="channels of two convolutions"):
+        spec(model__architecture="conv", model__hidden=hidden)
+    spec(model__architecture="conv", model__hidden=[1, 1])

@@ -1,0 +1,168 @@
+"""Encoder and decoder as layers: an MLP, or two convolutions and an MLP behind them.
+
+Both halves are an `nn.Sequential` from numbers to numbers, whatever lies between: the
+encoder (B, D + C) → (B, 2Z), the decoder (…, Z + C) → (…, D) logits. The decoder begins
+with a linear layer, and its last layer has one bias for each pixel. Letters: B batch,
+Z latent, C classes, D pixels, F features.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+HALVINGS = 2  # convolutions of stride 2: 28 → 14 → 7
+Pair = tuple[nn.Sequential, nn.Sequential]
+
+
+def mlp_pair(
+    shape: tuple[int, int],
+    classes: int,
+    latent_dim: int,
+    hidden: tuple[int, ...],
+    activation: str,
+) -> Pair:
+    """Layers of `hidden` units, in the decoder in reverse."""
+    pixels = math.prod(shape)
+    return (
+        _mlp([pixels + classes, *hidden, 2 * latent_dim], activation),
+        _mlp([latent_dim + classes, *reversed(hidden), pixels], activation),
+    )
+
+
+def conv_pair(
+    shape: tuple[int, int],
+    classes: int,
+    latent_dim: int,
+    hidden: tuple[int, ...],
+    activation: str,
+) -> Pair:
+    """`hidden`: channels of the two convolutions, then units of the layers behind.
+
+    The label joins the features of the image in front of the first linear layer.
+    """
+    channels, dense = hidden[:HALVINGS], hidden[HALVINGS:]
+    down = FromImage(shape, channels, activation)
+    up = ToImage(shape, channels, activation)
+    encoder = _mlp([down.features + classes, *dense, 2 * latent_dim], activation)
+    decoder = _mlp([latent_dim + classes, *reversed(dense), down.features], activation)
+    between = ACTIVATIONS[activation]()
+    return nn.Sequential(down, *encoder), nn.Sequential(*decoder, between, up)
+
+
+PAIRS = {"mlp": mlp_pair, "conv": conv_pair}
+
+
+class FromImage(nn.Module):
+    """Image and label (B, D + C) → features of the image and the label, (B, F + C).
+
+    Each convolution has stride 2 and an activation behind it. All is channels-last: a
+    pixel's channels lie side by side in memory, what CPUs and GPUs convolve fastest.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], channels: tuple[int, ...], activation: str
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        self.features = math.prod(_grid(shape)) * channels[-1]
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in itertools.pairwise([1, *channels]):
+            layers += [Conv(fan_in, fan_out, 3, 2, 1), ACTIVATIONS[activation]()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, values: Tensor) -> Tensor:
+        pixels = math.prod(self.shape)
+        image = values[:, :pixels].reshape(-1, *self.shape, 1).permute(0, 3, 1, 2)
+        features = self.layers(image).permute(0, 2, 3, 1).flatten(1)  # a view
+        return torch.cat([features, values[:, pixels:]], 1)
+
+
+class ToImage(nn.Module):
+    """Features (…, F) → logits (…, D), by transposed convolutions of stride 2.
+
+    A side that is no multiple of 4 is made too long, and cut.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], channels: tuple[int, ...], activation: str
+    ) -> None:
+        super().__init__()
+        self.shape, self.grid = shape, _grid(shape)
+        first, second = channels
+        self.layers = nn.Sequential(
+            Transposed(second, first, 4, 2, 1),
+            ACTIVATIONS[activation](),
+            Transposed(first, 1, 4, 2, 1, bias=False),
+        )
+        self.bias = nn.Parameter(torch.zeros(math.prod(shape)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        rows, columns = self.shape
+        channels = features.shape[-1] // math.prod(self.grid)
+        grid = features.reshape(-1, *self.grid, channels).permute(0, 3, 1, 2)
+        image = self.layers(grid)[..., :rows, :columns]
+        logits: Tensor = image.reshape(*features.shape[:-1], -1) + self.bias
+        return logits
+
+
+def _grid(shape: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of an image that has been halved, rounded up."""
+    rows, columns = (-(-side // 2**HALVINGS) for side in shape)
+    return rows, columns
+
+
+class Linear(nn.Linear):
+    """nn.Linear without initial weights, which torch draws from its global generator.
+
+    (`nn.utils.skip_init` does the same, but half a second of imports later.)
+    """
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class Conv(nn.Conv2d):
+    """nn.Conv2d without initial weights."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class Transposed(nn.ConvTranspose2d):
+    """nn.ConvTranspose2d without initial weights."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+def draw_weights(network: nn.Module, generator: torch.Generator) -> None:
+    """Weights and biases from U(±1/√fan_in), torch's rule for linear layers."""
+    for layer in network.modules():
+        if isinstance(layer, (Linear, Conv, Transposed)):
+            bound = 1 / math.sqrt(_fan_in(layer))
+            for part in layer.parameters(recurse=False):
+                nn.init.uniform_(part, -bound, bound, generator=generator)
+
+
+def _fan_in(layer: Linear | Conv | Transposed) -> float:
+    """How many numbers are summed up in one of the layer's outputs."""
+    if isinstance(layer, Transposed):  # each is reached by a quarter of the kernel
+        return layer.weight[:, 0].numel() / math.prod(layer.stride)
+    return layer.weight[0].numel()
+
+
+def _mlp(widths: list[int], activation: str) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in itertools.pairwise(widths):
+        layers += [Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers[:-1])
