@@ -25,6 +25,7 @@ class Measured:
     errors: Mapping[str, float] = field(default_factory=dict)
     per_image: Mapping[str, Tensor] = field(default_factory=dict)  # each (N,): the CSV
     arrays: Mapping[str, Tensor] = field(default_factory=dict)  # what a page draws
+    cited: frozenset[str] = frozenset()  # figures for the records; empty: all
 
     def __or__(self, other: Measured) -> Measured:
         """Both together, as dicts are joined."""
@@ -33,6 +34,7 @@ class Measured:
             {**self.errors, **other.errors},
             {**self.per_image, **other.per_image},
             {**self.arrays, **other.arrays},
+            self.cited | other.cited,
         )
 
 

@@ -25,6 +25,11 @@ from cvae.features import NEIGHBOURS
 from cvae.judge import Judge
 from cvae.model import CVAE
 
+# What goes into a run's records; all others stand on the page alone.
+CITED = (
+    *("frechet", "precision", "recall", "coverage", "digit_frechet", "digit_coverage"),
+    *("classification_accuracy", "copied"),
+)
 EPOCHS = 4  # of a classifier that learns from samples
 COPIED = 2000  # samples whose nearest training images are looked for
 log = logging.getLogger("cvae")
@@ -35,17 +40,13 @@ Sets = Mapping[str, mnist.Images]  # by the suffix of their figures
 def samples(model: CVAE, images: mnist.Images, request: Request) -> Measured:
     """All figures of a model's samples; of a plain VAE those that need no labels.
 
-    What the judge would say is left out for a data set that it did not learn.
+    What a judge would say is left out for a data set that none has learned.
     """
     data, generator = request.data, request.stream("samples")
     if request.pixels == "dynamic":
         data = replace(data, train=mnist.draw_pixels(data.train, generator))
-    judge, by_judge = judging.published(), None
-    if judge is not None and judge[1]["digest"] == data.digest:
-        by_judge = judge[0]
-    else:
-        log.warning("no judge knows this data set; what it would say is left out")
-    return of_samples(model, replace(data, test=images), by_judge, generator)
+    found = of_samples(model, replace(data, test=images), request.judge, generator)
+    return replace(found, cited=frozenset(CITED))
 
 
 def of_samples(
@@ -54,7 +55,9 @@ def of_samples(
     """The figures of `copying`, `judged` and `classified` that there are."""
     sets, conditional = drawn_sets(model, data, generator), bool(model.classes)
     found = copying(sets[""], data, sample_labels=conditional)
-    if judge is not None:
+    if judge is None:
+        log.warning("no judge knows this data set: frechet and the like are left out")
+    else:
         found |= judged(sets, data.test, judge, generator, by_digit=conditional)
     if conditional:
         found |= classified(sets, data)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cvae import likelihood, mnist
+from cvae.judge import Judge
 from cvae.model import CVAE
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ class Request:
     root: Path  # the folder they were read from
     corrupt: float = 0.0  # of the encoder's input
     pixels: str = "none"  # how they were made black and white: spec.data.binarize
+    judge: Judge | None = None  # that learned these data
     _known: dict[str, Tensor] = field(default_factory=dict)
 
     def label_likelihoods(self, model: CVAE, images: mnist.Images) -> Tensor:

@@ -189,17 +189,18 @@ def measure_all(folder: RunFolder, spec: Spec, model: CVAE, data: mnist.MNIST) -
 def measure(
     folder: RunFolder, model: CVAE, data: mnist.MNIST, request: Request, part: str
 ) -> dict[str, float]:
-    """One part, written into the run's folder and its records."""
+    """One part, written into the run's folder; what is cited of it into the records."""
     from cvae.evaluation.parts import PARTS  # scikit-learn takes seconds
 
     log.info("%s: %s of %d test images", folder.name, part, len(data.test))
     began = time.monotonic()
     found = PARTS[part](model, data.test, request)
-    metrics = {f"test/{key}": value for key, value in found.figures.items()}
-    metrics |= {f"test/{key}_se": value for key, value in found.errors.items()}
-    for key, value in metrics.items():
+    for key, value in (*found.figures.items(), *found.errors.items()):
         if not math.isfinite(value):
             raise Diverged(f"{key} is not finite; nothing of {part} was kept")
+    cited = found.cited or found.figures.keys()
+    metrics = {f"test/{k}": v for k, v in found.figures.items() if k in cited}
+    metrics |= {f"test/{k}_se": v for k, v in found.errors.items() if k in cited}
     facts = {
         "run": folder.name,
         "commit": provenance.git_state()[0]["commit"],
@@ -219,6 +220,7 @@ def measure(
 def _request(
     folder: RunFolder, spec: Spec, data: mnist.MNIST, samples: int, label_samples: int
 ) -> Request:
+    known = judge_of(data.digest, folder.path.parent)
     return Request(
         samples=samples,
         label_samples=label_samples,
@@ -228,6 +230,7 @@ def _request(
         root=Path(spec.data.root),
         corrupt=spec.data.corrupt,
         pixels=spec.data.binarize,
+        judge=known[0] if known else None,
     )
 
 

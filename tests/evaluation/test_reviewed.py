@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,9 @@ from PIL import Image
 from analysis.drawing import information_plots, label_plots, sample_plots
 from analysis.drawing.plates import Plate
 from analysis.evaluation import rows
-from cvae import mnist
+from cvae import likelihood, mnist
 from cvae.errors import DataError
-from cvae.evaluation import labels, latents, quality
+from cvae.evaluation import labels, latents, nll, quality
 from cvae.evaluation.measured import Measured
 from cvae.evaluation.request import Request
 from cvae.metrics import metric
@@ -80,6 +82,30 @@ def test_labels_are_measured_drawn_and_held_against_fashion(
     wrong = int(found.arrays["wrong_count"])
     assert wrong == int((~right).sum())
     assert "runner-up" in mistakes.caption
+
+
+def test_labels_take_the_likelihoods_that_nll_has_made(
+    asked: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, counted = likelihood.label_likelihoods, list[int]()
+    known = model(latent_dim=3)  # none of the latents that are integrated, too
+
+    def counting(
+        model: CVAE, data: mnist.Images, generator: torch.Generator, **options: Any
+    ) -> torch.Tensor:
+        counted.append(len(data))
+        return made(model, data, generator, **options)
+
+    monkeypatch.setattr(likelihood, "label_likelihoods", counting)
+    request = replace(asked, _known={})
+    images = request.data.test
+    of_nll = nll.nll(known, images, request).figures["marginal_nll_is2"]
+    assert sum(counted) == len(images)
+    labels.labels(known, images, request)
+    others = 4 * len(images) + 30  # four kinds, and those of Fashion-MNIST
+    assert sum(counted) == len(images) + others
+    logs = request.label_likelihoods(known, images)
+    assert of_nll == pytest.approx(-float(likelihood.log_evidence(logs).mean()))
 
 
 def test_labels_without_a_mistake_have_no_picture_of_mistakes() -> None:

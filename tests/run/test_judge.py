@@ -14,7 +14,8 @@ import torch
 
 from cvae import commands, judge, mnist, samples
 from cvae.errors import DataError, SpecError
-from cvae.run import runner
+from cvae.evaluation import quality
+from cvae.run import measurements, runner
 from cvae.run.find import folders
 from cvae.run.folder import Origin, RunFolder
 from cvae.run.recorder import Recorder
@@ -118,7 +119,10 @@ def test_an_interrupted_one_goes_on_to_the_same_weights(
 
 
 def test_a_run_on_other_data_says_which_command_makes_their_judge(
-    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    root: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     runs, fields = tmp_path / "runs", dict[str, Any](data__root=str(root))
     fields |= {
@@ -147,6 +151,12 @@ def test_a_run_on_other_data_says_which_command_makes_their_judge(
     assert 0 <= figures["test/label_fidelity"] <= 1
     assert folder.metrics["test/label_fidelity"] == figures["test/label_fidelity"]
     assert "no judge" not in caplog.text
+    monkeypatch.setattr(quality, "EPOCHS", 1)
+    cited = samples.evaluate(runs=runs, what="samples")
+    assert {f"test/{name}" for name in quality.CITED} <= cited.keys()
+    assert not any("_real" in key for key in folder.metrics)  # on the page alone
+    (found, _) = measurements.load(folder.path / "evaluation")["samples"]
+    assert {"digit_frechet_real", "nearest_train"} <= found.figures.keys()
     again = runner.run(spec(**fields), runs=runs, offline=True)
     assert "test/label_fidelity" in again.metrics
 

@@ -37,6 +37,7 @@ def trained(root: Path, **dotted: Any) -> Run:
         data__validation_images=0,
         training__epochs=1,
         model__hidden=[4],
+        model__latent_dim=3,  # one or two are integrated, too, which takes seconds
         **dotted,
     )
     folder = runner.run(wanted, runs=root / "runs", offline=True)
@@ -166,6 +167,7 @@ def test_points_of_other_betas_are_those_of_the_same_network(
         "data__root": root,
         "data__validation_images": 0,
         "model__hidden": [4],
+        "model__latent_dim": 3,
     }
     made_run(runs, 100.0, kl=20.0, objective__beta=0.5, **same)
     made_run(runs, 102.0, kl=22.0, objective__beta=0.5, training__seed=1, **same)
