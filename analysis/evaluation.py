@@ -35,7 +35,7 @@ from cvae.run import measurements
 from cvae.run.find import display_name
 from cvae.run.measurements import Facts
 from cvae.samples import Run, load_run
-from cvae.spec.fields import flatten
+from cvae.spec.identity import flatten
 
 PIXELS = {"none": "grey", "threshold": "threshold", "dynamic": "dynamic"}
 

@@ -39,7 +39,8 @@ from cvae import engine, likelihood, mnist
 from cvae.model import CVAE
 from cvae.run import provenance, runner, state
 from cvae.spec.document import load_spec
-from cvae.spec.fields import Spec, nested
+from cvae.spec.fields import Spec
+from cvae.spec.identity import nested
 
 ROUNDS = 21
 STEPS = 40  # a round, per way
@@ -64,7 +65,7 @@ def ours(
     data = mnist.load_mnist(mnist.SHIPPED_ROOT, train_images=images)
     now = state.assemble(spec, data, device)
     train = data.train.to(device)
-    epochs = engine.train(now.model, now.optimizer, train, spec, now.streams)
+    epochs = engine.train(now.trained, now.optimizer, train, spec, now.streams)
     return now.model, data.test.to(device), epochs
 
 

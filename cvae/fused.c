@@ -33,8 +33,10 @@ typedef struct { /* what stays the same for a whole run */
   Half encoder, decoder;
   int pixels, classes, latent, is_tanh, threads, batch;
   float label_scale, beta1, beta2, eps, decay, clip; /* clip 0: none */
+  double ema;                     /* decay of the mean of the weights */
   int64_t numbers;                /* weights in all */
   float *weights, *mean, *square; /* encoder, then decoder: W, b of each layer; Adam's */
+  float *averaged;                /* the running mean of the weights; NULL: none */
   float *grads;                   /* (threads, numbers) */
   float *scratch;                 /* (threads, stride) */
   int64_t stride;
@@ -302,6 +304,9 @@ static void adam(const Job *job, int64_t from, int64_t to, float rate, double co
     v[i] = b2 * v[i] + (1 - b2) * g * g;
     w[i] = w[i] * keep - size * m[i] / (sqrtf(v[i]) / root + job->eps);
   }
+  if (!job->averaged) return;
+  float *mean = job->averaged, part = (1 - job->ema) / (1 - pow(job->ema, count));
+  for (int64_t i = from; i < to; i++) mean[i] += part * (w[i] - mean[i]);
 }
 
 static void *run_part(void *argument) {

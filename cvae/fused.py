@@ -57,8 +57,10 @@ class _Job(ctypes.Structure):
         *((n, _int) for n in ("threads", "batch")),
         *((n, _float) for n in ("label_scale", "beta1", "beta2", "eps")),
         *((n, _float) for n in ("decay", "clip")),
+        ("ema", ctypes.c_double),
         ("numbers", _long),
-        *((n, _pointer) for n in ("weights", "mean", "square", "grads", "scratch")),
+        *((n, _pointer) for n in ("weights", "mean", "square", "averaged")),
+        *((n, _pointer) for n in ("grads", "scratch")),
         ("stride", _long),
         *((n, _pointer) for n in ("images", "labels", "sgemm", "product_threads")),
     )
@@ -174,7 +176,7 @@ class Fused:
         self.kept = [data.images.contiguous(), data.labels.contiguous()]
         self.grads = flat.new_zeros(self.threads, len(flat))
         self.scratch = flat.new_empty(self.threads, stride)
-        options = optimizer.options
+        options, averaged = optimizer.options, optimizer.state.get("ema")
         self.job = _Job(
             encoder=_half(encoder),
             decoder=_half(decoder),
@@ -188,10 +190,12 @@ class Fused:
             **{name: options[name] for name in ("beta1", "beta2", "eps")},
             decay=options["weight_decay"],
             clip=spec.training.grad_clip or 0.0,
+            ema=optimizer.ema,
             numbers=len(flat),
             weights=flat.data_ptr(),
             mean=optimizer.state["mean"].data_ptr(),
             square=optimizer.state["square"].data_ptr(),
+            averaged=averaged.data_ptr() if averaged is not None else None,
             grads=self.grads.data_ptr(),
             scratch=self.scratch.data_ptr(),
             stride=stride,

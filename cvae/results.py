@@ -28,7 +28,7 @@ from cvae.run.data import load_data
 from cvae.run.folder import JUDGES, RunFolder, SweepFolder
 from cvae.samples import Run, load_run
 from cvae.spec.document import dump
-from cvae.spec.fields import flatten
+from cvae.spec.identity import flatten
 from cvae.spec.variants import SEEDS
 
 JUDGE = "judge"  # its name, and its folder in `results`

@@ -33,7 +33,8 @@ from cvae.spec.document import (
     read_document,
     validate,
 )
-from cvae.spec.fields import LABEL_PARTS, Spec, flatten, nested
+from cvae.spec.fields import LABEL_PARTS, Spec
+from cvae.spec.identity import flatten, nested
 
 FEW = (100, 0)  # draws of z an image, and for each of its labels, without `what`
 log = logging.getLogger("cvae")

@@ -20,7 +20,8 @@ from cvae.flow import Flow
 from cvae.model import CVAE
 from cvae.run.folder import RunFolder
 from cvae.samples import Run
-from cvae.spec.fields import Spec, nested
+from cvae.spec.fields import Spec
+from cvae.spec.identity import nested
 from tests import children
 from tests.browser import launched
 

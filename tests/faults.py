@@ -67,7 +67,8 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ("torch.full_like(y, label)", "y", LIKELIHOOD),
     # training
     ("0.15 * total", "0.25 * total", ENGINE),
-    ('"adamw": 0.01', '"adamw": 0.0', ENGINE),
+    ("if decoupled else 0.0", "if not decoupled else 0.0", ENGINE),
+    ("self.ema ** self", "self.ema * self", ENGINE),
     ("clip_grad_norm_(parameters, clip)", "clip_grad_norm_(parameters, 1)", ENGINE),
     # data and spec
     ("images > 127", "images > 128", MNIST),

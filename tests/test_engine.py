@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from cvae import engine, gradient, likelihood, mnist
 from cvae.errors import Diverged
 from cvae.objective import Terms, terms
-from cvae.optimizer import SCHEDULES, Adam, one_cycle, schedule
+from cvae.optimizer import SCHEDULES, Adam, cosine, one_cycle, schedule
 from cvae.optimizer import linear as linear_schedule
 from cvae.run import checkpoint
 from cvae.run.folder import RunFolder
@@ -46,7 +47,7 @@ def train(
 ) -> tuple[State, list[engine.Epoch]]:
     state = state or assemble(made, data, CPU)
     epochs = engine.train(
-        state.model, state.optimizer, data.train, made, state.streams, start=start
+        state.trained, state.optimizer, data.train, made, state.streams, start=start
     )
     return state, list(epochs)
 
@@ -81,7 +82,27 @@ def test_linear_rises_for_15_percent_and_falls_to_zero(total: int) -> None:
     assert found == pytest.approx(wanted.tolist())
 
 
-@pytest.mark.parametrize("kind", ["constant", "one_cycle", "linear"])
+@pytest.mark.parametrize("total", [1, 2, 20, 39, 40, 1000])
+def test_cosine_is_torchs_linear_warm_up_and_annealing(total: int) -> None:
+    turn = total // 20
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+    schedules = torch.optim.lr_scheduler
+    fall = schedules.CosineAnnealingLR(optimizer, T_max=total - turn)
+    oracle: Any = fall
+    if turn:
+        optimizer.param_groups[0]["lr"] = 0.3  # fall has set its own first rate
+        rise = schedules.LinearLR(optimizer, 1 / (turn + 1), total_iters=turn)
+        oracle = schedules.SequentialLR(optimizer, [rise, fall], [turn])
+    for step in range(total):
+        (wanted,) = oracle.get_last_lr()
+        assert cosine(step, total=total, peak=0.3) == pytest.approx(wanted, rel=1e-9)
+        optimizer.step()
+        with warnings.catch_warnings():  # torch's own step within SequentialLR warns
+            warnings.simplefilter("ignore", UserWarning)
+            oracle.step()
+
+
+@pytest.mark.parametrize("kind", ["constant", "one_cycle", "linear", "cosine"])
 def test_rates_are_positive_and_peak_at_the_learning_rate(kind: str) -> None:
     made = quick(
         training__schedule=kind, training__learning_rate=0.5, training__epochs=10
@@ -108,10 +129,11 @@ def textbook(made: Spec, data: mnist.MNIST) -> tuple[list[Tensor], list[list[flo
     model, streams, images = state.model, state.streams, data.train.images
     for part in model.parameters():
         part.data, part.grad = part.data.clone(), None  # views no longer
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    optimizer = kinds[made.training.optimizer](
-        model.parameters(), lr=1.0, betas=made.training.adam_betas, foreach=False
-    )
+    options: dict[str, Any] = {"lr": 1.0, "betas": made.training.adam_betas}
+    optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), **options)
+    if made.training.optimizer == "adamw":
+        options["weight_decay"] = made.training.weight_decay
+        optimizer = torch.optim.AdamW(model.parameters(), **options)
     size = made.training.batch_size
     table = schedule(made, math.ceil(len(images) / size)).tolist()
     history = []
@@ -150,6 +172,7 @@ def textbook(made: Spec, data: mnist.MNIST) -> tuple[list[Tensor], list[list[flo
     [
         {},
         {"training.optimizer": "adamw", "training.learning_rate": 0.05},
+        {"training.optimizer": "adamw", "training.weight_decay": 2.0},
         {"training.grad_clip": 0.5, "training.adam_betas": [0.5, 0.999]},
         {"data.binarize": "dynamic", "data.corrupt": 0.3, "model.activation": "tanh"},
         {"objective.importance_samples": 5, "objective.beta": 0.5},
@@ -190,6 +213,46 @@ def test_the_flat_adam_is_torchs_over_separate_parameters() -> None:
         oracle.step()
     for part, copy in zip(model.parameters(), copies, strict=True):
         torch.testing.assert_close(part.detach(), copy.detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])  # compiled steps, and torch's
+def test_ema_is_the_mean_of_the_weights_that_torch_averages(
+    tiny: mnist.MNIST, activation: str
+) -> None:
+    decay, options = 0.8, {"model.activation": activation, "training.batch_size": 1000}
+    made = quick(training__ema=decay, training__epochs=5, **options)
+    state = assemble(made, tiny, CPU)
+    assert state.model is not state.trained
+
+    def normalised(mean: Tensor, now: Tensor, count: Tensor | int) -> Tensor:
+        share = (1 - decay) / (1 - decay ** (int(count) + 1))
+        return mean + (now - mean) * share
+
+    oracle = torch.optim.swa_utils.AveragedModel(state.trained, avg_fn=normalised)
+    every: list[list[Tensor]] = []  # a step an epoch
+    for _ in engine.train(
+        state.trained, state.optimizer, tiny.train, made, state.streams
+    ):
+        oracle.update_parameters(state.trained)
+        every.append([part.detach().clone() for part in state.trained.parameters()])
+    shares = torch.tensor([decay**4, decay**3, decay**2, decay, 1.0])
+    for found, wanted, last, *steps in zip(
+        *(weights(state), oracle.module.parameters(), state.trained.parameters()),
+        *every,
+        strict=True,
+    ):
+        torch.testing.assert_close(found, wanted.detach(), rtol=1e-5, atol=1e-6)
+        mean = torch.einsum("s,s...->...", shares / shares.sum(), torch.stack(steps))
+        torch.testing.assert_close(found, mean, rtol=1e-5, atol=1e-6)
+        assert not torch.equal(found, last)
+    unchanged, _ = train(quick(training__epochs=5, **options), tiny)
+    assert all(map(torch.equal, weights(unchanged), state.trained.parameters()))
+
+
+def test_without_ema_the_trained_weights_are_the_models(tiny: mnist.MNIST) -> None:
+    state = assemble(quick(), tiny, CPU)
+    assert state.model is state.trained
+    assert "ema" not in state.optimizer.state
 
 
 # -- epochs ----------------------------------------------------------------------------
@@ -337,7 +400,7 @@ def interrupted(
     folder = RunFolder(tmp_path)
     state = assemble(made, data, CPU)
     training = engine.train(
-        state.model, state.optimizer, data.train, made, state.streams
+        state.trained, state.optimizer, data.train, made, state.streams
     )
     for epoch in islice(training, epochs):
         save(folder, state, epoch=epoch.epoch)
@@ -354,7 +417,13 @@ def go_on(
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"model.prior": "learned", "objective.importance_samples": 3}, SMALL_CONV],
+    [
+        {},
+        {"training.ema": 0.9},
+        {"training.ema": 0.9, "model.prior": "learned"},
+        {"model.prior": "learned", "objective.importance_samples": 3},
+        SMALL_CONV,
+    ],
 )
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     tmp_path: Path, tiny: mnist.MNIST, options: dict[str, Any]
@@ -365,6 +434,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     done, state, rest = go_on(folder, made, tiny)
     assert done == 2
     assert all(map(torch.equal, weights(state), weights(whole)))
+    assert all(map(torch.equal, state.trained.parameters(), whole.trained.parameters()))
     for slot, value in whole.optimizer.state.items():
         assert torch.equal(state.optimizer.state[slot], value), slot
     for name, random in whole.streams.items():

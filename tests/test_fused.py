@@ -141,6 +141,8 @@ def test_what_is_not_finite_stays_so() -> None:
     [
         {},
         {"training__optimizer": "adamw"},
+        {"training__optimizer": "adamw", "training__weight_decay": 3.0},
+        {"training__ema": 0.7},
         {"training__adam_betas": [0.8, 0.95]},
         {"training__grad_clip": 0.5},
         {"training__grad_clip": 1e6},
@@ -167,7 +169,7 @@ def epochs(wanted: Spec, monkeypatch: pytest.MonkeyPatch, *, compiled: bool) -> 
     if not compiled:
         monkeypatch.setattr(fused, "library", lambda: None)
     now = assembled(wanted, PIXELS)
-    done = engine.train(now.model, now.optimizer, images(), wanted, now.streams)
+    done = engine.train(now.trained, now.optimizer, images(), wanted, now.streams)
     return now, [epoch.metrics for epoch in done]
 
 

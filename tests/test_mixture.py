@@ -20,9 +20,10 @@ from torch.distributions import (
 from cvae import likelihood, mixture, mnist
 from cvae.mixture import Mixture
 from cvae.model import CVAE
-from cvae.run import recorder, runner, state
+from cvae.run import checkpoint, recorder, runner, state
 from cvae.samples import load_run
 from cvae.spec.fields import Spec
+from cvae.spec.identity import flatten
 from tests.conftest import data_set, generator, spec, write
 
 Z = 3
@@ -107,10 +108,11 @@ def test_the_last_epoch_of_a_run_has_the_mixture_and_a_better_bound(
     assert recorded < likelihood.bound(plain, data.test, noise)["neg_elbo"]
 
 
+@pytest.mark.parametrize(("ema", "words"), [(0.0, "last"), (0.9, "ema 0.9")])
 def test_a_run_that_goes_on_after_its_fit_ends_with_the_same_mixture(
-    made: tuple[Spec, Path], monkeypatch: pytest.MonkeyPatch
+    made: tuple[Spec, Path], monkeypatch: pytest.MonkeyPatch, ema: float, words: str
 ) -> None:
-    one, runs = made
+    one, runs = spec(**flatten(made[0]) | {"training.ema": ema}), made[1]
     whole = load_run(runner.run(one, runs=runs / "whole", offline=True).path).model
     with monkeypatch.context() as patch:
         patch.setattr(recorder.Recorder, "finish", interrupted)
@@ -121,6 +123,18 @@ def test_a_run_that_goes_on_after_its_fit_ends_with_the_same_mixture(
     assert whole.prior_table is not None
     assert resumed.prior_table is not None
     assert torch.equal(resumed.prior_table, whole.prior_table)
+    assert all(map(torch.equal, resumed.parameters(), whole.parameters()))
+    assert {line["weights"] for line in folder.records()} == {words}
+    kept, _ = checkpoint.load(folder.checkpoint)
+    saved = whole.state_dict()["decoder.0.bias"]
+    assert torch.equal(kept["model.decoder.0.bias"], saved) == (not ema)
+    # fitted to the weights that are saved
+    train = mnist.load_mnist(one.data.root, validation_images=200).train
+    random = state.stream(one.training.seed, "prior")
+    z = likelihood.posterior_draws(whole, train, random)
+    torch.testing.assert_close(
+        whole.prior_table, mixture.fit(z, train.labels, random), rtol=1e-4, atol=1e-4
+    )
 
 
 def interrupted(*arguments: object) -> None:

@@ -21,7 +21,7 @@ from cvae.errors import RunNotFound
 from cvae.run import published
 from cvae.run.find import sweeps
 from cvae.run.folder import FIRST, RUNS
-from cvae.spec.fields import NAME
+from cvae.spec.identity import NAME
 from cvae.tracking.address import has_store
 
 if TYPE_CHECKING:

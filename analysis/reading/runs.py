@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvae.run.folder import RUNS, RunFolder
-from cvae.spec.fields import Spec, flatten
+from cvae.spec.fields import Spec
+from cvae.spec.identity import flatten
 
 if TYPE_CHECKING:
     from cvae.tracking.store import Store

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.reading.runs import DEFAULTS, RunRow
 from cvae.run.find import display_name, folders
 from cvae.run.folder import RunFolder, SweepFolder
-from cvae.spec.fields import flatten
+from cvae.spec.identity import flatten
 
 if TYPE_CHECKING:
     from cvae.tracking.store import Store, Stored

@@ -16,7 +16,8 @@ from cvae.metrics import FIDELITY
 from cvae.run import published
 from cvae.run.folder import FIRST, JUDGES, RUNS, RunFolder, SweepFolder
 from cvae.run.published import Published, Results
-from cvae.spec.fields import Named, Spec, flatten
+from cvae.spec.fields import Spec
+from cvae.spec.identity import Named, flatten
 
 
 def folders(runs: Path) -> list[RunFolder]:

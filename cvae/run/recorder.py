@@ -17,7 +17,7 @@ from cvae import engine, files, grids, mnist
 from cvae.run import provenance, state
 from cvae.run.clock import Clock
 from cvae.run.evaluation import record
-from cvae.run.folder import Origin, RunFolder
+from cvae.run.folder import Origin, Record, RunFolder
 from cvae.run.task import Task
 from cvae.spec.judge import AnySpec
 
@@ -79,7 +79,7 @@ class Recorder:
         if drawn:
             self._draw(suffix=f"-{epoch.epoch:04d}")
         if epoch.epoch > len(self.folder.records()):
-            line = record(epoch.epoch, epoch.step, metrics)
+            line = self._line(epoch.epoch, epoch.step, metrics)
             self.folder.append(line | {"seconds": self.clock.take()})
         with self.clock("checkpoints"):
             state.save(self.folder, self.task.state, epoch=epoch.epoch)
@@ -102,8 +102,12 @@ class Recorder:
                 metrics = self.task.test()
             publish()
             metrics |= self._times()
-            self.folder.append(record(last["epoch"], last["step"], metrics))
+            self.folder.append(self._line(last["epoch"], last["step"], metrics))
         self.folder.update(status="FINISHED", reason="", ended=time.time())
+
+    def _line(self, epoch: int, step: int, metrics: dict[str, float]) -> Record:
+        """A line of the records, which names the weights that were evaluated."""
+        return record(epoch, step, metrics) | {"weights": self.task.weights}
 
     def _facts(self) -> dict[str, Any]:
         state = self.task.state

@@ -41,18 +41,23 @@ class Saved(Protocol):
 
 @dataclass
 class State:
-    """All that training a CVAE changes."""
+    """All that training a CVAE changes.
 
-    model: CVAE
+    `trained` is what steps change; `model`, what is evaluated and saved, is the same or
+    the mean of its weights over the steps (training.ema).
+    """
+
+    trained: CVAE
     optimizer: Adam
     streams: engine.Streams
+    model: CVAE
 
     @property
     def device(self) -> torch.device:
         return self.optimizer.flat.device
 
     def tensors(self) -> dict[str, Tensor]:
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors = {f"model.{k}": v for k, v in self.trained.state_dict().items()}
         tensors |= {f"adam.{k}": v for k, v in self.optimizer.state.items()}
         streams = self.streams.items()
         return tensors | {f"stream.{k}": g.get_state() for k, g in streams}
@@ -65,7 +70,9 @@ class State:
         for name, tensor in tensors.items():
             part, _, key = name.partition(".")
             parts[part][key] = tensor
-        self.model.load(parts["model"])  # in place: Adam's views stay views
+        self.trained.load(parts["model"])  # in place: Adam's views stay views
+        if self.model.is_mixture and self.trained.prior_table is not None:
+            self.model.set_mixture(self.trained.prior_table)
         for name, tensor in self.optimizer.state.items():
             tensor.copy_(parts["adam"][name])
         for name, generator in self.streams.items():
@@ -87,7 +94,8 @@ def assemble(spec: Spec, data: mnist.MNIST, device: torch.device) -> State:
         model.start_from(data.train.images.float().mean(0) / 255)
     model.to(device)
     streams = {name: stream(seed, name, device) for name in STREAMS}
-    return State(model, Adam(model, spec), streams)
+    optimizer = Adam(model, spec)
+    return State(model, optimizer, streams, optimizer.averaged(model))
 
 
 def fit_prior(state: State, data: mnist.Images, spec: Spec) -> None:
@@ -98,7 +106,8 @@ def fit_prior(state: State, data: mnist.Images, spec: Spec) -> None:
     corrupt = spec.data.corrupt
     z = likelihood.posterior_draws(state.model, data, generator, corrupt=corrupt)
     table = mixture.fit(z, data.labels.cpu(), generator)
-    state.model.set_mixture(table.to(state.device))
+    for model in (state.trained, state.model):
+        model.set_mixture(table.to(state.device))
 
 
 def save(folder: RunFolder, state: Saved, *, epoch: int) -> None:

@@ -22,6 +22,10 @@ class Task(Protocol):
     def last(self) -> int:
         """Epochs in all."""
 
+    @property
+    def weights(self) -> str:
+        """Which weights are evaluated and saved, in the words of the records."""
+
     def train(self, done: int) -> Iterator[Epoch]:
         """Train from the epoch after `done` to the last."""
 

@@ -28,13 +28,14 @@ class CVAETask:
     ) -> None:
         self.spec, self.data, self.folder = spec, data, folder
         self.runs = folder.path.parent  # where a judge of these data may be
-        self.last = spec.training.epochs
+        self.last, ema = spec.training.epochs, spec.training.ema
+        self.weights = f"ema {ema:g}" if ema else "last"
         self.state = state.assemble(spec, data, device)
 
     def train(self, done: int) -> Iterator[Epoch]:
         now, train = self.state, self.data.train.to(self.state.device)
         for epoch in engine.train(
-            now.model, now.optimizer, train, self.spec, now.streams, start=done
+            now.trained, now.optimizer, train, self.spec, now.streams, start=done
         ):
             began = time.perf_counter()
             if now.model.is_mixture and epoch.epoch == self.last:

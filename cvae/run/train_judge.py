@@ -59,6 +59,7 @@ class JudgeTask:
 
     def __init__(self, spec: JudgeSpec, data: mnist.MNIST) -> None:
         self.spec, self.data, self.last = spec, data, spec.judge.epochs
+        self.weights = "last"
         self.state = JudgeState(spec, data)
 
     def train(self, done: int) -> Iterator[Epoch]:

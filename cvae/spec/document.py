@@ -19,7 +19,8 @@ import yaml
 from pydantic import ValidationError
 
 from cvae.errors import SpecError
-from cvae.spec.fields import BEFORE, Named, Spec, flatten, nested
+from cvae.spec.fields import Spec
+from cvae.spec.identity import BEFORE, Named, flatten, nested
 from cvae.spec.judge import AnySpec, JudgeSpec
 from cvae.spec.mistakes import describe, explain, sections
 from cvae.spec.reader import RESOLVERS, Path_, QuickReader, Reader, refusal

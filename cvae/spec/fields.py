@@ -5,21 +5,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
-NAME_RULE = "1 to 80 letters, digits, '_', '-' or '.', beginning with a letter or digit"
-
-# What runs had before a field existed, or before its default changed, by dotted key. It
-# stays the baseline of the id, and a run folder that lacks the key is read with it: old
-# runs keep their id and their meaning, and new ones get the new default.
-BEFORE: dict[str, Any] = {"model.prior": "standard", "model.label_scale": 1.0}
+from cvae.spec.identity import Logging, Named, Section
 
 CONV_HIDDEN = (32, 64, 256)  # the default of model.hidden with convolutions
 Width = Annotated[int, Field(ge=1, le=65536, strict=True)]
@@ -32,16 +22,6 @@ Part = Literal[
 ]
 PARTS: tuple[str, ...] = get_args(Part)
 LABEL_PARTS = frozenset({"labels"})  # those that a plain VAE has no answer to
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,  # the text below a field is its description
-    )
 
 
 class Data(Section):
@@ -144,14 +124,20 @@ class Training(Section):
     batch_size: int = Field(256, ge=1, le=10**6)
     """Images a step; the last batch of an epoch may be smaller."""
     optimizer: Literal["adam", "adamw"] = "adam"
-    """`adamw` is Adam with a decoupled weight decay of 0.01."""
+    """`adamw` is Adam with a decoupled weight decay."""
+    weight_decay: float = Field(0.01, ge=0, le=10)
+    """Of `adamw`, each step: weights · (1 − learning rate · this)."""
     adam_betas: tuple[Decay, Decay] = Field((0.9, 0.99), strict=False)
     """Decay per step of the running means of the gradient and of its square."""
     learning_rate: float = Field(4e-3, gt=0, le=10)
     """Step size; the highest one where the schedule changes it."""
-    schedule: Literal["constant", "one_cycle", "linear"] = "one_cycle"
+    schedule: Literal["constant", "one_cycle", "linear", "cosine"] = "one_cycle"
     """`constant`; `one_cycle`: by cosine from 1/25 up to the peak in 30 % of the
-    steps, then down to almost 0; `linear`: straight up in 15 %, straight down to 0."""
+    steps, then down to almost 0; `linear`: straight up in 15 %, straight down to 0;
+    `cosine`: straight up in 5 %, then down to 0."""
+    ema: Decay = 0.0
+    """Decay per step of a running mean of the weights, such as 0.999; the mean is what
+    is evaluated, saved and sampled from. 0: the last weights are."""
     output_bias: Literal["mean_image", "random"] = "mean_image"
     """How the decoder's last bias starts. `mean_image`: at the log-odds of the mean
     training image, so that no step is spent on finding where ink can be; `random`: as
@@ -162,6 +148,14 @@ class Training(Section):
     """Of all random streams: initial weights, order of images, noise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: a CUDA device where there is one, else the CPU."""
+
+    @field_validator("weight_decay")
+    @classmethod
+    def _decay_needs_adamw(cls, value: float, info: ValidationInfo) -> float:
+        default = cls.model_fields["weight_decay"].default
+        if value != default and info.data.get("optimizer") != "adamw":
+            raise ValueError("needs optimizer: adamw")
+        return value
 
 
 class Evaluation(Section):
@@ -177,57 +171,12 @@ class Evaluation(Section):
     the numbers of samples above, or with 5000 and 100 where they are 0."""
 
 
-class Logging(Section):
-    """Where and how often a run of any kind is logged."""
-
-    experiment: str = Field("cvae", min_length=1, max_length=200)
-    """Experiment of MLflow that the run is logged to."""
-    images_every: int = Field(5, ge=1, le=10**6)
-    """Epochs between two pictures of samples and reconstructions."""
-
-    @field_validator("experiment")
-    @classmethod
-    def _printable(cls, value: str) -> str:
-        if not value.isprintable() or value != value.strip():
-            raise ValueError("must be printable text without blanks at its ends")
-        return value
-
-
 class Tracking(Logging):
     """Where and how often the run is logged; no part of the run's identity."""
 
     log_model: bool = True
     """Whether the final weights are logged as a model that MLflow loads and serves,
     some 2 MB a run beside the weights themselves."""
-
-
-class Named(Section):
-    """What a run of any kind has: a name for its folder, an id of its content."""
-
-    name: str
-    """Begins the name of the run's folder: 1 to 80 letters, digits, `_`, `-` or `.`."""
-
-    @field_validator("name")
-    @classmethod
-    def _plain_name(cls, value: str) -> str:
-        if not NAME.fullmatch(value):
-            raise ValueError(f"must be {NAME_RULE} (it names a folder)")
-        return value
-
-    @property
-    def id(self) -> str:
-        """8 hex digits of the content that sets the run apart from the defaults.
-
-        Name and tracking are left out. A new field with a default changes no id; where
-        a default changes, `BEFORE` keeps the ids of old runs.
-        """
-        content = {
-            key: value
-            for key, value in differences(self, BEFORE).items()
-            if key != "name" and not key.startswith("tracking.")
-        }
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
 class Spec(Named):
@@ -250,35 +199,3 @@ class Spec(Named):
                     f"evaluation.what: {part} needs model.conditional: true"
                 )
         return self
-
-
-def flatten(spec: Named) -> dict[str, Any]:
-    """Every field under its dotted key; tuples become lists."""
-    flat: dict[str, Any] = {}
-    for key, value in spec.model_dump(mode="json").items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{field}": inner for field, inner in value.items()}
-        else:
-            flat[key] = value
-    return flat
-
-
-def differences(spec: Named, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The dotted fields that differ from the defaults, or from `before` where it has
-    the key."""
-    baseline = flatten(type(spec)(name="default")) | dict(before or {})
-    return {
-        key: value for key, value in flatten(spec).items() if value != baseline[key]
-    }
-
-
-def nested(flat: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`: dotted keys as a dict of sections."""
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        section, dot, field = key.partition(".")
-        if dot:
-            tree.setdefault(section, {})[field] = value
-        else:
-            tree[key] = value
-    return tree

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from cvae.spec.fields import Logging, Named, Section, Spec
+from cvae.spec.fields import Spec
+from cvae.spec.identity import Logging, Named, Section
 
 
 class JudgeData(Section):

@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from cvae.spec.fields import Named, Spec
+from cvae.spec.fields import Spec
+from cvae.spec.identity import Named
 from cvae.spec.reference import words
 
 

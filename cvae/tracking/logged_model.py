@@ -19,7 +19,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
 from mlflow.models import Model
 
 from cvae.run.folder import RunFolder
-from cvae.spec.fields import flatten
+from cvae.spec.identity import flatten
 from cvae.tracking.connection import MlflowClient
 from cvae.tracking.entities import text
 

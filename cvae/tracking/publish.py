@@ -25,7 +25,8 @@ from cvae.errors import TrackingError
 from cvae.files import write_atomic
 from cvae.run.find import display_name
 from cvae.run.folder import RunFolder, SweepFolder
-from cvae.spec.fields import Spec, flatten
+from cvae.spec.fields import Spec
+from cvae.spec.identity import flatten
 from cvae.tracking import charts, logged_model
 from cvae.tracking.connection import clear_errors, within
 from cvae.tracking.entities import datasets, points, swept_values, text, user

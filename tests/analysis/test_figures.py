@@ -24,7 +24,8 @@ from cvae.errors import RunNotFound
 from cvae.run.find import finished_run
 from cvae.run.folder import RunFolder
 from cvae.spec.document import load_spec, split_overrides
-from cvae.spec.fields import Spec, flatten, nested
+from cvae.spec.fields import Spec
+from cvae.spec.identity import flatten, nested
 from tests import children
 from tests.conftest import data_set, generator, write
 from tests.test_commands import ROOT

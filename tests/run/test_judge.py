@@ -20,7 +20,7 @@ from cvae.run.find import folders
 from cvae.run.folder import Origin, RunFolder
 from cvae.run.recorder import Recorder
 from cvae.spec.document import load_spec, one_spec, parse, read_document
-from cvae.spec.fields import flatten
+from cvae.spec.identity import flatten
 from cvae.spec.judge import JudgeSpec
 from cvae.spec.variants import read_plan
 from tests.conftest import data_set, idx, spec, write

@@ -20,7 +20,8 @@ from cvae.spec.document import (
     read_document,
     validate,
 )
-from cvae.spec.fields import BEFORE, NAME, Spec, differences, flatten
+from cvae.spec.fields import Spec
+from cvae.spec.identity import BEFORE, NAME, differences, flatten
 from tests import children
 from tests.conftest import tried
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cvae.spec.fields import Spec, differences, flatten, nested
+from cvae.spec.fields import Spec
+from cvae.spec.identity import differences, flatten, nested
 from tests.conftest import spec
 
 OTHERWISE: dict[str, Any] = {
@@ -28,9 +29,11 @@ OTHERWISE: dict[str, Any] = {
     "training.epochs": 31,
     "training.batch_size": 128,
     "training.optimizer": "adamw",
+    "training.weight_decay": 0.1,
     "training.adam_betas": [0.9, 0.999],
     "training.learning_rate": 1e-3,
     "training.schedule": "constant",
+    "training.ema": 0.99,
     "training.output_bias": "random",
     "training.grad_clip": 1.0,
     "training.seed": 1,
@@ -38,6 +41,9 @@ OTHERWISE: dict[str, Any] = {
     "evaluation.importance_samples": 500,
     "evaluation.label_samples": 100,
     "evaluation.what": ["nll"],
+}
+NEEDED: dict[str, dict[str, Any]] = {  # a field that only counts with another
+    "training.weight_decay": {"training.optimizer": "adamw"},
 }
 OUTSIDE_IDENTITY = {
     "name": "other",
@@ -83,6 +89,10 @@ OUT_OF_BOUNDS: list[tuple[str, Any]] = [
     ("training.adam_betas", [0.9]),
     ("training.adam_betas", [0.9, 1.0]),
     ("training.adam_betas", [-0.1, 0.9]),
+    ("training.weight_decay", -0.1),
+    ("training.weight_decay", 0.1),  # without adamw
+    ("training.ema", 1.0),
+    ("training.ema", -0.1),
     ("training.learning_rate", 0.0),
     ("training.learning_rate", "1e-3"),
     ("training.grad_clip", 0.0),
@@ -108,19 +118,25 @@ def test_the_tables_here_cover_every_field() -> None:
 
 @pytest.mark.parametrize("key", OTHERWISE)
 def test_every_field_of_the_content_changes_the_id(key: str) -> None:
-    changed = spec(**{key: OTHERWISE[key]})
+    needed = NEEDED.get(key, {})
+    changed = spec(**needed, **{key: OTHERWISE[key]})
     found = differences(changed)
+    assert needed.items() <= found.items()
+    found = {key: value for key, value in found.items() if key not in needed}
     if key == "model.conditional":  # without labels, nothing is left of these two
         assert found.pop("model.prior") == "standard"
         assert found.pop("model.label_scale") == 1.0
     if key == "model.architecture":  # which brings its own
         assert found.pop("model.hidden") == [32, 64, 256]
     assert found == {"name": "test", key: OTHERWISE[key]}
-    assert changed.id != spec().id
+    assert changed.id != spec(**needed).id
 
 
 def test_no_two_single_changes_share_an_id() -> None:
-    ids = {spec(**{key: value}).id for key, value in OTHERWISE.items()}
+    ids = {
+        spec(**NEEDED.get(key, {}), **{key: value}).id
+        for key, value in OTHERWISE.items()
+    }
     assert len(ids) == len(OTHERWISE)
 
 

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from cvae.spec import reference
-from cvae.spec.fields import Spec, flatten
+from cvae.spec.fields import Spec
+from cvae.spec.identity import flatten
 from cvae.spec.judge import JudgeSpec, JudgeTraining
 from cvae.spec.mistakes import FIELDS
 from tests import children

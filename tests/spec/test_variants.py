@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cvae.errors import SpecError
 from cvae.spec.document import load_spec
-from cvae.spec.fields import flatten
+from cvae.spec.identity import flatten
 from cvae.spec.variants import Plan, read_plan
 from tests.conftest import tried
 

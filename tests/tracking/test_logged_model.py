@@ -18,7 +18,7 @@ from cvae.run import published
 from cvae.run.evaluation import record
 from cvae.run.find import find_published
 from cvae.run.folder import RunFolder
-from cvae.spec.fields import flatten
+from cvae.spec.identity import flatten
 from cvae.tracking import logged_model, serving
 from cvae.tracking.publish import Tracker
 from tests import children

@@ -17,7 +17,7 @@ from cvae.errors import TrackingError
 from cvae.run import runner
 from cvae.run.find import display_name, find_run
 from cvae.run.folder import RunFolder
-from cvae.spec.fields import flatten
+from cvae.spec.identity import flatten
 from cvae.tracking import entities
 from cvae.tracking.note import description
 from cvae.tracking.publish import Tracker
