@@ -23,8 +23,10 @@ from torch.nn import functional as F
 
 from cvae.priors import Gaussian, gaussian_log_density
 
+# Fitted to the posteriors of results/latent-20, whose kl against N(0, I) is 18.89 nats,
+# they leave 17.41; four couplings 17.55, 64 units 17.54, with tanh 17.88.
 COUPLINGS = 6  # each half of z is changed three times
-HIDDEN = 64  # units of the one hidden layer of a coupling
+HIDDEN = 128  # rectified units of the one hidden layer of a coupling
 LARGEST = 2.0  # |s| of one coupling: it scales by 0.14 to 7.4
 
 
@@ -66,7 +68,7 @@ class Flow(nn.Module):
 
     def _scale_shift(self, at: int, a: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """s and t of a coupling, each (…, B, size of b)."""
-        h = torch.tanh(F.linear(a, self.first[at]) + label)
+        h = torch.relu(F.linear(a, self.first[at]) + label)
         s, t = F.linear(h, self.last[at], self.bias[at]).chunk(2, -1)
         return LARGEST * torch.tanh(s), t
 
