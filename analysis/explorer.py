@@ -40,6 +40,7 @@ SCRIPTS = (
     *("page", "share", "start"),  # the last one begins at once
 )
 CLOUD = 1500  # test images on the plane
+PLAIN = ("mlp", False, "none")  # networks that the page can decode with
 EACH = 4  # test images of each digit to choose from
 DRAWS = 128  # of z for each label, where z has more than two dimensions
 TWIN_BITS = 6  # of the twin's weights: one fewer keeps both models under 3 MB
@@ -95,10 +96,12 @@ def _check(run: Run, against: Run | None) -> None:
                 f"{each.folder.name}: the explorer's page draws from Gaussians and "
                 "their mixtures, not from a flow (model.prior: flow); name another run"
             )
-        if each.spec.model.architecture != "mlp":
+        kind = each.spec.model
+        if (kind.architecture, kind.residual, kind.normalisation) != PLAIN:
             raise UsageError(
-                f"{each.folder.name}: is a network with convolutions, and the explorer "
-                "decodes with linear layers alone; name a run with architecture: mlp"
+                f"{each.folder.name}: the explorer's page decodes with linear layers "
+                "and activations; name a run with architecture: mlp, residual: false "
+                "and normalisation: none"
             )
         if each.shape != (28, 28):
             rows, columns = each.shape

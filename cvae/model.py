@@ -37,6 +37,8 @@ class CVAE(nn.Module):
         architecture: str = "mlp",
         conditional: bool = True,
         activation: str = "relu",
+        residual: bool = False,
+        normalisation: str = "none",
         prior: str = "standard",
         label_scale: float = 1.0,
         shape: tuple[int, int] = (28, 28),
@@ -44,11 +46,13 @@ class CVAE(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.latent_dim, self.pixels = latent_dim, math.prod(shape)
+        self.latent_dim = latent_dim
+        self.shape, self.pixels = shape, math.prod(shape)
         self.label_scale = label_scale
         self.classes = classes if conditional else 0
+        layers = networks.Layers(activation, residual, normalisation)
         self.encoder, self.decoder = networks.PAIRS[architecture](
-            shape, self.classes, latent_dim, hidden, activation
+            shape, self.classes, latent_dim, hidden, layers
         )
         # of p(z|y): trained, or fitted after training, or None: N(0, I)
         self.prior_table: Tensor | None = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -24,18 +25,27 @@ HALVINGS = 2  # convolutions of stride 2: 28 → 14 → 7
 Pair = tuple[nn.Sequential, nn.Sequential]
 
 
+@dataclass(frozen=True)
+class Layers:
+    """How the hidden layers between two linear ones are built."""
+
+    activation: str = "relu"
+    residual: bool = False
+    normalisation: str = "none"
+
+
 def mlp_pair(
     shape: tuple[int, int],
     classes: int,
     latent_dim: int,
     hidden: tuple[int, ...],
-    activation: str,
+    layers: Layers,
 ) -> Pair:
     """Layers of `hidden` units, in the decoder in reverse."""
     pixels = math.prod(shape)
     return (
-        _mlp([pixels + classes, *hidden, 2 * latent_dim], activation),
-        _mlp([latent_dim + classes, *reversed(hidden), pixels], activation),
+        _mlp([pixels + classes, *hidden, 2 * latent_dim], layers),
+        _mlp([latent_dim + classes, *reversed(hidden), pixels], layers),
     )
 
 
@@ -44,18 +54,18 @@ def conv_pair(
     classes: int,
     latent_dim: int,
     hidden: tuple[int, ...],
-    activation: str,
+    layers: Layers,
 ) -> Pair:
     """`hidden`: channels of the two convolutions, then units of the layers behind.
 
     The label joins the features of the image in front of the first linear layer.
     """
     channels, dense = hidden[:HALVINGS], hidden[HALVINGS:]
-    down = FromImage(shape, channels, activation)
-    up = ToImage(shape, channels, activation)
-    encoder = _mlp([down.features + classes, *dense, 2 * latent_dim], activation)
-    decoder = _mlp([latent_dim + classes, *reversed(dense), down.features], activation)
-    between = ACTIVATIONS[activation]()
+    down = FromImage(shape, channels, layers.activation)
+    up = ToImage(shape, channels, layers.activation)
+    encoder = _mlp([down.features + classes, *dense, 2 * latent_dim], layers)
+    decoder = _mlp([latent_dim + classes, *reversed(dense), down.features], layers)
+    between = ACTIVATIONS[layers.activation]()
     return nn.Sequential(down, *encoder), nn.Sequential(*decoder, between, up)
 
 
@@ -121,6 +131,18 @@ def _grid(shape: tuple[int, int]) -> tuple[int, int]:
     return rows, columns
 
 
+class Residual(nn.Module):
+    """h + f(h) (He et al. 2016): what lies in front is reached past f, too."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.change = nn.Sequential(*layers)
+
+    def forward(self, h: Tensor) -> Tensor:
+        changed: Tensor = h + self.change(h)
+        return changed
+
+
 class Linear(nn.Linear):
     """nn.Linear without initial weights, which torch draws from its global generator.
 
@@ -161,8 +183,19 @@ def _fan_in(layer: Linear | Conv | Transposed) -> float:
     return layer.weight[0].numel()
 
 
-def _mlp(widths: list[int], activation: str) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in itertools.pairwise(widths):
-        layers += [Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers[:-1])
+def _mlp(widths: list[int], layers: Layers) -> nn.Sequential:
+    """Linear layers with an activation between two; the last has none behind it.
+
+    A layer between equal hidden widths can be residual, and normalises its input then;
+    any other normalises what its activation is given.
+    """
+    made: list[nn.Module] = []
+    normal = layers.normalisation == "layer"
+    for fan_in, fan_out in itertools.pairwise(widths[:-1]):
+        linear, activation = Linear(fan_in, fan_out), ACTIVATIONS[layers.activation]()
+        norm = [nn.LayerNorm(fan_out)] if normal else []
+        if layers.residual and made and fan_in == fan_out:
+            made.append(Residual(*norm, linear, activation))
+        else:
+            made += [linear, *norm, activation]
+    return nn.Sequential(*made, Linear(widths[-2], widths[-1]))

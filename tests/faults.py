@@ -56,7 +56,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ("SPLIT_SEED = 20140214", "SPLIT_SEED = 20140215", RECORDED),
     ('f"{seed}/{name}"', 'f"{name}/{seed}"', RECORDED),
     # model, objective, evaluation
-    ("bound = 1 / math.sqrt", "bound = 2 / math.sqrt", MODEL),
+    ("1 / math.sqrt(_fan_in", "2 / math.sqrt(_fan_in", MODEL),
     ("reversed(hidden)", "hidden", MODEL),
     ("exp() - 1 - logvar", "exp() - 1 + logvar", OBJECTIVE),
     ("torch.exp(0.5 * logvar), noise", "torch.exp(logvar), noise", OBJECTIVE),

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from benchmarks.twin import ConvTwin
 from cvae import evaluate, generate_conditional_samples, load_run
 from cvae.__main__ import main
 from cvae.engine import Epoch
 from cvae.gradient import ByAutograd, ByHand
+from cvae.likelihood import given_z
 from cvae.model import CVAE, EDGE
+from cvae.objective import bernoulli_nll
 from cvae.optimizer import Adam
 from cvae.run import runner
 from cvae.run.folder import RunFolder
@@ -47,56 +49,66 @@ def test_parameter_counts_are_pinned(options: dict[str, Any], count: int) -> Non
     assert sum(weight.numel() for weight in model.parameters()) == count
 
 
-class Twin(nn.Module):
-    """The pair of (4, 5, 7) in torch's layers and its usual order of memory."""
+class Deep(nn.Module):
+    """Layers of 6, 5, 5, 5 units by hand, on torch's functions and plain tensors."""
 
-    def __init__(self, latent: int, classes: int, shape: tuple[int, int]) -> None:
+    def __init__(self, layers: nn.Sequential, *, residual: bool, norm: bool) -> None:
         super().__init__()
-        self.latent, self.classes, self.shape = latent, classes, shape
-        rows, columns = (-(-side // 4) for side in shape)
-        self.down = nn.Sequential(
-            *(nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU()),
-            *(nn.Conv2d(4, 5, 3, 2, 1), nn.ReLU()),
-        )
-        features = 5 * rows * columns
-        self.dense = nn.Sequential(
-            nn.Linear(features + classes, 7), nn.ReLU(), nn.Linear(7, 2 * latent)
-        )
-        self.decoder = nn.Sequential(
-            *(nn.Linear(latent + classes, 7), nn.ReLU()),
-            *(nn.Linear(7, features), nn.ReLU()),
-            nn.Unflatten(1, (rows, columns, 5)),
-        )
-        self.up = nn.Sequential(
-            *(nn.ConvTranspose2d(5, 4, 4, 2, 1), nn.ReLU()),
-            nn.ConvTranspose2d(4, 1, 4, 2, 1, bias=False),
-        )
-        self.bias = nn.Parameter(torch.empty(shape[0] * shape[1]))
+        self.residual, self.norm = residual, norm
+        self.parts = [part.detach().clone() for part in layers.parameters()]
 
-    def take(self, model: CVAE) -> list[nn.Parameter]:
-        """The weights of a CVAE; returns the own ones in its order."""
-        layers = [*self.down, *self.dense, *self.decoder, *self.up]
-        own = [part for layer in layers for part in layer.parameters()]
-        # the decoder's last layer begins with its bias for each pixel
-        own.insert(len(own) - 3, self.bias)
-        with torch.no_grad():
-            for mine, part in zip(own, model.parameters(), strict=True):
-                mine.copy_(part)
-        return own
+    def forward(self, h: Tensor) -> Tensor:
+        parts = iter(self.parts)
 
-    def forward(self, x: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """−log p(x|z,y) and KL of each image."""
-        label = F.one_hot(y, 10)[:, : self.classes].to(x)
-        features = self.down(x.view(-1, 1, *self.shape)).permute(0, 2, 3, 1).flatten(1)
-        mu, logvar = self.dense(torch.cat([features, label], 1)).chunk(2, 1)
-        z = mu + (logvar / 2).exp() * noise
-        grid = self.decoder(torch.cat([z, label], 1)).permute(0, 3, 1, 2)
-        image = self.up(grid)[:, 0, : self.shape[0], : self.shape[1]]
-        logits = image.flatten(1) + self.bias
-        recon = F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
-        q = torch.distributions.Normal(mu, (logvar / 2).exp())
-        p = torch.distributions.Normal(torch.zeros_like(mu), 1.0)
-        return recon, torch.distributions.kl_divergence(q, p).sum(1)
+        def linear(x: Tensor) -> Tensor:
+            return x @ next(parts).T + next(parts)
+
+        def normal(x: Tensor) -> Tensor:
+            if not self.norm:
+                return x
+            mean, var = x.mean(-1, keepdim=True), x.var(-1, correction=0, keepdim=True)
+            return (x - mean) / (var + 1e-5).sqrt() * next(parts) + next(parts)
+
+        last = 0
+        for width in (6, 5, 5, 5):
+            if self.residual and width == last:
+                h = h + torch.tanh(linear(normal(h)))
+            else:
+                h = torch.tanh(normal(linear(h)))
+            last = width
+        return linear(h)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("normalisation", ["none", "layer"])
+def test_residual_and_normalised_layers_are_what_they_say(
+    residual: bool, normalisation: str
+) -> None:
+    kinds: dict[str, Any] = {"residual": residual, "normalisation": normalisation}
+    model = conv(
+        **{"architecture": "mlp", "hidden": (6, 5, 5, 5), "shape": (3, 4)},
+        **{"activation": "tanh"} | kinds,
+    ).double()
+    with torch.no_grad():  # scales are not 1, shifts not 0
+        for part in model.encoder.parameters():
+            part.add_(0.1 * torch.randn(part.shape, generator=generator(2)))
+    x = torch.rand(4, 22, generator=generator(1)).double()
+    twin = Deep(model.encoder, residual=residual, norm=normalisation == "layer")
+    torch.testing.assert_close(model.encoder(x), twin(x))
+    count = 23 * 6 + 7 * 5 + 2 * 6 * 5 + 6 * 6 + (2 * (6 + 3 * 5) if twin.norm else 0)
+    assert sum(part.numel() for part in twin.parts) == count
+    assert ByHand.covers(model, samples=1) == (not residual and not twin.norm)
+
+
+def test_the_likelihood_of_many_z_is_that_of_the_decoder() -> None:
+    """Its first linear layer is taken apart, whatever lies behind it."""
+    deep = {"hidden": (9, 9, 9), "residual": True, "normalisation": "layer"}
+    for model in (conv(), conv(**deep | {"architecture": "mlp"})):
+        random, y = generator(3), torch.arange(5)
+        z, x = torch.randn(7, 5, 3, generator=random), torch.rand(5, 70)
+        found = given_z(model, x, y)(z)
+        wanted = -bernoulli_nll(model.decode(z, y), x)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("conditional", [True, False])
@@ -107,8 +119,7 @@ def test_the_conv_pair_is_its_twin_with_all_gradients(
     model = conv(conditional=conditional, shape=shape).double()
     model.start_from(torch.linspace(0, 1, model.pixels))
     Adam(model, spec())
-    twin = Twin(3, model.classes, shape).double()
-    weights = twin.take(model)
+    twin = ConvTwin(model, (4, 5, 7)).double()
     random = generator(1)
     x = torch.rand(6, model.pixels, generator=random).double()
     y, noise = torch.arange(6), torch.randn(6, 3, generator=random).double()
@@ -118,7 +129,7 @@ def test_the_conv_pair_is_its_twin_with_all_gradients(
     loss = recon + 0.7 * kl
     torch.testing.assert_close(sums[:3], torch.stack([recon, kl, loss]).sum(1))
     loss.mean().backward()
-    for part, other in zip(model.parameters(), weights, strict=True):
+    for part, other in zip(model.parameters(), twin.weights, strict=True):
         assert other.grad is not None
         torch.testing.assert_close(part.grad, other.grad)
 

@@ -127,6 +127,10 @@ def network(spec: Spec) -> str:
     words = ["-".join(map(str, widths))]
     if spec.model.architecture != usual.architecture:
         words.append(spec.model.architecture)
+    if spec.model.residual:
+        words.append("residual")
+    if spec.model.normalisation != usual.normalisation:
+        words.append(f"{spec.model.normalisation} normalisation")
     if spec.model.prior != usual.prior:
         words.append(f"{spec.model.prior} prior")
     if spec.model.label_scale != usual.label_scale:

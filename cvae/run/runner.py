@@ -121,6 +121,7 @@ def pick_device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_flush_denormal(True)
+    torch.backends.cudnn.deterministic = True  # else the same run has other bits
     return torch.device(wanted)
 
 

@@ -57,6 +57,13 @@ class Model(Section):
     """
     activation: Literal["relu", "tanh", "gelu", "silu"] = "relu"
     """What follows each hidden layer."""
+    residual: bool = False
+    """Whether a layer between two equal hidden widths adds to its input, h + f(h), and
+    does not replace it; for networks of more than two hidden layers."""
+    normalisation: Literal["none", "layer"] = "none"
+    """`layer`: the input of each activation, or of each residual layer, is normalised
+    over its units to mean 0 and variance 1, then scaled and shifted by trained numbers.
+    """
     prior: Literal["standard", "learned", "flow", "mixture"] = "mixture"
     """p(z given y). `standard`: N(0, I) for all labels; `learned`: a Gaussian with a
     trained mean and diagonal variance for each label; `flow`: N(0, I) bent by trained
@@ -93,6 +100,16 @@ class Model(Section):
                 "hidden: with architecture: conv, must be the channels of two "
                 "convolutions, then units of linear layers, such as "
                 f"{list(CONV_HIDDEN)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _residual_layers_have_equal_widths(self) -> Model:
+        linear = self.hidden[2:] if self.architecture == "conv" else self.hidden
+        if self.residual and not any(map(int.__eq__, linear, linear[1:])):
+            raise ValueError(
+                "residual: true needs two equal widths side by side in hidden, such as "
+                "[512, 512, 512]"
             )
         return self
 

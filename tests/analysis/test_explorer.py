@@ -188,7 +188,8 @@ def test_text_of_a_run_cannot_end_the_script(tmp_path: Path) -> None:
         ({"run": "own", "against": "own"}, "AGAINST=.* is conditional"),
         ({"run": "small"}, "its images are 14 × 14; .* 28 × 28"),
         ({"run": "own", "against": "small plain"}, "its images are 14 × 14"),
-        ({"run": "conv"}, "with convolutions, .* name a run with architecture: mlp"),
+        ({"run": "conv"}, "decodes with linear layers .* architecture: mlp"),
+        ({"run": "deep"}, "decodes with linear layers .* normalisation: none"),
     ],
 )
 def test_a_run_of_the_wrong_kind_is_refused(
@@ -199,6 +200,7 @@ def test_a_run_of_the_wrong_kind_is_refused(
     small = (14, 14)
     kinds = {
         "conv": untrained_run(tmp_path, model__architecture="conv"),
+        "deep": untrained_run(tmp_path, model__normalisation="layer"),
         "own": own,
         "plain": plain,
         "small": Run(own.model, own.spec, own.folder, small),

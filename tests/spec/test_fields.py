@@ -19,8 +19,10 @@ OTHERWISE: dict[str, Any] = {
     "model.architecture": "conv",
     "model.conditional": False,
     "model.latent_dim": 20,
-    "model.hidden": [400, 300],
+    "model.hidden": [400, 300, 300, 300],
     "model.activation": "tanh",
+    "model.residual": True,
+    "model.normalisation": "layer",
     "model.prior": "learned",
     "model.label_scale": 2.0,
     "objective.beta": 4.0,
@@ -43,6 +45,7 @@ OTHERWISE: dict[str, Any] = {
     "evaluation.what": ["nll"],
 }
 NEEDED: dict[str, dict[str, Any]] = {  # a field that only counts with another
+    "model.residual": {"model.hidden": [9, 9]},
     "training.weight_decay": {"training.optimizer": "adamw"},
 }
 OUTSIDE_IDENTITY = {
@@ -79,6 +82,8 @@ OUT_OF_BOUNDS: list[tuple[str, Any]] = [
     ("model.hidden", [1] * 17),
     ("model.activation", "ReLU"),
     ("model.prior", None),
+    ("model.residual", "yes"),
+    ("model.normalisation", "batch"),
     ("objective.beta", -1e-9),
     ("objective.beta", float("nan")),
     ("objective.beta", float("inf")),
@@ -214,3 +219,13 @@ def test_convolutions_without_channels_are_refused(hidden: list[int]) -> None:
     with pytest.raises(ValidationError, match="channels of two convolutions"):
         spec(model__architecture="conv", model__hidden=hidden)
     spec(model__architecture="conv", model__hidden=[1, 1])
+
+
+def test_residual_layers_are_refused_where_no_widths_are_equal() -> None:
+    for hidden in ([], [512], [512, 256, 512]):
+        with pytest.raises(ValidationError, match="two equal widths side by side"):
+            spec(model__residual=True, model__hidden=hidden)
+    conv = {"model.residual": True, "model.architecture": "conv"}
+    with pytest.raises(ValidationError, match="two equal widths side by side"):
+        spec(**conv, model__hidden=[32, 32, 256])
+    spec(**conv, model__hidden=[32, 64, 256, 256])
