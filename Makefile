@@ -16,6 +16,7 @@ takes.experiment := CONFIG SET OFFLINE
 takes.sweep := CONFIG SET OFFLINE DRY JOBS THREADS ENGINE GPUS
 takes.samples := RUN DIGIT N SEED TEMPERATURE OUT
 takes.evaluate := RUN K LABEL_K WHAT
+takes.compress := RUN OUT FROM
 takes.compare := EXPERIMENT SWEEP RUN FILTER BY AGAINST METRIC FORMATS OUT
 takes.report := $(takes.compare)
 takes.manifold := RUN DIGIT FORMATS ELLIPSES OUT
@@ -74,7 +75,7 @@ READY := .venv/.ready
 endif
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: python help setup data judge experiment sweep samples evaluate compare manifold explorer \
+.PHONY: python help setup data judge experiment sweep samples evaluate compress compare manifold explorer \
 	figures reproduce publish verify report list sync ui serve walkthrough bench soak test \
 	test-services lint clean
 
@@ -131,6 +132,10 @@ evaluate: $(READY)  ## likelihoods and more, with errors    make evaluate RUN=qu
 		$${K:+--importance-samples "$$K"} $${LABEL_K:+--label-samples "$$LABEL_K"} \
 		$${WHAT:+--what "$$WHAT"}
 	@[ -z "$$WHAT" ] || $(PYTHON) -m analysis.evaluation $${RUN:+--run "$$RUN"}
+
+compress: $(READY)  ## test images in −ELBO bits, and back make compress RUN=seed-notebook
+	@$(PYTHON) -m cvae $${FROM:+de}compress $${FROM:+"$$FROM"} \
+		$${RUN:+--run "$$RUN"} $${OUT:+--out "$$OUT"}
 
 SELECTED = $${EXPERIMENT:+--experiment "$$EXPERIMENT"} $${SWEEP:+--sweep "$$SWEEP"} \
 	$${RUN:+--run "$$RUN"} $${FILTER:+--filter "$$FILTER"} $${BY:+--by "$$BY"} \

@@ -1,8 +1,7 @@
 """Runs into `results/`, the published ones: the only way in.
 
-Matrices are rounded to float16 with 7 bits behind the leading one, more where 7 cost
-too much, and packed: a third of the size for a thousandth of a nat, which is measured
-before anything is written. The same runs give the same bytes.
+Weights are rounded (`rounding`) and packed. A published run that was evaluated since is
+published again with its new figures. The same runs give the same bytes.
 """
 
 from __future__ import annotations
@@ -13,28 +12,24 @@ import logging
 import lzma
 import shutil
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
-from torch import Tensor
 
-from cvae.errors import Damaged, RunNotFound, UsageError
+from cvae.errors import RunNotFound, UsageError
+from cvae.evaluated import Evaluated, evaluated_since
 from cvae.files import write_atomic
-from cvae.run import evaluation, find, published
-from cvae.run.data import load_data
-from cvae.run.folder import JUDGES, RunFolder, SweepFolder
-from cvae.samples import Run, load_run
+from cvae.rounding import rounded_weights
+from cvae.run import find, published
+from cvae.run.folder import JUDGES, Record, RunFolder, SweepFolder
+from cvae.samples import load_run
 from cvae.spec.document import dump
 from cvae.spec.identity import flatten
 from cvae.spec.variants import SEEDS
 
 JUDGE = "judge"  # its name, and its folder in `results`
-BITS = (7, 8, 10)  # of the 10 of a float16's mantissa; the fewest that do are taken
 MOST = 20_000_000  # bytes of results/ in all
-ROUNDING = 0.005  # nats of test/neg_elbo that rounding may cost; verify allows 0.01
 XZ: list[dict[str, Any]] = [
     {"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 3, "lp": 1, "pb": 1}  # 16-bit words
 ]
@@ -57,7 +52,8 @@ def publish(
 
     A run is published with its weights, of a sweep only the records; with `weights`
     also the weights of the runs with its first seed. What stood there of the same run
-    or sweep is replaced. `judge` is the newest judge in `runs`, with its weights.
+    or sweep is replaced; of a run that is in `results` alone, the figures of `make
+    evaluate WHAT=…` are added. `judge` is the newest judge in `runs`, with its weights.
 
     Raises:
         UsageError: a run is not finished, of an unknown or changed commit, or rounding
@@ -67,9 +63,9 @@ def publish(
         raise UsageError("say which runs or sweeps, such as RUNS='seed-notebook beta'")
     if published.at(runs):
         raise UsageError(f"{runs} is what is published; runs come from runs/")
-    sweeps, singles = _chosen([name for name in names if name != JUDGE], runs)
+    known, wanted = published.at(results), [name for name in names if name != JUDGE]
+    sweeps, singles, evaluated = _chosen(wanted, runs, known)
     _refuse([*singles, *(run for sweep in sweeps for run in _members(sweep, runs))])
-    known = published.at(results)
     before = dict(known.files) if known else {}
     figures = dict(known.figures) if known else {}
     listed, files = dict(before), Files()
@@ -86,7 +82,10 @@ def publish(
     for name, folder in whole.items():
         files |= _run_files(folder, runs)
         listed = _without(listed, name)
-        figures[name] = _test_figures(folder)
+        figures[name] = _test_figures(folder.records())
+    for again, lines in evaluated:
+        files[f"{again.name}/records.jsonl"] = b"".join(_json(r, None) for r in lines)
+        figures[again.name] = _test_figures(lines)
     if JUDGE in names:
         judge = find.find_run(JUDGE, runs=runs / JUDGES)
         _refuse([judge])
@@ -95,15 +94,19 @@ def publish(
     _refuse_too_much(results, listed, files)
     _write(results, files, set(before) - set(listed), _manifest(listed, figures))
     done = [*(f"sweeps/{sweep.name}" for sweep in sweeps), *whole]
+    done += [again.name for again, _ in evaluated]
     return [*done, JUDGE] if JUDGE in names else done
 
 
 def _chosen(
-    names: Sequence[str], runs: Path
-) -> tuple[list[SweepFolder], list[RunFolder]]:
-    """The sweeps and runs meant; where a sweep has the name of a run, the sweep."""
+    names: Sequence[str], runs: Path, known: published.Results | None
+) -> tuple[list[SweepFolder], list[RunFolder], list[Evaluated]]:
+    """The sweeps and runs meant; where a sweep has the name of a run, the sweep.
+
+    The last are published already, were evaluated since, and are not in `runs`.
+    """
     by_name = {sweep.name: sweep for sweep in find.sweeps(runs)}
-    sweeps, singles, unknown = [], [], []
+    sweeps, singles, evaluated, unknown = [], [], [], []
     for name in dict.fromkeys(names):
         dashed = name.replace("_", "-")  # experiments/seed_notebook.yaml
         if sweep := by_name.get(name) or by_name.get(dashed):
@@ -116,10 +119,13 @@ def _chosen(
             except RunNotFound as error:
                 fault = str(error)
         else:
-            unknown.append(fault)
+            try:
+                evaluated.append(evaluated_since(name, known))
+            except RunNotFound as error:
+                unknown.append(f"{fault}\n{error}")
     if unknown:
         raise RunNotFound("\n".join(unknown))
-    return sweeps, singles
+    return sweeps, singles, evaluated
 
 
 def _members(sweep: SweepFolder, runs: Path) -> list[RunFolder]:
@@ -172,8 +178,9 @@ def _facts(folder: RunFolder) -> dict[str, Any]:
     return {key: folder.info[key] for key in FACTS if key in folder.info}
 
 
-def _test_figures(folder: RunFolder) -> dict[str, float]:
-    return {k: v for k, v in folder.metrics.items() if k.startswith("test/")}
+def _test_figures(records: Sequence[Record]) -> dict[str, float]:
+    every = {k: v for line in records for k, v in line["metrics"].items()}
+    return {k: v for k, v in every.items() if k.startswith("test/")}
 
 
 def _json(value: Any, indent: int | None = 2) -> bytes:
@@ -215,7 +222,7 @@ def _sweep_files(sweep: SweepFolder, runs: Path) -> Files:
 def _run_files(folder: RunFolder, runs: Path) -> Files:
     """The files of a run with its rounded weights, if they are as good as its own."""
     run = load_run(folder.path.resolve(), runs=runs)
-    name, data = _name(folder), safetensors.torch.save(_rounded_weights(folder, run))
+    name, data = _name(folder), safetensors.torch.save(rounded_weights(folder, run))
     return {
         f"{name}/run.json": _json(_facts(folder)),
         f"{name}/spec.yaml": dump(folder.spec()).encode(),
@@ -234,37 +241,6 @@ def _judge_files(folder: RunFolder) -> Files:
     record |= {f"{k}_accuracy": metrics[f"{k}/accuracy"] for k in ("val", "test")}
     weights = {f"{JUDGE}/judge.safetensors": folder.read_weights()}
     return weights | {f"{JUDGE}/judge.json": _json(record)}
-
-
-def _rounded_weights(folder: RunFolder, run: Run) -> dict[str, Tensor]:
-    """The state dict with as few of `BITS` as cost no more than `ROUNDING`."""
-    spec, own = run.spec, folder.metrics.get("test/neg_elbo")
-    if own is None:
-        raise Damaged(f"{folder.path}: finished, but test/neg_elbo is not recorded")
-    test, weights = load_data(spec, folder).test, deepcopy(run.model.state_dict())
-    for bits in BITS:
-        rounded = {key: _rounded(key, w, bits) for key, w in weights.items()}
-        run.model.load_state_dict(rounded)
-        anew = evaluation.bound(run.model, test, spec, beta=spec.objective.beta)
-        if abs(cost := anew["neg_elbo"] - own) <= ROUNDING:
-            log.info("%s: rounding the weights costs %+.4f nats", folder.name, cost)
-            return rounded
-    raise UsageError(  # nan, too
-        f"{folder.path}: its weights, rounded to float16, give {own + cost:.4f} nats "
-        f"per image of the test set; recorded are {own:.4f}, allowed {ROUNDING} more"
-    )
-
-
-def _rounded(key: str, weight: Tensor, kept: int) -> Tensor:
-    """A matrix as the nearest float16 with so many bits; once more changes nothing.
-
-    From float32 at once: what is halfway between two would be rounded twice, and up.
-    """
-    if not key.endswith(".weight"):
-        return weight.detach().clone()
-    bits, drop = weight.detach().contiguous().view(torch.int32), 23 - kept
-    nearest = (bits + (1 << (drop - 1))) >> drop << drop
-    return nearest.view(torch.float32).half()
 
 
 def _refuse_too_much(results: Path, listed: dict[str, str], files: Files) -> None:

@@ -25,8 +25,8 @@ RANKS = (
     "run.checkpoint run.state run.provenance",
     "tracking",
     "run samples",
-    "results verify sweep tracking.served",
-    "commands shipped __main__",
+    "results evaluated rounding verify sweep tracking.served",
+    "commands compress shipped __main__",
 )
 PLAIN = {
     "idx",

@@ -21,9 +21,12 @@ TO_BEAT = {  # by the sources that README names
     "pytorch_example": "105.55 [2]",
 }
 BOUND, WORST = "test/neg_elbo", "test/label_fidelity_worst"
+NLL, NAMED = "test/nll_is5000", "test/label_accuracy_is100"
+LEARNED = "test/classification_accuracy"
 HEAD = (
-    *("experiment", "network", "seeds", "test neg_elbo", "test kl"),
-    *("label fidelity (worst digit)", "transfer", "to beat"),
+    *("experiment", "network", "seeds", "test neg_elbo", "test kl", "test nll_is5000"),
+    *("label fidelity (worst digit)", "transfer", "label accuracy"),
+    *("classification accuracy", "to beat"),
 )
 
 
@@ -33,15 +36,16 @@ def results(needed: Needed) -> str:
     rows = [list(HEAD)]
     for name, folders in seeds.items():
         about = [f"`{name}`", network(needed.spec(name)), str(len(folders))]
-        bounds = [mean_sd(folders, key) for key in (BOUND, "test/kl")]
-        control = [fidelity(folders), percent(values(folders, TRANSFER))]
-        rows.append([*about, *bounds, *control, TO_BEAT.get(name, "–")])
+        bounds = [mean_sd(folders, key) for key in (BOUND, "test/kl", NLL)]
+        shares = [percent(values(folders, key)) for key in (TRANSFER, NAMED, LEARNED)]
+        beaten = TO_BEAT.get(name, "–")
+        rows.append([*about, *bounds, fidelity(folders), *shares, beaten])
     gained = mean(seeds["plain_vae"]) - mean(seeds["seed_notebook"])
     every = [folder for folders in seeds.values() for folder in folders]
     return (
         f"{markdown(rows)}\n\n{made_on(every)} ± is the standard deviation over seeds. "
         f"The label lowers the bound of the two-dimensional network by {gained:.1f} "
-        f"nats.{judged(every)}"
+        f"nats.{judged(every)}{reviewed(every)}"
     )
 
 
@@ -116,6 +120,18 @@ def judged(folders: Sequence[RunFolder]) -> str:
         "in brackets the worst digit of the worst seed; transfer: z of a test image "
         "decoded as another digit and read as that one. They are read by a CNN that is "
         f"right on {judges} of the real test images."
+    )
+
+
+def reviewed(folders: Sequence[RunFolder]) -> str:
+    """What the figures of `make evaluate WHAT=…` mean, where a run has them."""
+    if not any(values(folders, key) for key in (NLL, NAMED, LEARNED)):
+        return ""
+    return (
+        " Of the seeds that `make evaluate WHAT=…` was asked for: nll_is5000; label "
+        "accuracy: test images whose label argmax p(y given x) names, by Bayes' rule; "
+        "classification accuracy: real test images that a network reads right which "
+        "learned from 10,000 samples alone."
     )
 
 

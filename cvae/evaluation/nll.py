@@ -8,6 +8,7 @@ settled, and the effective sample size how many of the draws count.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -50,7 +51,10 @@ def nll(model: CVAE, images: mnist.Images, request: Request) -> Measured:
         per_image["nll_quadrature"] = -truth.log_p
         per_image["nll_quadrature_doubt"] = truth.doubt
         per_image[f"nll_bias_is{samples}"] = truth.log_p - of_counts[-1]
-    return mean_and_error(per_image)
+    # the curve and the integral's own error are for the page
+    aside = {f"nll_is{k}" for k in counts[:-1]} | {"nll_quadrature_doubt"}
+    found = mean_and_error(per_image)
+    return replace(found, cited=frozenset(found.figures.keys() - aside))
 
 
 def curve(log_weights: Tensor, k: int) -> Tensor:

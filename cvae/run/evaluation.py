@@ -19,6 +19,7 @@ from cvae.run.data import load_data
 from cvae.run.folder import Record, RunFolder
 from cvae.run.judges import judge_of, say_no_judge
 from cvae.run.progress import decoding
+from cvae.run.published import Published
 from cvae.run.state import stream
 from cvae.spec.fields import Spec
 
@@ -198,11 +199,10 @@ def measure(
     for key, value in (*found.figures.items(), *found.errors.items()):
         if not math.isfinite(value):
             raise Diverged(f"{key} is not finite; nothing of {part} was kept")
-    cited = found.cited or found.figures.keys()
-    metrics = {f"test/{k}": v for k, v in found.figures.items() if k in cited}
-    metrics |= {f"test/{k}_se": v for k, v in found.errors.items() if k in cited}
+    metrics = measurements.metrics(found)
     facts = {
         "run": folder.name,
+        "weights": folder.digest if isinstance(folder, Published) else None,
         "commit": provenance.git_state()[0]["commit"],
         "seconds": time.monotonic() - began,
         "threads": torch.get_num_threads(),

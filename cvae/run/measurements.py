@@ -21,6 +21,7 @@ from torch import Tensor
 from cvae.errors import Damaged
 from cvae.evaluation.measured import Measured
 from cvae.files import write_atomic
+from cvae.metrics import ERROR
 from cvae.run.folder import RunFolder
 from cvae.run.published import Published
 
@@ -52,8 +53,12 @@ def save(
     tensors |= {f"array.{name}": each for name, each in found.arrays.items()}
     plain = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
     write_atomic(arrays, safetensors.torch.save(plain))
-    content = {"figures": dict(found.figures), "errors": dict(found.errors)}
-    content |= {"facts": {"written": time.time(), **facts}}
+    content = {
+        "figures": dict(found.figures),
+        "errors": dict(found.errors),
+        "cited": sorted(found.cited),
+        "facts": {"written": time.time(), **facts},
+    }
     text = json.dumps(content, indent=2, allow_nan=False)
     write_atomic(summary, f"{text}\n".encode())
     return [summary, *written]
@@ -75,11 +80,20 @@ def load(home: Path) -> Stored:
                 content["errors"],
                 _named(tensors, "image."),
                 _named(tensors, "array."),
+                frozenset(content.get("cited", ())),
             )
             found[path.stem] = measured, content["facts"]
         except (OSError, ValueError, LookupError, safetensors.SafetensorError) as error:
             raise Damaged(f"{path}: {error}; make evaluate writes it anew") from error
     return found
+
+
+def metrics(found: Measured) -> dict[str, float]:
+    """What a run's records get of a part: the figures that are cited, and `…_se`."""
+    cited = found.cited or found.figures.keys()
+    figures = {f"test/{k}": v for k, v in found.figures.items() if k in cited}
+    errors = {f"test/{k}{ERROR}": v for k, v in found.errors.items() if k in cited}
+    return figures | errors
 
 
 def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

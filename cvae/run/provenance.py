@@ -54,7 +54,7 @@ def hardware(device: Any) -> dict[str, Any]:
         "device": device.type,
         "cores": os.cpu_count() or 0,
         "threads": torch.get_num_threads(),
-        "processor": _processor(),
+        "processor": processor(),
         "system": f"{sys.platform} {platform.machine()}",
     }
     if device.type == "cpu":
@@ -105,7 +105,7 @@ def _git(*arguments: str) -> str:
     return done.stdout.decode(errors="replace").strip()
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             if line.startswith("model name"):

@@ -139,13 +139,22 @@ class Published(RunFolder):
             raise FileNotFoundError(f"only the records of {self.name} are published")
         return lzma.decompress(self._read(WEIGHTS))
 
+    @property
+    def digest(self) -> str | None:
+        """The SHA-256 of the published weights; None where only records are."""
+        return self.results.files.get(f"{self.name}/{WEIGHTS}")
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Nothing is written here, so that there is nothing to hold."""
         yield
 
     def append(self, record: Record) -> None:
-        log.info("%s is published: the new figures are not recorded", self.path)
+        log.info(
+            "%s is published: new figures are not in its records; make publish RUNS=%s "
+            "adds those of WHAT=…",
+            *(self.path, self.name),
+        )
 
     def update(self, **changes: Any) -> None:
         raise UsageError(f"{self.path}: published, changed by make publish alone")

@@ -137,7 +137,7 @@ def test_a_single_spec_is_one_row_over_its_seeds(everything: Path) -> None:
     text = (everything / "README.md").read_text()
     # seeds 0 and 1 apart by 1: the mean is half above the first, sd is 1/√2; the worst
     # digit is that of the worst seed
-    control = "98.0 ± 1.4 % (80.0) | 95.0 ± 0.0 %"
+    control = "– | 98.0 ± 1.4 % (80.0) | 95.0 ± 0.0 % | – | –"
     row = "| `quickstart` | 794-512-256-2, 15 epochs | 2 | 112.50 ± 0.71 | 4.55 ± 0.00"
     assert f"{row} | {control} | – |" in text
     original = "794-512-256-2, standard prior, label × 1, 40 epochs"
@@ -145,7 +145,8 @@ def test_a_single_spec_is_one_row_over_its_seeds(everything: Path) -> None:
     row = (
         "| `pytorch_example` | 784-400-20, 10 epochs | 2 | 130.50 ± 0.71 | 4.55 ± 0.00"
     )
-    assert f"{row} | – | – | 105.55 [2] |" in text
+    assert f"{row} | – | – | – | – | – | 105.55 [2] |" in text
+    assert "make evaluate" not in text  # of no run in this table
     assert "made on a processor with torch 2.0. ± is the standard dev" in text
     assert "a CNN that is right on 99.48 % of the real test images" in text
     assert "old" not in text
@@ -181,6 +182,27 @@ def test_a_row_is_every_finished_seed_whoever_asked_for_it(
     (broken.path / "spec.yaml").write_text("name: [")
     seeds = [folder.spec().training.seed for folder in some.over_seeds("quickstart")]
     assert seeds == [3, 7]
+
+
+def test_a_run_that_was_evaluated_has_its_figures_in_its_row(
+    there: Needed, tmp_path: Path
+) -> None:
+    some = Needed(tmp_path, there.overrides)
+    for name in ("quickstart", "seed_notebook", "plain_vae"):
+        pretend(some.spec(name), tmp_path, weights=False)
+    (found,) = some.over_seeds("seed_notebook")
+    new = {"nll_is5000": 98.765, "classification_accuracy": 0.5}
+    line = {"epoch": 9, "step": 9, "time": 9, "seconds": {}}
+    found.append(line | {"metrics": {f"test/{k}": v for k, v in new.items()}})
+    text = readme_tables.results(some)
+    assert "was asked for: nll_is5000" in text
+    head, _, first, second = (
+        line.strip("| ").split(" | ") for line in text.splitlines()[:4]
+    )
+    keys = ("test nll_is5000", "label accuracy", "classification accuracy")
+    for row, values in ((first, ["–"] * 3), (second, ["98.77", "–", "50.0 %"])):
+        cells = dict(zip(head, row, strict=True))
+        assert [cells[key] for key in keys] == values
 
 
 def test_a_sweep_has_its_control_beside_its_bound_where_there_is_one(

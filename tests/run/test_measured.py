@@ -71,6 +71,8 @@ def test_a_part_is_kept_with_its_errors_and_the_values_of_every_image(
     assert figures["test/nll_is6_se"] == pytest.approx(error, rel=1e-3)
     (found, facts) = measurements.load(home)["nll"]
     assert found.figures["nll_is6"] == figures["test/nll_is6"]
+    curve = {"nll_is1", "nll_is5"}  # for the page alone
+    assert found.figures.keys() - {k.removeprefix("test/") for k in figures} == curve
     assert (facts["samples"], facts["label_samples"], facts["images"]) == (6, 2, 50)
     count = len(once.folder.records())
     assert cvae.evaluate(once, what=["nll"], **K) == figures

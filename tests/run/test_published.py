@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from analysis.reading.load import load_runs
-from cvae import __main__, results
+from cvae import __main__, results, rounding
 from cvae import verify as check
 from cvae.errors import Altered, RunNotFound, RunUnfinished, UsageError
 from cvae.run import find, published, runner
@@ -150,9 +150,9 @@ def test_matrices_are_float16_biases_and_the_prior_s_table_are_not(
 
 def test_rounding_goes_to_the_nearest_and_twice_is_once() -> None:
     weight = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
-    bits = results.BITS[0]
-    rounded = results._rounded("a.weight", weight, bits)
-    assert torch.equal(results._rounded("a.weight", rounded.float(), bits), rounded)
+    bits = rounding.BITS[0]
+    rounded = rounding.rounded("a.weight", weight, bits)
+    assert torch.equal(rounding.rounded("a.weight", rounded.float(), bits), rounded)
     error = (rounded.float() - weight) / weight.abs()
     assert error.abs().max() <= 2.0 ** -(bits + 1)
     assert abs(float(error.mean())) < 1e-4  # up as often as down
@@ -228,8 +228,8 @@ def test_a_sweep_made_anew_takes_the_place_of_the_old(runs: Path, there: Path) -
 
 def test_the_model_card_says_the_limits_that_the_code_has() -> None:
     text = (published.RESULTS / "README.md").read_text()
-    assert f"float16 with {results.BITS[0]} bits" in text
-    assert f"may cost {results.ROUNDING} nats" in text
+    assert f"float16 with {rounding.BITS[0]} bits" in text
+    assert f"may cost {rounding.ROUNDING} nats" in text
     assert f"±{check.BOUND} nats for the bound" in text
     assert f"±{check.SAMPLED} for importance-sampled" in text
     assert f"±{check.SHARE} for\nshares" in text
@@ -311,6 +311,39 @@ def test_evaluating_a_published_run_changes_nothing(
     assert __main__.main(words) == 0
     assert "nll_is4" in capsys.readouterr().out
     assert files(fresh) == before
+
+
+def test_an_evaluated_published_run_gets_its_figures_from_there(
+    fresh: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = published.at(fresh)
+    assert before is not None
+    (name,) = (name for name in before.figures if name.startswith("alone-"))
+    words = ["publish", "alone", "--results", str(fresh)]
+    assert __main__.main(words) == 2
+    assert f"no evaluation of its weights: make evaluate RUN={name}" in caplog.text
+    assert __main__.main(["evaluate", "--run", "alone", "--what", "latents"]) == 0
+    assert __main__.main(words) == 0
+    after = published.at(fresh)
+    assert after is not None
+    figures = after.figures[name]
+    assert before.figures[name].items() <= figures.items()
+    assert {"test/information", "test/information_se"} <= figures.keys()
+    assert figures["test/kl"] == before.figures[name]["test/kl"]  # of the training
+    assert published.Published(after, name).metrics.items() >= figures.items()
+    changed = [n for n, known in after.figures.items() if known != before.figures[n]]
+    assert changed == [name]
+    list(verify(fresh))
+
+    once_more = files(fresh)
+    assert __main__.main(words) == 0
+    assert files(fresh) == once_more
+    home = Path("reports") / name / "evaluation" / "latents.json"
+    home.write_text(home.read_text().replace('"weights": "', '"weights": "other'))
+    caplog.clear()
+    assert __main__.main(words) == 2
+    assert "no evaluation of its weights" in caplog.text
+    assert files(fresh) == once_more
 
 
 # -- verify ----------------------------------------------------------------------------
