@@ -39,11 +39,12 @@ def run(config: str, *, runs: Path, changes: str, offline: bool, began: float) -
 
 
 def spec_file(config: str) -> str:
-    """The path of a spec; a bare name is looked for in experiments/ and its sweeps/."""
+    """The path of a spec; a bare name is looked for in experiments/ and below it."""
     if os.sep in config or Path(config).exists():
         return config
     name = config if config.endswith((".yaml", ".yml")) else f"{config}.yaml"
-    for home in (Path("experiments"), Path("experiments/sweeps")):
+    experiments = Path("experiments")
+    for home in (experiments, *sorted(experiments.glob("*/"))):
         if name != ".yaml" and (home / name).is_file():
             return str(home / name)
     return config

@@ -8,11 +8,13 @@ import pytest
 
 from cvae.run import runner
 from cvae.spec.document import load_spec, one_spec, read_document
+from cvae.spec.variants import read_plan
 from tests.conftest import data_set, write
 
 FILES = sorted(Path("experiments").glob("*.yaml"))
 JUDGE = Path("experiments/judge.yaml")
 MODELS = [path for path in FILES if path != JUDGE]
+PAPERS = sorted(Path("experiments/papers").glob("*.yaml"))
 
 
 def test_the_experiments_are_here() -> None:
@@ -42,3 +44,27 @@ def test_it_runs(path: Path, tmp_path: Path) -> None:
     figures = folder.records()[-1]["metrics"]
     assert folder.status == "FINISHED"
     assert 0 < figures["test/kl"] < figures["test/neg_elbo"] < 700
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+def test_every_setting_of_a_paper_takes_a_step(path: Path, tmp_path: Path) -> None:
+    """One step on a batch of 100 images, with as few draws as the figures need."""
+    plan = read_plan(path, [f"data.root={write(tmp_path / 'data', data_set(100, 20))}"])
+    first = [v.spec for v in plan.variants if v.spec.training.seed == 0]
+    assert len(first) > 1
+    for spec in first:
+        changes = {
+            "data": {"train_images": None, "validation_images": 0},
+            "training": {"epochs": 1, "batch_size": 100},
+            "evaluation": {"importance_samples": 2},
+        }
+        small = spec.model_copy(
+            update={
+                section: getattr(spec, section).model_copy(update=fields)
+                for section, fields in changes.items()
+            }
+        )
+        folder = runner.run(small, runs=tmp_path / "runs", offline=True)
+        figures = folder.records()[-1]["metrics"]
+        assert folder.records()[-1]["step"] == 1
+        assert 0 < figures["test/nll_is2"] < figures["test/neg_elbo"] + 1 < 700

@@ -46,8 +46,7 @@ class Needed:
     seeds: int = 1
 
     def path(self, name: str) -> Path:
-        folder = EXPERIMENTS / "sweeps" if name in SWEEPS else EXPERIMENTS
-        return folder / f"{name}.yaml"
+        return next(EXPERIMENTS.rglob(f"{name}.yaml"))
 
     def spec(self, name: str) -> Spec:
         """A single spec as its file has it."""

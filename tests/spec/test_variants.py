@@ -254,7 +254,11 @@ def outcome(path: Path, overrides: list[str]) -> Plan | SpecError:
         return error
 
 
-SWEEPS = sorted(Path("experiments/sweeps").glob("*.yaml"))
+SWEEPS = sorted(
+    path
+    for path in Path("experiments").rglob("*.yaml")
+    if "\nsweep:" in path.read_text()
+)
 
 
 def test_the_sweeps_are_here() -> None:
