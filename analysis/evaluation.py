@@ -177,8 +177,9 @@ def _subtitle(run: Run, facts: Facts) -> str:
 def _settings(facts: Facts) -> str:
     return (
         f"K = {facts['samples']:,} draws of z an image, {facts['label_samples']:,} for "
-        f"each label; {facts['seconds']:.0f} s on {facts['threads']} threads, commit "
-        f"{facts['commit'][:8]}."
+        f"each label; {facts['cpu_seconds']:.0f} CPU seconds in {facts['seconds']:.0f} s "
+        f"on {facts['threads']} thread{'s' * (facts['threads'] > 1)}, at most "
+        f"{facts['peak_memory'] / 1e9:.1f} GB until then; commit {facts['commit'][:8]}."
     )
 
 

@@ -233,6 +233,8 @@ METRICS = (
     Metric("label_information", "I(y; z), what z tells of the label; at most ln 10"),
     Metric("aggregate_kl", "KL(q(z given y) ‖ p(z given y))"),
     Metric("marginal_kl", "KL(q(z) ‖ p(z))"),
+    Metric("total_correlation", "KL(q(z) ‖ Π_j q(z_j))", source="Chen et al. 2018"),
+    Metric("dimension_kl", "Σ_j KL(q(z_j) ‖ p(z_j))", source="Chen et al. 2018"),
     Metric(
         "label_in_z_neighbours",
         "how often the neighbours in z name the digit, all test images",

@@ -43,10 +43,10 @@ def certified(model: CVAE, images: mnist.Images, request: Request) -> Measured:
     rows: dict[bool, list[Tensor]] = {True: [], False: []}
     for part, exact in request.track(jobs):
         lower, upper = bounds(model, part, exact, generator, corrupt=request.corrupt)
-        (log_weights,) = likelihood.log_weights(
+        log_weights = likelihood.log_weights(
             model, part, generator, samples=request.samples, corrupt=request.corrupt
         )
-        sampled = annealed.log_mean(log_weights.double())
+        sampled = torch.cat([annealed.log_mean(each.double()) for each in log_weights])
         rows[exact is not None].append(torch.stack([lower, upper, sampled]).cpu())
     lower, upper, sampled = torch.cat(rows[True], 1)
     name = f"is{request.samples}"

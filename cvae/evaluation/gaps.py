@@ -20,7 +20,8 @@ from cvae.objective import bernoulli_nll
 from cvae.priors import Gaussian, gaussian_log_density, sample
 
 IMAGES = 1000  # the first of the test images
-BATCH = 100  # images at once
+BATCH = 100  # images at once; fewer where K is large
+WEIGHTS = 1_000_000  # K times the images at once
 STEPS, DRAWS = 300, 4  # of the optimisation, and draws of z a step
 RATE = 0.05  # in standard deviations of the encoder's q; falls to 0
 JUDGED = 500  # draws of z that both bounds are computed with
@@ -35,8 +36,9 @@ def gaps(model: CVAE, images: mnist.Images, request: Request) -> Measured:
     generator = request.stream("gaps")
     rows = []
     some = mnist.Images(images.images[:IMAGES], images.labels[:IMAGES])
+    size = max(1, min(BATCH, WEIGHTS // request.samples))
     parts = list(
-        likelihood.chunks(model, some, generator, corrupt=request.corrupt, size=BATCH)
+        likelihood.chunks(model, some, generator, corrupt=request.corrupt, size=size)
     )
     for x, target, y in request.track(parts):
         with torch.no_grad():

@@ -5,7 +5,10 @@ y) over those of one label (Hoffman & Johnson 2016, "ELBO surgery"),
 
     kl = I(x; z given y) + KL(q(z given y) ‖ p(z given y))
     I(x; z) = I(x; z given y) + I(y; z)
-    KL(q(z given y) ‖ p(z)) = I(y; z) + KL(q(z) ‖ p(z))   if p(z) knows no label.
+    KL(q(z given y) ‖ p(z)) = I(y; z) + KL(q(z) ‖ p(z))   if p(z) knows no label
+    KL(q(z) ‖ p(z)) = TC(q(z)) + Σ_j KL(q(z_j) ‖ p(z_j))   if p(z) = Π_j p(z_j)
+
+with the total correlation TC(q(z)) = KL(q(z) ‖ Π_j q(z_j)) (Chen et al. 2018).
 
 Each term is a mean over one z an image, drawn from its posterior; the mixtures are
 summed exactly. Letters: N images, B some of them, Z latent, C classes.
@@ -65,6 +68,8 @@ def latents(model: CVAE, images: mnist.Images, request: Request) -> Measured:
         information_in_digit: I(x; z given y). label_information: I(y; z), ≤ ln C.
         aggregate_kl: KL(q(z given y) ‖ p(z given y)).
         marginal_kl: KL(q(z) ‖ p(z)), where p(z) knows no label.
+        total_correlation: KL(q(z) ‖ Π_j q(z_j)).
+        dimension_kl: Σ_j KL(q(z_j) ‖ N(0, 1)), where that is the prior.
         label_in_z_neighbours, label_in_z_linear: how often z, without its label's
             prior, names the digit; label_in_z_chance: the share of the commonest.
         For drawing: `kl_per_dim`, `variance` of the means (Z,), `u`, `prior_u` (N, Z).
@@ -85,6 +90,10 @@ def latents(model: CVAE, images: mnist.Images, request: Request) -> Measured:
     }
     if not model.classes or isinstance(model.prior, Standard):
         terms["marginal_kl"] = log_all - found.log_p
+    log_marginals = marginals(found.z, q)
+    terms["total_correlation"] = log_all - log_marginals
+    if isinstance(model.prior, Standard):
+        terms["dimension_kl"] = log_marginals - found.log_p
     variance = found.mu.var(0, correction=0)
     active = int((variance > likelihood.ACTIVE_VARIANCE).sum())
     noise = torch.randn(found.z.shape, generator=generator)
@@ -155,6 +164,19 @@ def aggregate(z: Tensor, q: Gaussian, y: Tensor) -> tuple[Tensor, Tensor, Tensor
         others - math.log(max(1, len(z) - 1)),
         of_label - count.log(),
     )
+
+
+def marginals(z: Tensor, q: Gaussian) -> Tensor:
+    """Σ_j log q(z_j) (N,) of z (N, Z), q(z_j) the mixture of the N posteriors."""
+    rows = []
+    for here in z.split(CHUNK):
+        logs = torch.zeros(len(here), dtype=z.dtype)
+        for z_j, mu, logvar in zip(here.T, q[0].T, q[1].T, strict=True):
+            gaussian = mu[:, None], logvar[:, None]  # of one dimension, (N, 1)
+            each = gaussian_log_density(z_j[:, None, None], gaussian)  # (B, N)
+            logs += torch.logsumexp(each, 1) - math.log(len(z))
+        rows.append(logs)
+    return torch.cat(rows)
 
 
 def label_in_z(u: Tensor, y: Tensor) -> Measured:

@@ -194,7 +194,7 @@ def measure(
     from cvae.evaluation.parts import PARTS  # scikit-learn takes seconds
 
     log.info("%s: %s of %d test images", folder.name, part, len(data.test))
-    began = time.monotonic()
+    began, cpu = time.monotonic(), time.process_time()
     found = PARTS[part](model, data.test, request)
     for key, value in (*found.figures.items(), *found.errors.items()):
         if not math.isfinite(value):
@@ -205,6 +205,8 @@ def measure(
         "weights": folder.digest if isinstance(folder, Published) else None,
         "commit": provenance.git_state()[0]["commit"],
         "seconds": time.monotonic() - began,
+        "cpu_seconds": time.process_time() - cpu,
+        "peak_memory": progress.peak_memory(),
         "threads": torch.get_num_threads(),
         "images": len(data.test),
         "pixels": request.pixels,

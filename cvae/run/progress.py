@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -105,6 +106,12 @@ def counted(name: str, *, every: float = 20.0) -> Track:
             yield item
 
     return track
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has held until now."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def time_left(seconds: float) -> str:

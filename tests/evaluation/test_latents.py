@@ -128,6 +128,34 @@ def test_posteriors_far_apart_are_told_up_to_the_number_of_images() -> None:
     assert figures["label_information"] == pytest.approx(math.log(2), abs=1e-6)
 
 
+def test_two_latents_that_go_together_have_the_total_correlation_of_a_coin() -> None:
+    """Half of the images at (a, a), half at (−a, −a): ln 2; at all four corners: 0."""
+    images = mnist.Images(
+        255 * torch.tensor([[0, 0], [1, 1]]).byte(), torch.zeros(2).long()
+    )
+    together = mnist.Images(images.images.repeat(500, 1), images.labels.repeat(500))
+    crossed = torch.cartesian_prod(*[torch.tensor([0, 255], dtype=torch.uint8)] * 2)
+    alone = mnist.Images(crossed.repeat(250, 1), together.labels)
+    model = CVAE(latent_dim=2, hidden=(), shape=(1, 2), generator=generator())
+    a, sigma = 2.0, 0.3
+    with torch.no_grad():
+        layer = linear(model.encoder, 0)
+        layer.weight.zero_()
+        layer.weight[:2, :2] = 2 * a * torch.eye(2)
+        layer.bias[:] = torch.tensor([-a, -a, *[2 * math.log(sigma)] * 2])
+    at = np.linspace(-5, 5, 2001)
+    q = (norm.pdf(at, a, sigma) + norm.pdf(at, -a, sigma)) / 2
+    apart = np.log(np.maximum(q, 1e-300)) - norm.logpdf(at)
+    by_dimension = 2 * float(np.trapezoid(q * apart, at))
+    for data, correlation in ((together, math.log(2)), (alone, 0)):
+        found = latents.latents(model, data, request())
+        figures, error = found.figures, 4 * found.errors["dimension_kl"]
+        assert figures["total_correlation"] == pytest.approx(correlation, abs=1e-6)
+        assert figures["dimension_kl"] == pytest.approx(by_dimension, abs=error)
+        both = figures["total_correlation"] + figures["dimension_kl"]
+        assert figures["marginal_kl"] == pytest.approx(both, rel=1e-9)
+
+
 def test_the_passes_do_not_change_the_mixtures(monkeypatch: pytest.MonkeyPatch) -> None:
     random = generator()
     mu, logvar, z = (torch.randn(50, 3, generator=random).double() for _ in range(3))
