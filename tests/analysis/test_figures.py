@@ -6,6 +6,7 @@ import functools
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from cvae.spec.document import load_spec, split_overrides
 from cvae.spec.fields import Spec
 from cvae.spec.identity import flatten, nested
 from tests import children
-from tests.conftest import data_set, generator, write
+from tests.conftest import data_set, generator, spec, write
 from tests.test_commands import ROOT
 
 MARKERS = "".join(
@@ -384,3 +385,13 @@ def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
         lacking.run("seed_notebook")
     assert str(tmp_path) in str(error.value)
     assert finished_run(lacking.spec("seed_notebook"), tmp_path) is None
+
+
+def test_a_network_is_named_by_its_widths_and_by_what_is_unusual() -> None:
+    usual = readme_tables.network(spec(training__epochs=15))
+    assert usual == "794-512-256-2, 15 epochs"
+    conv: dict[str, Any] = {"model.architecture": "conv"}
+    conv |= {"model.hidden": [8, 8, 16, 16]}
+    conv |= {"model.residual": True, "model.normalisation": "layer"}
+    wanted = "794-8-8-16-16-2, conv, residual, layer normalisation, 30 epochs"
+    assert readme_tables.network(spec(**conv)) == wanted
