@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,7 +92,11 @@ def _runner(
     sums of each step as of `ByAutograd`, (steps, 3 + 2Z), in float64 on the CPU.
     """
     cpu = data.images.device.type == "cpu"
-    covered = ByHand.covers(model, samples=spec.objective.importance_samples)
+    objective = spec.objective
+    options: dict[str, Any] = {"free_bits": objective.free_bits}
+    options["doubly"] = objective.gradient == "doubly_reparameterised"
+    samples = objective.importance_samples
+    covered = ByHand.covers(model, samples=samples, **options)
     library = fused.library() if cpu and covered and fused.covers(model) else None
     if library:
         return fused.Fused(library, model, optimizer, data, spec, streams)
@@ -99,7 +104,8 @@ def _runner(
 
     @functools.cache
     def step_for(n: int) -> Step:
-        return _build_step(way(model, n), model, optimizer, data, spec, streams, n)
+        gradient = ByHand(model, n) if covered else ByAutograd(model, n, **options)
+        return _build_step(gradient, model, optimizer, data, spec, streams, n)
 
     plain = cpu and covered  # autograd has no part
     run_steps = _eager if cpu else Replay(spec.training.batch_size, streams)

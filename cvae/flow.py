@@ -15,8 +15,6 @@ hidden units; `…` any leading dimensions.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -57,8 +55,8 @@ class Flow(nn.Module):
         )
         if generator is not None:
             for part in (self.label, *self.first):
-                bound = 1 / math.sqrt(max(1, self.cut))
-                nn.init.uniform_(part, -bound, bound, generator=generator)
+                most = max(1, self.cut) ** -0.5
+                nn.init.uniform_(part, -most, most, generator=generator)
 
     def _of_label(self, table: Tensor, y: Tensor, parts: int) -> tuple[Tensor, ...]:
         """The label's row of a table (C, n) in so many parts, each (B, n / parts)."""
@@ -125,3 +123,6 @@ class Flow(nn.Module):
 
     def kl(self, q: Gaussian, y: Tensor) -> None:
         """It has no closed form."""
+
+    def kl_per_dim(self, q: Gaussian, y: Tensor) -> None:
+        """Nor has it summands."""

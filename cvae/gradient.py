@@ -11,6 +11,8 @@ the images; `sums` turns a row of them into what the engine records.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
@@ -25,8 +27,10 @@ aten = torch.ops.aten
 class ByAutograd:
     """A call returns the sums of recon, kl, loss, then of mu and mu², (3 + 2Z,)."""
 
-    def __init__(self, model: CVAE, n: int) -> None:
-        self.model = model
+    def __init__(
+        self, model: CVAE, n: int, *, doubly: bool = False, free_bits: float = 0.0
+    ) -> None:
+        self.terms = functools.partial(terms, model, doubly=doubly, free_bits=free_bits)
         grads = (part.grad for part in model.parameters())
         self.grads = [grad for grad in grads if grad is not None]
 
@@ -35,7 +39,7 @@ class ByAutograd:
     ) -> Tensor:
         """Arguments as `objective.terms`."""
         torch._foreach_zero_(self.grads)
-        result = terms(self.model, x, y, noise, beta, target)
+        result = self.terms(x, y, noise, beta, target)
         result.loss.mean().backward()
         scalars = torch.stack([part.sum() for part in result[:3]])  # recon, kl, loss
         mu = result.mu  # (n, Z)
@@ -113,11 +117,14 @@ class ByHand:
     sums of mu, logvar, mu² and var − 1 of each latent, (3 + 4Z,)."""
 
     @staticmethod
-    def covers(model: CVAE, *, samples: int) -> bool:
-        """Whether this way is written for the model and K."""
+    def covers(
+        model: CVAE, *, samples: int, doubly: bool = False, free_bits: float = 0.0
+    ) -> bool:
+        """Whether this way is written for the model and the objective's options."""
         layers, written = (*model.encoder, *model.decoder), (nn.Linear, *ACTIVATIONS)
         known = all(isinstance(layer, written) for layer in layers)
-        return known and samples == 1 and isinstance(model.prior, Standard)
+        plain = samples == 1 and not doubly and not free_bits
+        return known and plain and isinstance(model.prior, Standard)
 
     def __init__(self, model: CVAE, n: int) -> None:
         self.n, self.classes = n, model.classes

@@ -36,6 +36,9 @@ def terms(
     noise: Tensor,
     beta: float | Tensor,
     target: Tensor,
+    *,
+    doubly: bool = False,
+    free_bits: float = 0.0,
 ) -> Terms:
     """One pass through the model.
 
@@ -45,19 +48,57 @@ def terms(
         noise: standard normal (K, B, Z). K = 1 minimises recon + β·kl (Kingma & Welling
             2014, eq. 10, β as in Higgins et al. 2017); K > 1 the importance-weighted
             bound of Burda et al. 2016, eq. 8, its log ratio log q − log p scaled by β.
+        doubly: the loss has the gradient of `doubly_reparameterise`; with K = 1 it is
+            of one draw then, also where the kl has a closed form.
+        free_bits: λ, for K = 1: Σ_j max(λ, kl_j) stands for kl in the loss, kl_j of
+            latent j being the mean over these images (Kingma et al. 2016, eq. 15).
     """
     posterior = mu, _ = model.encode(x, y)
     z = sample(posterior, noise)  # (K, B, Z)
     recon = bernoulli_nll(model.decode(z, y), target)  # (K, B)
     kl = model.prior.kl(posterior, y)  # (B,)
-    if len(noise) == 1 and kl is not None:
-        return Terms(recon[0], kl, recon[0] + beta * kl, mu)
+    if len(noise) == 1 and kl is not None and not doubly:
+        rate = kl
+        if free_bits:
+            per_dim = model.prior.kl_per_dim(posterior, y)  # (B, Z)
+            assert per_dim is not None
+            rate = per_dim.mean(0).clamp(min=free_bits).sum()
+        return Terms(recon[0], kl, recon[0] + beta * rate, mu)
+    of_q = (mu.detach(), posterior[1].detach()) if doubly else posterior
     # log q(z|x,y) − log p(z|y), (K, B); its mean over q is the KL
-    log_ratio = gaussian_log_density(z, posterior) - model.prior.log_density(z, y)
+    log_ratio = gaussian_log_density(z, of_q) - model.prior.log_density(z, y)
     if kl is None:
         kl = log_ratio.mean(0)
-    bound = log_mean_exp(-recon - beta * log_ratio)
-    return Terms(recon.mean(0), kl, -bound, mu)
+    log_weight = -recon - beta * log_ratio
+    if doubly and z.requires_grad:
+        doubly_reparameterise(z, log_weight, beta)
+    return Terms(recon.mean(0), kl, -log_mean_exp(log_weight), mu)
+
+
+def doubly_reparameterise(z: Tensor, log_weight: Tensor, beta: float | Tensor) -> None:
+    """Gives the encoder the gradient of Tucker et al. 2019, eq. 8, for any β.
+
+    With log w_k = −recon_k − β (log q(z_k) − log p(z_k)) and w̃_k = w_k / Σ w the
+    encoder's gradient of E[log 1/K Σ w_k] is, z = z(φ, noise),
+
+        E Σ_k w̃_k (∂log w_k/∂z_k ∂z_k/∂φ − β ∂log q_φ(z_k)/∂φ).
+
+    The second part, the score, is for any f(z): E[f ∂log q/∂φ] = E[∂f/∂z ∂z/∂φ]. With
+    f = w̃_k, whose slope is w̃_k (1 − w̃_k) ∂log w_k/∂z_k, all of it becomes
+
+        E Σ_k (1 − β (1 − w̃_k)) w̃_k ∂log w_k/∂z_k ∂z_k/∂φ,
+
+    With β = 1 the weights are w̃_k², and where q is the true posterior it is 0 for every
+    draw, not in the mean alone; K = 1 is "sticking the landing" (Roeder et al. 2017).
+    The gradient of decoder and prior stays Σ w̃_k ∂log w_k/∂θ.
+
+    Args:
+        z: (K, B, Z), what the encoder gets its gradient through.
+        log_weight: (K, B), where q's density was given mu and logvar without gradient.
+    """
+    share = log_weight.detach().softmax(0)  # w̃
+    factor = (1 - beta * (1 - share)).unsqueeze(-1)
+    z.register_hook(lambda slope: slope * factor)
 
 
 def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ CONTROL = "tests/run/test_recorded.py -k control"
 JUDGED = "tests/test_control.py"
 OBJECTIVE = "tests/test_objective.py"
 ENGINE = "tests/test_engine.py -k not(shipped)"
+DOUBLY, FLOW = "tests/test_doubly.py", "tests/test_flow.py"
 MODEL = "tests/test_model.py"
 DRAWS = "tests/test_draws.py"
 DURABLE = "tests/run/test_durable.py"
@@ -65,6 +66,11 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ("ACTIVE_VARIANCE = 0.01", "ACTIVE_VARIANCE = 0.1", LIKELIHOOD),
     ("var(0, correction=0)", "var(0, correction=1)", LIKELIHOOD),
     ("torch.full_like(y, label)", "y", LIKELIHOOD),
+    ("beta * (1 - share)", "beta * (1 + share)", DOUBLY),
+    ("mu.detach(), posterior[1].detach()", "mu.detach(), posterior[1]", DOUBLY),
+    ("per_dim.mean(0).clamp(min", "per_dim.clamp(min", OBJECTIVE),
+    ("-0.5 * logvar.sum(-1)", "0.5 * logvar.sum(-1)", FLOW),
+    ("log_det = log_det + s.sum(-1)", "log_det = log_det - s.sum(-1)", FLOW),
     # training
     ("0.15 * total", "0.25 * total", ENGINE),
     ("if decoupled else 0.0", "if not decoupled else 0.0", ENGINE),

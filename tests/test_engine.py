@@ -113,6 +113,28 @@ def test_rates_are_positive_and_peak_at_the_learning_rate(kind: str) -> None:
     assert (rates == 0.5).all() == (kind == "constant")
 
 
+def test_the_doubly_reparameterised_gradient_is_the_encoders(tiny: mnist.MNIST) -> None:
+    one_step: dict[str, Any] = {"training__batch_size": 300, "training__epochs": 1}
+    one_step |= {"objective__importance_samples": 3}
+    doubly = {"objective__gradient": "doubly_reparameterised"}
+    (first, _), (second, _) = (
+        train(quick(**one_step, **more), tiny) for more in ({}, doubly)
+    )
+    pairs = zip(first.model.named_parameters(), second.model.parameters(), strict=True)
+    for (name, part), other in pairs:
+        assert part.grad is not None
+        assert other.grad is not None
+        same = torch.allclose(part.grad, other.grad)
+        assert same == name.startswith("decoder."), name
+
+
+def test_free_bits_are_in_the_loss_of_training(tiny: mnist.MNIST) -> None:
+    _, (epoch, *_) = train(quick(objective__free_bits=30.0, objective__beta=2.0), tiny)
+    wanted = epoch.metrics["recon"] + 2 * 2 * 30
+    assert epoch.metrics["loss"] == pytest.approx(wanted)
+    assert epoch.metrics["kl"] < 30
+
+
 def test_beta_warms_up_over_whole_epochs() -> None:
     made = quick(objective__beta=4.0, objective__warmup_epochs=2, training__epochs=3)
     found = schedule(made, steps=4)[:, 1].tolist()
@@ -263,11 +285,11 @@ def test_every_image_is_used_once_an_epoch(
 ) -> None:
     seen: list[list[bytes]] = []
 
-    def spy(*arguments: Any) -> Terms:
+    def spy(*arguments: Any, **options: Any) -> Terms:
         target = arguments[-1]
         rows = (target * 255).round().to(torch.uint8).numpy()
         seen.append([row.tobytes() for row in rows])
-        return terms(*arguments)
+        return terms(*arguments, **options)
 
     monkeypatch.setattr(gradient, "terms", spy)
     train(quick(model__activation="silu"), tiny)

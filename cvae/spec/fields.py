@@ -131,6 +131,24 @@ class Objective(Section):
     """Epochs over which the weight of kl rises from 0 to beta, linearly."""
     importance_samples: int = Field(1, ge=1, le=10**4)
     """K, draws of z for each image; above 1 the loss is the K-sample bound."""
+    gradient: Literal["standard", "doubly_reparameterised"] = "standard"
+    """Of the encoder. `doubly_reparameterised`: the same mean with less noise, more so
+    the larger K is (Tucker et al. 2019); with K = 1, kl is sampled for it even where it
+    has a closed form (Roeder et al. 2017)."""
+    free_bits: float = Field(0.0, ge=0, le=1e3)
+    """λ, nats of kl a latent dimension that cost nothing: train/loss has max(λ, mean
+    over the batch) of each (Kingma et al. 2016). Where kl is a sum over dimensions:
+    with one sample, the standard gradient, and no flow."""
+
+    @model_validator(mode="after")
+    def _free_bits_need_a_kl(self) -> Objective:
+        sampled = self.importance_samples > 1 or self.gradient != "standard"
+        if self.free_bits and sampled:
+            raise ValueError(
+                "free_bits is taken from a kl in closed form: it needs "
+                "importance_samples: 1 and gradient: standard"
+            )
+        return self
 
 
 class Training(Section):
@@ -205,6 +223,15 @@ class Spec(Named):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _free_bits_need_dimensions(self) -> Spec:
+        if self.objective.free_bits and self.model.prior == "flow":
+            raise ValueError(
+                "objective.free_bits is taken from the kl of each latent dimension; "
+                "that of model.prior: flow is not a sum over dimensions"
+            )
+        return self
 
     @model_validator(mode="after")
     def _labels_need_conditioning(self) -> Spec:

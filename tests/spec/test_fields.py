@@ -28,6 +28,8 @@ OTHERWISE: dict[str, Any] = {
     "objective.beta": 4.0,
     "objective.warmup_epochs": 10,
     "objective.importance_samples": 5,
+    "objective.gradient": "doubly_reparameterised",
+    "objective.free_bits": 0.1,
     "training.epochs": 31,
     "training.batch_size": 128,
     "training.optimizer": "adamw",
@@ -89,6 +91,8 @@ OUT_OF_BOUNDS: list[tuple[str, Any]] = [
     ("objective.beta", float("inf")),
     ("objective.warmup_epochs", -1),
     ("objective.importance_samples", 0),
+    ("objective.gradient", "dreg"),
+    ("objective.free_bits", -0.1),
     ("training.epochs", 0),
     ("training.batch_size", 0),
     ("training.adam_betas", [0.9]),
@@ -169,7 +173,8 @@ def test_the_id_is_of_the_value_not_of_how_it_is_written() -> None:
 
 
 def test_nested_undoes_flatten() -> None:
-    flat = flatten(spec(**OTHERWISE | {"model.conditional": True} | OUTSIDE_IDENTITY))
+    together = OTHERWISE | {"model.conditional": True, "objective.free_bits": 0.0}
+    flat = flatten(spec(**together | OUTSIDE_IDENTITY))
     assert flatten(Spec.model_validate(nested(flat))) == flat
 
 
@@ -212,6 +217,23 @@ def test_what_needs_labels_is_refused_without_them() -> None:
         spec(model__conditional=False, model__prior="learned")
     with pytest.raises(ValidationError, match="label_samples"):
         spec(model__conditional=False, evaluation__label_samples=10)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("objective.importance_samples", 2),
+        ("objective.gradient", "doubly_reparameterised"),
+        ("model.prior", "flow"),
+    ],
+)
+def test_free_bits_are_refused_where_kl_is_not_a_sum_over_dimensions(
+    key: str, value: Any
+) -> None:
+    with pytest.raises(ValidationError, match=r"free_bits.*kl"):
+        spec(**{"objective.free_bits": 0.1, key: value})
+    for prior in ("standard", "learned", "mixture"):
+        spec(objective__free_bits=0.1, model__prior=prior)
 
 
 @pytest.mark.parametrize("hidden", [[], [32]])
