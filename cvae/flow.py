@@ -62,7 +62,7 @@ class Flow(nn.Module):
         """The label's row of a table (C, n) in so many parts, each (B, n / parts)."""
         if not self.classes:
             y = torch.zeros_like(y)
-        return table[y].chunk(parts, -1)
+        return F.embedding(y, table).chunk(parts, -1)
 
     def _scale_shift(self, at: int, a: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """s and t of a coupling, each (…, B, size of b)."""

@@ -190,6 +190,8 @@ def test_text_of_a_run_cannot_end_the_script(tmp_path: Path) -> None:
         ({"run": "own", "against": "small plain"}, "its images are 14 × 14"),
         ({"run": "conv"}, "decodes with linear layers .* architecture: mlp"),
         ({"run": "deep"}, "decodes with linear layers .* normalisation: none"),
+        ({"run": "flow"}, "not from a flow .* name another run"),
+        ({"run": "own", "against": "plain flow"}, "not from a flow"),
     ],
 )
 def test_a_run_of_the_wrong_kind_is_refused(
@@ -201,8 +203,12 @@ def test_a_run_of_the_wrong_kind_is_refused(
     kinds = {
         "conv": untrained_run(tmp_path, model__architecture="conv"),
         "deep": untrained_run(tmp_path, model__normalisation="layer"),
+        "flow": untrained_run(tmp_path, model__hidden=[16], model__prior="flow"),
         "own": own,
         "plain": plain,
+        "plain flow": untrained_run(
+            tmp_path, model__conditional=False, model__prior="flow"
+        ),
         "small": Run(own.model, own.spec, own.folder, small),
         "small plain": Run(plain.model, plain.spec, plain.folder, small),
     }
