@@ -175,11 +175,12 @@ def _subtitle(run: Run, facts: Facts) -> str:
 
 
 def _settings(facts: Facts) -> str:
+    took = f"{facts['cpu_seconds']:.0f} CPU seconds in {facts['seconds']:.0f} s"
+    threads = f"{facts['threads']} thread{'s' * (facts['threads'] > 1)}"
     return (
         f"K = {facts['samples']:,} draws of z an image, {facts['label_samples']:,} for "
-        f"each label; {facts['cpu_seconds']:.0f} CPU seconds in {facts['seconds']:.0f} s "
-        f"on {facts['threads']} thread{'s' * (facts['threads'] > 1)}, at most "
-        f"{facts['peak_memory'] / 1e9:.1f} GB until then; commit {facts['commit'][:8]}."
+        f"each label; {took} on {threads}, at most {facts['peak_memory'] / 1e9:.1f} GB "
+        f"until then; commit {facts['commit'][:8]}."
     )
 
 

@@ -118,8 +118,9 @@ def evaluate_run(
 
     Raises:
         Busy: another process holds the run.
-        DataError: the data are not those that the run was made with.
+        DataError: other data than the run was made with, or weights are not finite.
     """
+    check_weights(folder, model)
     data = load_data(spec, folder)
     decoded = importance_samples + model.classes * label_samples  # of each image
     with folder.lock(), decoding(model, folder.name, decoded * len(data.test)):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from cvae import likelihood
 from cvae.evaluation import annealed, certified
 from cvae.evaluation.annealed import Path
 from cvae.evaluation.certified import certified as certify
@@ -136,6 +137,7 @@ def test_the_certified_bounds_hold_the_integral_between_them(
 ) -> None:
     monkeypatch.setattr(certified, "IMAGES", 30)
     monkeypatch.setattr(certified, "TEMPERATURES", 30)
+    monkeypatch.setattr(likelihood, "DRAWS", 20_000)  # K = 2,000: 10 images a pass
     made = model()
     found = certify(made, images(40), request(2000))
     drawn, _ = certified.simulate(made, 30, request().stream("annealing"))

@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import cvae
 from analysis import evaluation as page
 from analysis.reading.load import load_runs
-from cvae import mnist
+from cvae import __main__, mnist
 from cvae.errors import DataError, UsageError, guarded
 from cvae.evaluation import parts
 from cvae.evaluation.measured import Measured
@@ -23,7 +26,7 @@ from cvae.model import CVAE
 from cvae.run import measurements, runner
 from cvae.samples import Run, load_run
 from cvae.spec import fields
-from tests.conftest import data_set, spec, write
+from tests.conftest import data_set, idx, spec, write
 from tests.made import made_run
 
 K: dict[str, Any] = {"importance_samples": 6, "label_samples": 2}
@@ -32,8 +35,8 @@ K: dict[str, Any] = {"importance_samples": 6, "label_samples": 2}
 def trained(root: Path, **dotted: Any) -> Run:
     if not (root / "data").exists():
         write(root / "data", data_set(100, 50))
+    dotted = {"data__root": str(root / "data")} | dotted
     wanted = spec(
-        data__root=str(root / "data"),
         data__validation_images=0,
         training__epochs=1,
         model__hidden=[4],
@@ -142,6 +145,79 @@ def test_weights_that_are_not_finite_and_data_that_is_gone_are_said(
     with pytest.raises(DataError, match="not finite; train the run again"):
         cvae.evaluate(run, what="nll", **K)
     assert not (run.folder.path / "evaluation").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("plain --what labels", 2, "is unconditional: it has no labels to evaluate"),
+        (
+            "plain --what nll --label-samples 5",
+            2,
+            "unconditional: it has no label",
+        ),
+        ("plain --label-samples 5", 2, "unconditional: it has no label posterior"),
+        ("run --what nll --importance-samples 0", 2, "K=0: nll needs at least one"),
+        ("run --what labels --label-samples 0", 2, "LABEL_K=0: labels needs at least"),
+        ("run --what all --importance-samples 0", 2, "K=0: nll needs at least one"),
+        ("run --what nll,gapes", 2, "no such part; .*did you mean gaps"),
+        ("broken --what latents", 3, "holds values that are not finite"),
+        ("broken", 3, "holds values that are not finite"),
+        ("moved --what latents", 3, "moved: no such folder"),
+        ("moved", 3, "moved: no such folder"),
+        ("changed --what latents", 3, "now holds data of digest"),
+        ("eleven --what labels", 3, "label 10 .*0 to 9"),
+        ("none --what nll", 2, "no run 'none'"),
+    ],
+)
+def test_the_command_says_what_is_wrong_in_a_line_and_writes_nothing(
+    words: str,
+    code: int,
+    said: str,
+    wrong: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in wrong.rglob("*")}
+    name, *rest = words.split()
+    where = ["--runs", str(wrong / "runs"), "--run", name]
+    assert __main__.main(["evaluate", *where, *rest]) == code
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno >= 40]
+    assert re.search(said, line)
+    assert "\n" not in line
+    after = {path: path.stat().st_mtime_ns for path in wrong.rglob("*")}
+    assert after == before
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of one network, each with something that cannot be evaluated."""
+    root = tmp_path_factory.mktemp("wrong")
+    for name in ("moved", "changed", "eleven"):
+        write(root / name, data_set(100, 50))
+    for name in ("run", "broken"):
+        trained(root, name=name)
+    trained(root, name="plain", model__conditional=False)
+    for name in ("moved", "changed", "eleven"):
+        trained(root, name=name, data__root=str(root / name))
+    (root / "moved").rename(root / "elsewhere")
+    write(root / "changed", data_set(100, 40))
+    labels = np.arange(50, dtype=np.uint8) % 11
+    write(root / "eleven", {"t10k-labels-idx1-ubyte": idx(labels)})
+    (folder,) = (root / "runs").glob("broken-*")
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    next(iter(weights.values()))[0] = math.nan
+    safetensors.torch.save_file(weights, folder / "model.safetensors")
+    return root
+
+
+def test_more_draws_than_there_may_be_are_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for k in ("1000001", "-1", "many"):
+        with pytest.raises(SystemExit) as stop:
+            __main__.main(["evaluate", "--what", "nll", "--importance-samples", k])
+        assert stop.value.code == 2
+        assert "must be an integer of 0 to 1000000" in capsys.readouterr().err
 
 
 def test_an_interrupt_says_which_parts_are_kept(
