@@ -5,8 +5,11 @@
    weights, adds the gradients there and makes Adam's step. `gradient.ByAutograd` and
    `optimizer.Adam` define what is computed; tests hold this to them.
 
+   Most pixels are 0: where they are, the first layer's products are sums over the others
+   alone, with its weights as (in, out).
+
    Letters: B images of a batch, n of them one thread's, D pixels, C classes, Z latent.
-   Matrices are row-major; weights are (out, in), as in torch. */
+   Matrices are row-major; weights are (out, in), as in torch, but for the one above. */
 
 #include <math.h>
 #include <pthread.h>
@@ -20,6 +23,8 @@
 #define LANES 16     /* floats that are worked on at once */
 #define ALIGNED 16   /* floats: buffers begin at multiples of 64 bytes */
 #define SPINS 20000  /* looks at a barrier before the core is given away */
+#define STRETCH 8192 /* weights whose gradients stay in the cache for Adam */
+#define WIDE 8       /* times LANES floats of a row are summed at once, in registers */
 
 typedef void Sgemm(const char *, const char *, const int *, const int *, const int *,
                    const float *, const float *, const int *, const float *,
@@ -32,6 +37,7 @@ typedef struct { /* an MLP; layer i maps widths[i] to widths[i + 1] */
 typedef struct { /* what stays the same for a whole run */
   Half encoder, decoder;
   int pixels, classes, latent, is_tanh, threads, batch;
+  int sparse; /* the first layer's weights and all that belongs to them are (in, out) */
   float label_scale, beta1, beta2, eps, decay, clip; /* clip 0: none */
   double ema;                     /* decay of the mean of the weights */
   int64_t numbers;                /* weights in all */
@@ -92,6 +98,66 @@ static void product(const Job *job, char ta, const float *a, char tb, const floa
   job->sgemm(&tb, &ta, &k, &m, &i, &one, b, ldb, a, lda, &zero, c, &k);
 }
 
+typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
+
+/* What is not 0 in a matrix: row r has `value`s at `place`s from start[r] to start[r+1]. */
+typedef struct {
+  int *start, *place;
+  float *value;
+} Sparse;
+
+/* C (rows, columns) = A B with A sparse: so many columns at a time that the part of B
+   stays in the cache, and a row of C in registers. */
+static void sparse_product(const Sparse *a, const float *b, float *c, int rows,
+                           int columns) {
+  int j = 0;
+#define COLUMNS(wide)                                                    \
+  for (; j + wide * LANES <= columns; j += wide * LANES)                 \
+    for (int row = 0; row < rows; row++) {                               \
+      Lanes sum[wide] = {{0}}, part;                                     \
+      for (int i = a->start[row]; i < a->start[row + 1]; i++) {          \
+        const float *other = b + (int64_t)a->place[i] * columns + j;     \
+        _Pragma("GCC unroll 8") for (int k = 0; k < wide; k++) {         \
+          memcpy(&part, other + k * LANES, sizeof part);                 \
+          sum[k] += a->value[i] * part;                                  \
+        }                                                                \
+      }                                                                  \
+      memcpy(c + (int64_t)row * columns + j, sum, sizeof sum);           \
+    }
+  COLUMNS(WIDE)
+  COLUMNS(1)
+  for (; j < columns; j++)
+    for (int row = 0; row < rows; row++) {
+      float sum = 0;
+      for (int i = a->start[row]; i < a->start[row + 1]; i++)
+        sum += a->value[i] * b[(int64_t)a->place[i] * columns + j];
+      c[(int64_t)row * columns + j] = sum;
+    }
+}
+
+/* x (n, in) without its zeros, and transposed. */
+static void without_zeros(const float *x, int n, int in, Sparse *a, Sparse *t) {
+  int count = 0;
+  memset(t->start, 0, (in + 2) * sizeof(int));
+  for (int row = 0; row < n; row++) {
+    a->start[row] = count;
+    for (int j = 0; j < in; j++, x++) {
+      a->place[count] = j;
+      a->value[count] = *x;
+      count += *x != 0; /* kept, or overwritten by the next */
+      t->start[j + 2] += *x != 0;
+    }
+  }
+  a->start[n] = count;
+  for (int j = 2; j < in + 2; j++) t->start[j] += t->start[j - 1];
+  for (int row = 0, i = 0; row < n; row++)
+    for (; i < a->start[row + 1]; i++) {
+      int at = t->start[a->place[i] + 1]++; /* in the end it is the next row's start */
+      t->place[at] = row;
+      t->value[at] = a->value[i];
+    }
+}
+
 /* e^x, wrong by at most some 1e-7 of it, without a branch: the compiler makes vectors of
    it. 2^i e^r with i whole and |r| ≤ ½ ln 2 (Cody & Waite; polynomial of Cephes). */
 static inline float exp_of(float x) {
@@ -126,13 +192,14 @@ static void add_bias(float *h, const float *b, int n, int out, int last, int is_
       for (int j = 0; j < out; j++) h[j] = h[j] + b[j] < 0 ? 0 : h[j] + b[j];
 }
 
-/* h_i = activation(h_{i−1} W_iᵀ + b_i); h[0] (n, in) is given. `w` points at the half's
-   first weight; returned is what lies behind its last. */
+/* h_i = activation(h_{i−1} W_iᵀ + b_i); h[0] (n, in) is given, in `sparse` if not NULL.
+   `w` points at the half's first weight; returned is what lies behind its last. */
 static const float *forward(const Job *job, const Half *half, const float *w, int n,
-                            float **h) {
+                            float **h, const Sparse *sparse) {
   for (int i = 0; i < half->layers; i++) {
     int in = half->widths[i], out = half->widths[i + 1];
-    product(job, 'N', h[i], 'T', w, h[i + 1], n, in, out);
+    if (sparse && !i) sparse_product(sparse, w, h[i + 1], n, out);
+    else product(job, 'N', h[i], 'T', w, h[i + 1], n, in, out);
     w += (int64_t)in * out;
     add_bias(h[i + 1], w, n, out, i + 1 == half->layers, job->is_tanh);
     w += out;
@@ -144,9 +211,10 @@ static const float *forward(const Job *job, const Half *half, const float *w, in
    ∂loss/∂h[0] in `dx` where it is wanted:
    dW_i = d_iᵀ h_{i−1}, db_i = Σ_n d_i, d_{i−1} = (d_i W_i) · activation'(h_{i−1}).
    `w` and `grad` point behind the half's last number; `spare`: two buffers, of which d
-   may be the first. */
+   may be the first; `sparse`: h[0] transposed, if not NULL. */
 static void backward(const Job *job, const Half *half, const float *w, float *grad, int n,
-                     float **h, float *d, float **spare, float *dx) {
+                     float **h, float *d, float **spare, float *dx,
+                     const Sparse *sparse) {
   for (int i = half->layers - 1; i >= 0; i--) {
     int in = half->widths[i], out = half->widths[i + 1];
     const float *below = h[i];
@@ -156,7 +224,8 @@ static void backward(const Job *job, const Half *half, const float *w, float *gr
     for (int row = 0; row < n; row++)
       for (int j = 0; j < out; j++) grad[j] += d[(int64_t)row * out + j];
     grad -= (int64_t)in * out;
-    product(job, 'T', d, 'N', below, grad, out, n, in);
+    if (sparse && !i) sparse_product(sparse, d, grad, in, out);
+    else product(job, 'T', d, 'N', below, grad, out, n, in);
     float *next = i ? (d == spare[0] ? spare[1] : spare[0]) : dx;
     if (next) product(job, 'N', d, 'N', w, next, n, out, in);
     if (!i) return;
@@ -234,18 +303,25 @@ static void part_of_step(const Job *job, const Steps *steps, int thread, int64_t
   const float *target = steps->target ? steps->target + offset * D : grey;
   const float *x = steps->x ? steps->x + offset * D : target;
   const float *noise = steps->noise + offset * Z;
+  Sparse lists[2], *input = job->sparse ? lists : 0, *inputs = job->sparse ? lists + 1 : 0;
+  for (int i = 0; i < 2 * job->sparse; i++) { /* an int is as large as a float */
+    lists[i].start = (int *)take(&at, i ? D + C + 2 : most + 1);
+    lists[i].place = (int *)take(&at, most * (D + C) + 1);
+    lists[i].value = take(&at, most * (D + C) + 1);
+  }
 
   /* the encoder's input: pixels and the one-hot label, (n, D + C) */
   for (int64_t row = 0; row < n; row++) {
     const uint8_t *image = job->images + rows[row] * D;
-    float *input = e[0] + row * (D + C);
+    float *seen = e[0] + row * (D + C);
     if (!steps->target)
       for (int j = 0; j < D; j++) grey[row * D + j] = image[j] / 255.0f;
-    memcpy(input, x + row * D, D * sizeof(float));
-    memset(input + D, 0, C * sizeof(float));
-    if (C) input[D + job->labels[rows[row]]] = job->label_scale;
+    memcpy(seen, x + row * D, D * sizeof(float));
+    memset(seen + D, 0, C * sizeof(float));
+    if (C) seen[D + job->labels[rows[row]]] = job->label_scale;
   }
-  const float *between = forward(job, &job->encoder, job->weights, n, e);
+  if (input) without_zeros(e[0], n, D + C, input, inputs);
+  const float *between = forward(job, &job->encoder, job->weights, n, e, input);
 
   /* z = mu + σ noise with σ = e^(logvar / 2); kl = ½ Σ mu² + σ² − 1 − logvar */
   for (int64_t row = 0; row < n; row++) {
@@ -260,14 +336,14 @@ static void part_of_step(const Job *job, const Steps *steps, int thread, int64_t
     }
     memcpy(z + Z, e[0] + row * (D + C) + D, C * sizeof(float));
   }
-  const float *end = forward(job, &job->decoder, between, n, h);
+  const float *end = forward(job, &job->decoder, between, n, h, 0);
 
   const float *logits = h[job->decoder.layers]; /* (n, D) */
   for (int64_t at = 0; at < (int64_t)n * D; at += D)
     sums[0] += recon_of(logits + at, target + at, spare[0] + at, D, 1.0f / B);
   sums[2] = sums[0] + steps->control[2 * step + 1] * sums[1];
   backward(job, &job->decoder, end, grad + (end - job->weights), n, h, spare[0], spare,
-           dz);
+           dz, 0);
 
   /* ∂kl/∂mu = mu, ∂kl/∂logvar = ½ (σ² − 1); through z: ∂z/∂mu = 1, ∂z/∂logvar = ½ σ noise */
   for (int64_t row = 0; row < n; row++)
@@ -277,7 +353,7 @@ static void part_of_step(const Job *job, const Steps *steps, int thread, int64_t
       d[Z + j] = 0.5f * (slope * s * noise[row * Z + j] + weight * (s * s - 1));
     }
   backward(job, &job->encoder, between, grad + (between - job->weights), n, e, dq, spare,
-           0);
+           0, inputs);
 }
 
 /* The sum of the threads' gradients from…to, into the first; returns Σ grad². */
@@ -296,13 +372,13 @@ static double add_grads(const Job *job, int64_t from, int64_t to) {
 static void adam(const Job *job, int64_t from, int64_t to, float rate, double count,
                  float scale) {
   float *w = job->weights, *m = job->mean, *v = job->square, keep = 1 - rate * job->decay;
-  float b1 = job->beta1, b2 = job->beta2, root = sqrt(1 - pow(b2, count));
+  float b1 = job->beta1, b2 = job->beta2, root = 1 / sqrt(1 - pow(b2, count));
   float size = rate / (1 - pow(b1, count));
   for (int64_t i = from; i < to; i++) {
     float g = job->grads[i] * scale;
     m[i] += (1 - b1) * (g - m[i]);
     v[i] = b2 * v[i] + (1 - b2) * g * g;
-    w[i] = w[i] * keep - size * m[i] / (sqrtf(v[i]) / root + job->eps);
+    w[i] = w[i] * keep - size * m[i] / (sqrtf(v[i]) * root + job->eps);
   }
   if (!job->averaged) return;
   float *mean = job->averaged, part = (1 - job->ema) / (1 - pow(job->ema, count));
@@ -325,18 +401,23 @@ static void *run_part(void *argument) {
   __builtin_ia32_ldmxcsr(csr | 0x8040);
 #endif
   for (int64_t step = 0; step < steps->count; offset += steps->sizes[step++]) {
-    float scale = 1;
+    double count = steps->done + step + 1;
+    float rate = steps->control[2 * step];
     part_of_step(job, steps, thread, step, offset);
     wait_for_all(shared);
-    shared->squares[thread] = add_grads(job, from, to);
     if (job->clip > 0) { /* as torch's clip_grad_norm_ */
+      shared->squares[thread] = add_grads(job, from, to);
       wait_for_all(shared);
       double squares = 0;
       for (int other = 0; other < T; other++) squares += shared->squares[other];
       double ratio = job->clip / (sqrt(squares) + 1e-6);
-      scale = ratio < 1 ? ratio : 1;
-    }
-    adam(job, from, to, steps->control[2 * step], steps->done + step + 1, scale);
+      adam(job, from, to, rate, count, ratio < 1 ? ratio : 1);
+    } else
+      for (int64_t at = from; at < to; at += STRETCH) {
+        int64_t end = at + STRETCH < to ? at + STRETCH : to;
+        add_grads(job, at, end);
+        adam(job, at, end, rate, count, 1);
+      }
     wait_for_all(shared);
   }
 #ifdef __SSE__

@@ -9,6 +9,7 @@ operators train.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -38,6 +39,7 @@ FLAGS = (
 )
 LAYERS, THREADS, ALIGNED = 16, 64, 16  # as in fused.c
 AT_ONCE = 8192  # images a call: it cannot be interrupted
+SPARSE = 0.3  # share of pixels that are not 0, up to which the zeros are left out
 Streams = dict[str, torch.Generator]
 
 _int, _long, _float, _pointer = (
@@ -54,7 +56,7 @@ class _Job(ctypes.Structure):
     _fields_ = (
         *((name, _Half) for name in ("encoder", "decoder")),
         *((n, _int) for n in ("pixels", "classes", "latent", "is_tanh")),
-        *((n, _int) for n in ("threads", "batch")),
+        *((n, _int) for n in ("threads", "batch", "sparse")),
         *((n, _float) for n in ("label_scale", "beta1", "beta2", "eps")),
         *((n, _float) for n in ("decay", "clip")),
         ("ema", ctypes.c_double),
@@ -173,10 +175,16 @@ class Fused:
         buffers = [*encoder, *decoder, widest, widest, pixels, latent, inputs]
         stride = sum(-(-most * width // ALIGNED) * ALIGNED for width in buffers)
         stride += -(-most * 2 * latent // ALIGNED) * ALIGNED
+        stride += 4 * (most + 1) * (encoder[0] + ALIGNED)  # what is not 0, in lists
         self.kept = [data.images.contiguous(), data.labels.contiguous()]
         self.grads = flat.new_zeros(self.threads, len(flat))
         self.scratch = flat.new_empty(self.threads, stride)
         options, averaged = optimizer.options, optimizer.state.get("ema")
+        inked = float(data.images.count_nonzero()) / max(1, data.images.numel())
+        self.sparse = inked + self.corrupt / 2 < SPARSE
+        first = slice(0, encoder[0] * encoder[1])
+        flats = [flat, *(one for key, one in optimizer.state.items() if key != "step")]
+        self.first = [one[first].view(encoder[1], encoder[0]) for one in flats]
         self.job = _Job(
             encoder=_half(encoder),
             decoder=_half(decoder),
@@ -186,6 +194,7 @@ class Fused:
             is_tanh=any(isinstance(layer, nn.Tanh) for layer in model.encoder),
             threads=self.threads,
             batch=batch,
+            sparse=self.sparse,
             label_scale=model.label_scale,
             **{name: options[name] for name in ("beta1", "beta2", "eps")},
             decay=options["weight_decay"],
@@ -209,12 +218,26 @@ class Fused:
         """Batches of image numbers (n,), rate and β (steps, 2) → the sums of each step
         as of `ByAutograd`, (steps, 3 + 2Z)."""
         at_once = max(1, AT_ONCE // len(batches[0]))
-        return torch.cat(
-            [
+        with self._by_input():
+            parts = [
                 self._run(batches[at : at + at_once], controls[at : at + at_once])
                 for at in range(0, len(batches), at_once)
             ]
-        )
+        return torch.cat(parts)
+
+    @contextlib.contextmanager
+    def _by_input(self) -> Iterator[None]:
+        """The first layer's weights, and what Adam knows of them, as (in, out)."""
+        if not self.sparse:
+            yield
+            return
+        for weights in self.first:
+            weights.view(weights.shape[::-1]).copy_(weights.t().clone())
+        try:
+            yield
+        finally:
+            for weights in self.first:
+                weights.copy_(weights.view(weights.shape[::-1]).t().clone())
 
     def _run(self, batches: Sequence[Tensor], controls: Tensor) -> Tensor:
         noise = torch.cat([self._noise(len(rows)) for rows in batches])

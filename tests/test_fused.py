@@ -32,9 +32,10 @@ def library() -> fused.Library:
     return found
 
 
-def images(pixels: int = PIXELS) -> mnist.Images:
+def images(pixels: int = PIXELS, inked: float = 1.0) -> mnist.Images:
     random = torch.Generator().manual_seed(1)
     grey = torch.randint(256, (IMAGES, pixels), generator=random, dtype=torch.uint8)
+    grey[torch.rand(grey.shape, generator=random) > inked] = 0
     return mnist.Images(grey, torch.randint(10, (IMAGES,), generator=random))
 
 
@@ -47,10 +48,16 @@ def assembled(wanted: Spec, pixels: int) -> state.State:
 class Case:
     """The same weights twice: for compiled steps, and as torch's reference."""
 
-    def __init__(self, threads: int = 1, pixels: int = PIXELS, **dotted: Any) -> None:
+    def __init__(
+        self,
+        threads: int = 1,
+        pixels: int = PIXELS,
+        inked: float = 1.0,
+        **dotted: Any,
+    ) -> None:
         small = {"model__hidden": [19, 7], "model__latent_dim": 3, "name": "fused"}
         self.spec = spec(**(small | {"training__batch_size": 16} | dotted))
-        self.data = images(pixels)
+        self.data = images(pixels, inked)
         self.ours, self.other = (assembled(self.spec, pixels) for _ in range(2))
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
@@ -60,6 +67,16 @@ class Case:
             self.ours.streams,
         )
         torch.set_num_threads(before)
+
+    @property
+    def grad(self) -> Tensor:
+        """The summed gradient, in the order of the model's weights."""
+        grad = self.fused.grads[0].clone()
+        if self.fused.sparse:
+            (shape,) = {weights.shape for weights in self.fused.first}
+            first = grad[: shape.numel()]
+            first.copy_(first.view(shape[::-1]).t().flatten())
+        return grad
 
     def reference(self, rows: Tensor, beta: float) -> Tensor:
         """The sums of a step as autograd has them; the gradient is left in `other`."""
@@ -90,6 +107,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "corrupted": {"data__corrupt": 0.3},
     "drawn and corrupted": {"data__binarize": "dynamic", "data__corrupt": 0.3},
     "many pixels": {"pixels": 2500},  # more than one product of factors a lane
+    "mostly 0": {"inked": 0.2},
+    "mostly 0, plain": {"inked": 0.1, "model__conditional": False},
+    "mostly 0, corrupted": {"inked": 0.1, "data__corrupt": 0.1},
+    "mostly 0, drawn": {"inked": 0.2, "data__binarize": "dynamic"},
+    "mostly 0, wide": {"inked": 0.2, "model__hidden": [147, 9]},  # 128 + 16 + 3
+    "all 0": {"inked": 0.0},
 }
 
 
@@ -97,12 +120,13 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradient_and_sums_are_autograds(kind: str, threads: int) -> None:
     case = Case(threads, **KINDS[kind])
+    assert case.fused.sparse == ("0" in kind)
     for beta, rows in ((0.7, torch.arange(16)), (4.0, torch.arange(37, 40))):
         control = torch.tensor([[0.0, beta]])  # at rate 0 the weights stay
         (sums,) = case.fused([rows], control)
         wanted = case.reference(rows, beta)
         torch.testing.assert_close(sums, wanted.double(), rtol=1e-4, atol=1e-4)
-        grad, reference = case.fused.grads[0], case.other.optimizer.grad
+        grad, reference = case.grad, case.other.optimizer.grad
         torch.testing.assert_close(grad, reference, rtol=1e-4, atol=1e-6)
 
 
@@ -112,7 +136,7 @@ def test_more_threads_than_images_are_no_fault() -> None:
     (sums,) = case.fused([rows], torch.tensor([[0.0, 1.0]]))
     wanted = case.reference(rows, 1.0)
     torch.testing.assert_close(sums, wanted.double(), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(case.fused.grads[0], case.other.optimizer.grad)
+    torch.testing.assert_close(case.grad, case.other.optimizer.grad)
 
 
 def test_large_logits_lose_nothing() -> None:
@@ -146,6 +170,7 @@ def test_what_is_not_finite_stays_so() -> None:
         {"training__adam_betas": [0.8, 0.95]},
         {"training__grad_clip": 0.5},
         {"training__grad_clip": 1e6},
+        {"inked": 0.2, "training__ema": 0.7},
     ],
 )
 def test_the_update_is_that_of_torch(options: dict[str, Any], threads: int) -> None:
@@ -154,7 +179,7 @@ def test_the_update_is_that_of_torch(options: dict[str, Any], threads: int) -> N
         rate = torch.tensor(0.01 + 0.01 * step)
         case.fused([rows], torch.tensor([[float(rate), 1.0]]))
         optimizer = case.other.optimizer
-        optimizer.grad.copy_(case.fused.grads[0])
+        optimizer.grad.copy_(case.grad)
         parameters = list(case.other.model.parameters())
         if clip := case.spec.training.grad_clip:
             torch.nn.utils.clip_grad_norm_(parameters, clip)
@@ -171,6 +196,22 @@ def epochs(wanted: Spec, monkeypatch: pytest.MonkeyPatch, *, compiled: bool) -> 
     now = assembled(wanted, PIXELS)
     done = engine.train(now.trained, now.optimizer, images(), wanted, now.streams)
     return now, [epoch.metrics for epoch in done]
+
+
+def test_an_interrupt_leaves_the_weights_in_their_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = Case(inked=0.2)
+    before = case.ours.optimizer.flat.clone()
+
+    def stop(*arguments: Any) -> None:
+        assert not torch.equal(case.ours.optimizer.flat, before)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(case.fused, "_run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        case.fused([torch.arange(16)], torch.tensor([[1e-3, 1.0]]))
+    assert torch.equal(case.ours.optimizer.flat, before)
 
 
 @pytest.mark.parametrize(
