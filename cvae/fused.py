@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ LAYERS, THREADS, ALIGNED = 16, 64, 16  # as in fused.c
 AT_ONCE = 8192  # images a call: it cannot be interrupted
 SPARSE = 0.3  # share of pixels that are not 0, up to which the zeros are left out
 Streams = dict[str, torch.Generator]
+_BUILDING = threading.Lock()
 
 _int, _long, _float, _pointer = (
     *(ctypes.c_int, ctypes.c_int64, ctypes.c_float),
@@ -87,6 +89,11 @@ class Library:
     product_threads: int
 
 
+def prepare() -> None:
+    """Begin to build what `library` returns, which takes a second the first time."""
+    threading.Thread(target=library, daemon=True).start()
+
+
 @functools.cache
 def library() -> Library | None:
     """The compiled steps; None where they cannot be had."""
@@ -98,7 +105,8 @@ def library() -> Library | None:
             ctypes.cast(function, _pointer).value or 0
             for function in (blas.SGEMM, blas.MKL_Set_Num_Threads_Local)
         ]
-        built = _built(compiler) if compiler else None
+        with _BUILDING:
+            built = _built(compiler) if compiler else None
         return Library(ctypes.CDLL(str(built)).run_steps, *addresses) if built else None
     except (OSError, AttributeError):
         return None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cvae import mnist
+from cvae import fused, mnist
 from cvae.errors import (
     Busy,
     Expected,
@@ -72,6 +72,8 @@ def run(
     """
     clock = clock or Clock()
     device = pick_device(spec.training.device if isinstance(spec, Spec) else "cpu")
+    if device.type == "cpu" and isinstance(spec, Spec):
+        fused.prepare()
     with clock("data"):
         data = load_data(spec)
     home = runs / JUDGES if isinstance(spec, JudgeSpec) else runs

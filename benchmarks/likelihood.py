@@ -1,0 +1,108 @@
+"""How fast are test figures? Against the floor, nothing but the matrix products.
+
+bound        neg_elbo of every test image, as after each epoch
+likelihood   importance sampling with K = 5,000 draws of z, for some of the images
+
+python -m benchmarks.likelihood        (part of make bench)
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cvae import engine, likelihood, mnist
+from cvae.run import provenance, runner, state
+from cvae.spec.fields import Spec
+
+DRAWS, IMAGES, ROUNDS = 5000, 40, 7
+SPEC = Spec(name="bench")
+
+
+def products(widths: Sequence[int], rows: int, times: int) -> Callable[[], None]:
+    """The products of an MLP with so many rows, some times over."""
+    layers = [torch.randn(a, b) for a, b in itertools.pairwise(widths)]
+    inputs = [torch.randn(rows, a) for a in widths[:-1]]
+    outputs = [torch.empty(rows, b) for b in widths[1:]]
+
+    def act() -> None:
+        for _ in range(times):
+            for x, layer, out in zip(inputs, layers, outputs, strict=True):
+                torch.mm(x, layer, out=out)
+
+    return act
+
+
+def ways() -> dict[str, tuple[int, Callable[[], Any], Callable[[], Any]]]:
+    """Name → how many images, ours, the floor."""
+    torch.manual_seed(0)
+    data = mnist.load_mnist(mnist.SHIPPED_ROOT)
+    model = engine.build_model(SPEC, (28, 28), state.stream(0, "init"))
+    some = mnist.Images(data.test.images[:IMAGES], data.test.labels[:IMAGES])
+    hidden, latent = SPEC.model.hidden, SPEC.model.latent_dim
+    encoder = [784 + mnist.CLASSES, *hidden, 2 * latent]
+    decoder = [latent + mnist.CLASSES, *reversed(hidden), 784]
+    passes = len(data.test) // likelihood.CHUNK
+    halves = [products(each, likelihood.CHUNK, passes) for each in (encoder, decoder)]
+    many = products(
+        [latent, *decoder[1:]],
+        likelihood.DECODED,
+        DRAWS * IMAGES // likelihood.DECODED,
+    )
+
+    def stream() -> torch.Generator:
+        return state.stream(0, "evaluate")
+
+    return {
+        "bound": (
+            len(data.test),
+            lambda: likelihood.bound(model, data.test, stream()),
+            lambda: [half() for half in halves],
+        ),
+        f"likelihood, K = {DRAWS:,}": (
+            IMAGES,
+            lambda: likelihood.importance_nll(model, some, stream(), samples=DRAWS),
+            many,
+        ),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench/likelihood.json"))
+    options = parser.parse_args()
+    device = runner.pick_device("cpu")
+    found: dict[str, Any] = provenance.hardware(device) | provenance.versions()
+    print("| figure | images a second | floor | ours/floor |\n|---|---|---|---|")
+    with torch.inference_mode():
+        for name, (images, *both) in ways().items():
+            rates: list[list[float]] = [[], []]
+            for _ in range(options.rounds + 1):
+                for act, rate in zip(both, rates, strict=True):
+                    began = time.perf_counter()
+                    act()
+                    rate.append(images / (time.perf_counter() - began))
+            ours, floor = (rate[1:] for rate in rates)  # the first warms up
+            ratio = [a / b for a, b in zip(ours, floor, strict=True)]
+            low, middle, high = statistics.quantiles(ratio, n=4)
+            found[name] = {"ours": ours, "floor": floor}
+            cells = [f"{statistics.median(each):,.0f}" for each in (ours, floor)]
+            cells.append(f"{middle:.2f} ({low:.2f}–{high:.2f})")
+            print(f"| {name} | {' | '.join(cells)} |")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(found, indent=2) + "\n")
+    print(f"\n{options.out}")
+
+
+if __name__ == "__main__":
+    main()
