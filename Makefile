@@ -193,6 +193,10 @@ walkthrough: $(READY)  ## run the notebook of the walk-through  make walkthrough
 
 bench: $(READY)  ## training speed against the usual way  make bench
 	@$(PYTHON) -m benchmarks.speed --quality
+	@$(PYTHON) -m benchmarks.speed --threads 1 --out runs/bench/one.json
+	@$(PYTHON) -m benchmarks.speed --busy --out runs/bench/busy.json
+	@$(PYTHON) -m benchmarks.likelihood
+	@$(PYTHON) -m benchmarks.start
 	@$(PYTHON) -m benchmarks.sweeps
 
 soak: $(READY)  ## kill runs N times, compare what's left make soak N=500

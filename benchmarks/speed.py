@@ -42,7 +42,7 @@ from cvae.spec.document import load_spec
 from cvae.spec.fields import Spec
 from cvae.spec.identity import nested
 
-ROUNDS = 21
+ROUNDS = 7
 STEPS = 40  # a round, per way
 DEFAULT = Spec(name="default")
 PYTORCH_EXAMPLE = {

@@ -2,10 +2,11 @@
 
     one after another   one worker with all threads
     side by side        one worker a core with one thread each
+    floor               nothing but the matrix products of their training, side by side
 
-Each is `python -m cvae sweep` into an empty folder, everything included: start-up,
-tracking, checkpoints, grids, evaluation. Rounds are interleaved; the table gives
-medians and their range.
+The first two are `python -m cvae sweep` into an empty folder, everything included:
+start-up, tracking, checkpoints, grids, evaluation. Rounds are interleaved; the table
+gives medians and their range.
 
     python -m benchmarks.sweeps        (part of make bench)
 """
@@ -22,10 +23,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed import Child
 from cvae.run import provenance
 from cvae.sweep import sweep
 
-VARIANTS, EPOCHS, ROUNDS = 8, 3, 3
+VARIANTS, EPOCHS, ROUNDS = 8, 3, 2
+STEPS = 200  # of the floor, a round
+IMAGES, BATCH = 55_000, 256  # of the default spec, and its network:
+WIDTHS = [[794, 512, 256, 4], [12, 256, 512, 784]]
 SPEC = """name: bench
 training: {{epochs: {epochs}}}
 sweep: {{seeds: {variants}}}
@@ -49,6 +54,16 @@ def seconds(workers: int, threads: int, epochs: int) -> float:
         return time.perf_counter() - began
 
 
+def floor(cores: int, epochs: int) -> float:
+    """Variants a minute if each core did one variant's products and nothing else."""
+    case = {"widths": WIDTHS, "batch": BATCH * cores, "parts": cores}
+    child = Child("floor", case, cores)
+    child.seconds(STEPS // 4)
+    took = child.seconds(STEPS) / STEPS * (IMAGES / BATCH) * epochs
+    child.end()
+    return 60 * cores / took
+
+
 def variants_a_minute(epochs: int, rounds: int) -> dict[str, Any]:
     """Variants a minute of both ways, and how many times more side by side gives."""
     cores = sweep.resources(workers=1).threads
@@ -57,9 +72,12 @@ def variants_a_minute(epochs: int, rounds: int) -> dict[str, Any]:
     for _ in range(rounds):
         for way, (workers, threads) in ways.items():
             rates[way].append(60 * VARIANTS / seconds(workers, threads, epochs))
-    alone, beside = rates.values()
-    ratios = [b / a for a, b in zip(alone, beside, strict=True)]
-    return {"cores": cores, "epochs": epochs, "per_minute": rates, "ratios": ratios}
+        rates.setdefault("floor", []).append(floor(cores, epochs))
+    alone, beside, products = rates.values()
+    found: dict[str, Any] = {"cores": cores, "epochs": epochs, "per_minute": rates}
+    found["ratios"] = [b / a for a, b in zip(alone, beside, strict=True)]
+    found["of the floor"] = [b / c for b, c in zip(beside, products, strict=True)]
+    return found
 
 
 def variant_table(found: dict[str, Any]) -> str:
@@ -67,7 +85,11 @@ def variant_table(found: dict[str, Any]) -> str:
     lines = ["| way | variants a minute |", "|---|---|"]
     lines += [f"| {way} | {_with_range(r)} |" for way, r in found["per_minute"].items()]
     return "\n".join(
-        [*lines, "", f"side by side: {_with_range(found['ratios'])} × as many"]
+        [
+            *lines,
+            *("", f"side by side: {_with_range(found['ratios'])} × as many, "),
+            f"{_with_range(found['of the floor'])} of the floor",
+        ]
     )
 
 
