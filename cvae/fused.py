@@ -44,10 +44,8 @@ SPARSE = 0.3  # share of pixels that are not 0, up to which the zeros are left o
 Streams = dict[str, torch.Generator]
 _BUILDING = threading.Lock()
 
-_int, _long, _float, _pointer = (
-    *(ctypes.c_int, ctypes.c_int64, ctypes.c_float),
-    ctypes.c_void_p,
-)
+_int, _long = ctypes.c_int, ctypes.c_int64
+_float, _pointer = ctypes.c_float, ctypes.c_void_p
 
 
 class _Half(ctypes.Structure):
@@ -89,11 +87,6 @@ class Library:
     product_threads: int
 
 
-def prepare() -> None:
-    """Begin to build what `library` returns, which takes a second the first time."""
-    threading.Thread(target=library, daemon=True).start()
-
-
 @functools.cache
 def library() -> Library | None:
     """The compiled steps; None where they cannot be had."""
@@ -101,10 +94,8 @@ def library() -> Library | None:
     try:
         # by its path: it is loaded already, and its names are not global
         blas = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        addresses = [
-            ctypes.cast(function, _pointer).value or 0
-            for function in (blas.SGEMM, blas.MKL_Set_Num_Threads_Local)
-        ]
+        functions = blas.SGEMM, blas.MKL_Set_Num_Threads_Local
+        addresses = [ctypes.cast(one, _pointer).value or 0 for one in functions]
         with _BUILDING:
             built = _built(compiler) if compiler else None
         return Library(ctypes.CDLL(str(built)).run_steps, *addresses) if built else None
@@ -148,10 +139,9 @@ def _homes() -> Iterator[Path]:
 def _processor() -> bytes:
     """What the compiler may use of this processor: another one has another library."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return "".join(
-        next((line for line in lines if line.startswith(key)), "")
-        for key in ("model name", "flags")
-    ).encode()
+    keys = "model name", "flags"
+    found = (next((row for row in lines if row.startswith(key)), "") for key in keys)
+    return "".join(found).encode()
 
 
 class Fused:
@@ -190,9 +180,11 @@ class Fused:
         options, averaged = optimizer.options, optimizer.state.get("ema")
         inked = float(data.images.count_nonzero()) / max(1, data.images.numel())
         self.sparse = inked + self.corrupt / 2 < SPARSE
-        first = slice(0, encoder[0] * encoder[1])
-        flats = [flat, *(one for key, one in optimizer.state.items() if key != "step")]
-        self.first = [one[first].view(encoder[1], encoder[0]) for one in flats]
+        self.first = []  # its weights and what Adam knows of them, each (out, in)
+        for one in [flat, *optimizer.state.values()] if self.sparse else []:
+            if one.dim():  # not the count of steps
+                first = one[: encoder[0] * encoder[1]]
+                self.first.append(first.view(encoder[1], encoder[0]))
         self.job = _Job(
             encoder=_half(encoder),
             decoder=_half(decoder),
@@ -235,10 +227,7 @@ class Fused:
 
     @contextlib.contextmanager
     def _by_input(self) -> Iterator[None]:
-        """The first layer's weights, and what Adam knows of them, as (in, out)."""
-        if not self.sparse:
-            yield
-            return
+        """The first layer as (in, out), where its products are sparse."""
         for weights in self.first:
             weights.view(weights.shape[::-1]).copy_(weights.t().clone())
         try:
@@ -252,9 +241,8 @@ class Fused:
         x, target = self._pixels(batches)
         rows, controls = torch.cat(list(batches)), controls.contiguous()
         sizes = torch.tensor([len(rows) for rows in batches], dtype=torch.int32)
-        sums = torch.zeros(
-            self.threads, len(batches), 3 + 2 * self.latent, dtype=torch.float64
-        )
+        shape = self.threads, len(batches), 3 + 2 * self.latent
+        sums = torch.zeros(shape, dtype=torch.float64)
         steps = _Steps(
             count=len(batches),
             rows=rows.data_ptr(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,7 +74,8 @@ def run(
     clock = clock or Clock()
     device = pick_device(spec.training.device if isinstance(spec, Spec) else "cpu")
     if device.type == "cpu" and isinstance(spec, Spec):
-        fused.prepare()
+        # the first time it is compiled, which takes a second
+        threading.Thread(target=fused.library, daemon=True).start()
     with clock("data"):
         data = load_data(spec)
     home = runs / JUDGES if isinstance(spec, JudgeSpec) else runs
