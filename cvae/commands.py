@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cvae.errors import Busy, Damaged, Expected, RunNotFound, TrackingError, UsageError
+from cvae.errors import UNREADABLE, Busy, RunNotFound, TrackingError, UsageError
 from cvae.metrics import ERROR, FIDELITY, headline, metric, number
 
 # Imports inside the functions: torch and MLflow take seconds, `--help` must not wait.
@@ -210,12 +210,17 @@ def sync(*, runs: Path, run: str | None) -> None:
         chosen = [find_run(run, runs=runs)]
     if not chosen:
         raise RunNotFound(f"no runs in {runs}/")
-    tracker = Tracker(runs)
+    tracker, missing = Tracker(runs), []
     for one in [] if run else sweeps(runs):
-        tracker.publish_sweep(one)
-    missing = []
+        try:
+            one.check_files()
+            tracker.publish_sweep(one)
+        except UNREADABLE as error:
+            missing.append(one.name)
+            log.error("%s: %s", one.name, error)
     for folder in chosen:
         try:
+            folder.check_files()
             with folder.lock():
                 tracker.publish(folder)
             print(f"{folder.name}: {folder.status.lower()}, published to {tracker.uri}")
@@ -225,7 +230,7 @@ def sync(*, runs: Path, run: str | None) -> None:
             missing.append(folder.name)
             log.error("%s: %s", folder.name, error)
             tracker.greet()  # one run's fault, or the store's?
-        except (Expected, ValueError, LookupError) as error:  # a damaged folder
+        except UNREADABLE as error:
             missing.append(folder.name)
             log.error("%s: %s", folder.name, error)
     if missing:
@@ -255,14 +260,16 @@ def _line(folder: RunFolder, share: str) -> list[str]:
 
     status, epochs, score, control = folder.status.lower(), "–", "–", "–"
     try:
+        folder.check_files()
         records, metrics = folder.records(), folder.metrics
-        score = number(headline(metrics), "test/neg_elbo")
+        if not math.isnan(value := headline(metrics)):
+            score = number(value, "test/neg_elbo")
         if share in metrics:
             control = number(metrics[share], share)
         epochs = str(records[-1]["epoch"] if records else 0)
-    except (Damaged, LookupError, TypeError) as error:
+    except UNREADABLE as error:
         status = "damaged"
-        log.warning("%s: %s", folder.path, error)
+        log.warning("%s: %s", folder.name, error)
     return [folder.name, status, epochs, score, control, display_name(folder)]
 
 

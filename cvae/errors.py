@@ -78,6 +78,10 @@ class CheckpointError(Damaged):
     """A file of tensors is truncated, altered or no safetensors file at all."""
 
 
+# What reading a damaged folder may raise: it is named, and stops nothing else.
+UNREADABLE = (Expected, OSError, ValueError, LookupError, TypeError, AttributeError)
+
+
 class SweepIncomplete(Expected):
     """Some runs of a sweep did not finish; the others did."""
 

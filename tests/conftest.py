@@ -190,7 +190,10 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
         **{"name": "beta", "uid": "beta", "header": "Question: β?", "command": "make"},
         **{"experiment": "tests", "keys": ["objective.beta", "training.seed"]},
         **{"status": "FINISHED", "started": 0.0, "ended": 9.0},
-        runs=[{"folder": f.name, "swept": f.info["swept"]} for f in members],
+        runs=[
+            {"folder": f.name, "id": f.info["id"], "swept": f.info["swept"]}
+            for f in members
+        ],
     )
     tracker = Tracker(runs)
     for folder in members:

@@ -89,9 +89,13 @@ def _load(
         more, unreadable = from_folders(runs, experiment, sweep, store)
         known = {run.uid for run in found}
         found += [run for run in more if run.uid not in known]
-    chosen = _chosen(found, ids) if ids and found else found
-    if not chosen:
-        raise RunNotFound(_nothing(runs, experiment, sweep, filter, store))
+    try:
+        chosen = _chosen(found, ids) if ids and found else found
+        if not chosen:
+            raise RunNotFound(_nothing(runs, experiment, sweep, filter, store))
+    except RunNotFound as error:
+        why = "".join(f"\n{name}: {text}" for name, text in unreadable.items())
+        raise RunNotFound(f"{error}{why}") from error
     name = sweep or experiment or (ids[0] if len(ids) == 1 else "runs")
     titles = Counter(run.title for run in chosen)
     rows = tuple(

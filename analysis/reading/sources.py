@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.reading.runs import DEFAULTS, RunRow
+from cvae.errors import Damaged
 from cvae.run.find import display_name, folders
 from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.identity import flatten
@@ -31,12 +32,23 @@ def from_store(
     if sweep:
         tagged = f"tags.`cvae.sweep` = '{sweep}'"
         query = f"{tagged} and {query}" if query else tagged
-    here = {folder.info.get("uid"): folder for folder in folders(runs)}
+    here = {
+        folder.info.get("uid"): folder for folder in folders(runs) if _sound(folder)
+    }
     return store, [
         _stored_run(stored, here.get(stored.tags.get("cvae.uid", "")))
         for stored in (store.search(places, query) if places else ())
         if "cvae.kind" not in stored.tags and "name" in stored.params
     ]
+
+
+def _sound(folder: RunFolder) -> bool:
+    """Whether a run can be read from its folder; otherwise the store has all of it."""
+    try:
+        folder.check_files()
+    except (Damaged, OSError):
+        return False
+    return True
 
 
 def _stored_run(stored: Stored, folder: RunFolder | None) -> RunRow:
@@ -89,10 +101,8 @@ def from_folders(
 
 
 def _folder_run(folder: RunFolder) -> RunRow:
-    info = folder.info
-    fields = flatten(folder.spec())
-    if info["status"] == "FINISHED" and not folder.records():
-        raise ValueError("records.jsonl is missing")
+    folder.check_files()
+    info, fields = folder.info, flatten(folder.spec())
     return RunRow(
         name=folder.name,
         title=display_name(folder),

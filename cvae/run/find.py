@@ -145,6 +145,7 @@ def find_run(
 
     Raises:
         RunNotFound: none fits, or only one that is not finished (RunUnfinished).
+        Damaged: only one whose facts cannot be read.
     """
     everything = folders(Path(runs))
     if run is None:
@@ -158,6 +159,7 @@ def find_run(
         return done[-1]
     if fitting:
         last = fitting[-1]
+        last.check_files()
         command = last.info.get("command", "the command that began it")
         raise RunUnfinished(
             f"{last.path} is {last.status.lower()}, not finished; to go on with it:\n"

@@ -22,7 +22,7 @@ from typing import Any
 
 from cvae.errors import Damaged, SpecError
 from cvae.files import naming, write_atomic
-from cvae.run import lock
+from cvae.run import facts, lock
 from cvae.spec.document import a_cvae, dump, load_resolved
 from cvae.spec.fields import Spec
 from cvae.spec.judge import AnySpec
@@ -52,9 +52,9 @@ def make_command(target: str, config: str, changes: str) -> str:
 class Described:
     """A folder with a JSON file of facts about it, read and written whole."""
 
-    def __init__(self, path: Path, facts: str) -> None:
+    def __init__(self, path: Path, name: str) -> None:
         self.path = path
-        self.facts = path / facts
+        self.facts = path / name
 
     @property
     def name(self) -> str:
@@ -63,27 +63,23 @@ class Described:
     @property
     def info(self) -> dict[str, Any]:
         """The facts; empty if there are none yet."""
-        return _read(self.facts)
+        return facts.read(self.facts)
 
     @property
     def published(self) -> dict[str, Any]:
         """What the tracker noted of the store it published to; empty if it has not."""
-        return _read(self.path / "tracking.json")
+        return facts.read(self.path / "tracking.json")
+
+    def check_files(self) -> None:
+        """Raises Damaged if what was written is not there, or is something else."""
+        if not self.info:
+            raise Damaged(f"{self.facts}: damaged: not what was written")
 
     def update(self, **changes: Any) -> None:
         """Merge `changes` into the facts."""
         info = self.info | changes
         text = json.dumps(info, indent=2, sort_keys=True, allow_nan=False)
         write_atomic(self.facts, f"{text}\n".encode())
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none, or not a whole one."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 class RunFolder(Described):
@@ -161,12 +157,15 @@ class RunFolder(Described):
             stamp = _stamp(path)
             if stamp != self._stamp:
                 lines = path.read_text().split("\n")[:-1]  # the last one is cut off
-                self._records = [json.loads(line) for line in lines]
+                self._records = facts.records(lines)
                 self._stamp = stamp
         except FileNotFoundError:
             return []
         except ValueError as error:
-            raise Damaged(f"{path}: altered, a line is not JSON: {error}") from error
+            raise Damaged(
+                f"{path}: altered, a line is no record: {error}; put it back, or move "
+                "the folder away to make the run anew"
+            ) from error
         return list(self._records)
 
     @property
@@ -176,6 +175,11 @@ class RunFolder(Described):
         for record in self.records():
             found |= record["metrics"]
         return found
+
+    def check_files(self) -> None:
+        super().check_files()
+        if not self.records() and self.info.get("status") == "FINISHED":
+            raise Damaged(f"{self.path / 'records.jsonl'}: missing")
 
     def read_weights(self) -> bytes:
         """The final weights, a safetensors file."""

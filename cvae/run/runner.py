@@ -18,8 +18,8 @@ import torch
 
 from cvae import fused, mnist
 from cvae.errors import (
+    UNREADABLE,
     Busy,
-    Expected,
     SpecError,
     TrackingError,
     UsageError,
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("cvae")
 Publish = Callable[..., None]
 NO_ORIGIN = Origin()
-UNREADABLE = (Expected, OSError, ValueError, LookupError)  # a damaged run's folder
 LAST_WORDS = 3.0  # seconds that an interrupted run may take to tell the store
 
 

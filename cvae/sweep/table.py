@@ -50,6 +50,11 @@ def _shape(root: str) -> tuple[int, int]:
     return mnist.image_shape(root)
 
 
+@cache
+def _digest(root: str) -> str:
+    return mnist.load_mnist(root).digest
+
+
 def summary(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Head and lines of `rows` over seeds: mean ± sd of n finished runs."""
     keys = [key for key in plan.keys if key != SEEDS]
@@ -111,6 +116,9 @@ def dry(plan: Plan, runs: Path) -> list[list[str]]:
         if status not in ("new", "finished"):
             records = folder.records()
             status += f", {records[-1]['epoch'] if records else 0} epochs done"
+        recorded = folder.info.get("data", {}).get("digest")
+        if recorded and recorded != _digest(variant.spec.data.root):
+            status += ", with other data"
         values = [_cell(variant, key) for key in plan.keys]
         count = f"{parameters(variant.spec):,}"
         lines.append([folder.name, *values, count, status])

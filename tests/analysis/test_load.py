@@ -75,7 +75,8 @@ def test_a_run_that_a_sweep_found_finished_is_one_of_its_runs(
     children.copy(published.iterdir(), tmp_path)
     sweep = SweepFolder(tmp_path / "sweeps" / "beta")
     before = made_run(tmp_path, 95.0, name="beta", objective__beta=8.0)
-    entry = {"folder": before.name, "swept": {"objective.beta": 8.0}}
+    entry = {"folder": before.name, "id": before.info["id"]}
+    entry["swept"] = {"objective.beta": 8.0}
     sweep.update(runs=[*sweep.info["runs"], entry])
     assert len(load_runs(sweep="beta", runs=tmp_path).rows) == 5
 
@@ -156,7 +157,19 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_there(tmp_path: Path) -> N
     found = load_runs(runs=tmp_path)
     assert [run.name for run in found.rows] == [whole.name]
     assert set(found.unreadable) == {without.name, torn.name, edited.name}
-    assert "records.jsonl is missing" in found.unreadable[without.name]
+    assert "records.jsonl: missing" in found.unreadable[without.name]
+
+
+def test_a_published_run_with_a_damaged_folder_is_read_from_the_store(
+    published: Path, tmp_path: Path
+) -> None:
+    children.copy(published.iterdir(), tmp_path)
+    run = load_runs(runs=tmp_path).rows[0]
+    whole = load_runs(runs=published).history(run, "val/neg_elbo")
+    (tmp_path / run.name / "records.jsonl").write_text("[]\n")
+    again = load_runs(runs=tmp_path)
+    assert again.rows[0].folder is None
+    assert again.history(again.rows[0], "val/neg_elbo") == whole != []
 
 
 def test_mistakes_name_what_there_is(published: Path, tmp_path: Path) -> None:

@@ -219,6 +219,10 @@ def test_one_damaged_folder_stops_neither_list_nor_the_next_run(
     (bad.path / "spec.yaml").write_text("{")
     (bad.path / "records.jsonl").write_text("{]\n")
     (bad.path / "tracking.json").write_text("{}")
+    for name in ("started", "judges/other", "sweeps/many"):
+        (runs / name).mkdir(parents=True)
+        kind = "sweep" if "sweeps" in name else "run"
+        (runs / name / f"{kind}.json").write_text('{"started": "yesterday"}')
     folder = runner.run(wanted, runs=runs)
     bad.update(status="FAILED")  # an end that the store has not heard of
     uri = Tracker(runs).uri
@@ -232,7 +236,9 @@ def test_one_damaged_folder_stops_neither_list_nor_the_next_run(
     shown = capsys.readouterr().out
     assert bad.name in shown
     assert again.name in shown
+    assert "started/run.json: damaged" in caplog.text
     assert __main__.main(["sync", "--runs", str(runs)]) == 5
+    assert "many/sweep.json: damaged" in caplog.text
     assert f"{again.name}: finished, published" in capsys.readouterr().out
 
 

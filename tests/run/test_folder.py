@@ -20,7 +20,7 @@ from cvae.run.lock import SILENCE
 from tests import children
 from tests.conftest import spec
 
-LINE = {"epoch": 1, "step": 3, "metrics": {"train/loss": 0.1}}
+LINE = {"epoch": 1, "step": 3, "time": 0, "metrics": {"train/loss": 0.1}, "seconds": {}}
 
 
 @pytest.fixture
@@ -103,13 +103,21 @@ def test_updates_are_merged(folder: RunFolder) -> None:
     assert folder.info["id"] == spec().id
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"[]", b"3", b"\xff\xfe", b'{"status": 5}', b'{"started": "x"}'),
+        *(b'{"changes": [5]}', b'{"data": []}', b'{"data": {"shape": ["8", 8]}}'),
+    ],
+)
 def test_an_unreadable_run_json_counts_as_none(
     folder: RunFolder, content: bytes
 ) -> None:
     (folder.path / "run.json").write_bytes(content)
     assert folder.info == {}
     assert folder.status == "NEW"
+    with pytest.raises(Damaged, match=r"run\.json: damaged"):
+        folder.check_files()
 
 
 def test_two_runs_of_one_spec_have_uids_of_their_own(tmp_path: Path) -> None:
@@ -231,9 +239,16 @@ def test_a_finished_run_whose_process_died_before_it_let_go_is_gone_on_with(
     assert folder_for(spec(), tmp_path).name == stem
 
 
-def test_an_altered_record_is_named(folder: RunFolder) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"{]", b"[]", b"\xff\xfe", b'{"epoch": 1}'),
+        b'{"epoch": 1, "step": 1, "time": 1, "metrics": {"a": "1"}, "seconds": {}}',
+    ],
+)
+def test_an_altered_record_is_named(folder: RunFolder, line: bytes) -> None:
     folder.append(LINE)
-    (folder.path / "records.jsonl").write_bytes(b"{]\n" + raw(folder))
+    (folder.path / "records.jsonl").write_bytes(line + b"\n" + raw(folder))
     with pytest.raises(Damaged, match=r"records\.jsonl: altered"):
         folder.records()
 

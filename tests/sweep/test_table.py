@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cvae.errors import DataError
-from cvae.run.folder import SweepFolder
+from cvae.mnist import load_mnist
+from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.variants import Plan, read_plan
 from cvae.sweep import sweep, table
 from tests.conftest import data_set, idx, write
@@ -52,6 +53,20 @@ def test_without_data_nothing_is_counted_and_the_missing_file_is_named(
 ) -> None:
     with pytest.raises(DataError, match="train-images-idx3-ubyte"):
         table.dry(plan_on(tmp_path, write(tmp_path / "data", {})), tmp_path)
+
+
+def test_a_run_on_other_data_is_not_simply_finished(tmp_path: Path) -> None:
+    plan = plan_on(tmp_path, root := write(tmp_path / "data", data_set()))
+    same, other = (RunFolder(tmp_path / f"small-{v.spec.id}") for v in plan.variants)
+    for folder, spec, digest in (
+        (same, plan.variants[0].spec, load_mnist(root).digest),
+        (other, plan.variants[1].spec, "0" * 32),
+    ):
+        folder.create(spec)
+        folder.update(status="FINISHED", data={"digest": digest})
+    head, *lines = table.dry(plan, tmp_path)
+    said = [line[head.index("status")] for line in lines]
+    assert said == ["finished", "finished, with other data"]
 
 
 def test_a_second_sweep_of_one_name_says_what_leaves_the_table(
