@@ -357,8 +357,10 @@ def test_the_loss_falls(tiny: mnist.MNIST, options: dict[str, Any]) -> None:
     assert losses[-1] < losses[0] - 0.5
 
 
-def test_gradients_are_clipped(tiny: mnist.MNIST) -> None:
-    one_step = {"training__epochs": 1, "training__batch_size": len(tiny.train)}
+@pytest.mark.parametrize("activation", ["relu", "gelu"])  # compiled, torch's steps
+def test_gradients_are_clipped(tiny: mnist.MNIST, activation: str) -> None:
+    one_step: dict[str, Any] = {"training__epochs": 1, "model__activation": activation}
+    one_step["training__batch_size"] = len(tiny.train)
 
     def norm(**options: Any) -> float:  # Adam's first mean is (1 − β₁) gradient
         state, _ = train(quick(**one_step, **options), tiny)
