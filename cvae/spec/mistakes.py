@@ -43,6 +43,8 @@ def explain(where: str, fault: Any, spec: type[Named]) -> str:
         return f"{where}: {key}{': ' if key else ''}{problem}; found {found}"
     if kind == "literal_error":
         found += nearest(str(value), re.findall(r"'(\w+)'", fault["ctx"]["expected"]))
+    if kind == "string_type" and not isinstance(value, dict | list):
+        found += "; in quotes it is text"
     return f"{where}: {key}: must be {_allowed(path, spec)}; found {found}"
 
 

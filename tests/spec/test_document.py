@@ -119,6 +119,8 @@ def test_every_mistake_is_reported_at_once_with_its_line() -> None:
         "  adam_betas: [0.9]\n"  # 11
         "  epochs: 1.5\n"  # 12
         "evaluation: 3\n"  # 13
+        "tracking:\n"  # 14
+        "  experiment: 1e-3\n"  # 15
     )
     wanted = {
         "f.yaml:2: data.binarise: unknown key": "did you mean binarize?",
@@ -131,6 +133,7 @@ def test_every_mistake_is_reported_at_once_with_its_line() -> None:
         "f.yaml:11: training.adam_betas.1: missing": "a number ≥ 0 and < 1",
         "f.yaml:12: training.epochs: must be an integer": "found 1.5",
         "f.yaml:13: evaluation: must be a block of key: value lines": "found 3",
+        "f.yaml:15: tracking.experiment: must be text": "0.001; in quotes it is text",
         "f.yaml:1: name: missing": "name: my-run",
     }
     lines = message.splitlines()
