@@ -21,7 +21,7 @@ RANKS = (
     "objective gradient optimizer engine graph fused likelihood judge features control "
     "grids",
     "evaluation",
-    "run.folder run.lock run.published run.find",
+    "run.facts run.folder run.lock run.published run.find",
     "run.checkpoint run.state run.provenance",
     "tracking",
     "run samples",
