@@ -113,34 +113,34 @@ judge: $(READY)  ## train the CNN that reads samples        make judge
 
 experiment: $(READY)  ## train one spec                        make experiment CONFIG=experiments/quickstart.yaml SET="model.latent_dim=8"
 	@$(PYTHON) -m cvae run "$${CONFIG:?say which, such as CONFIG=experiments/quickstart.yaml}" \
-		--set "$$SET" $${OFFLINE:+--offline}
+		--set="$$SET" $${OFFLINE:+--offline}
 
 sweep: $(READY)  ## train all variants of a spec          make sweep CONFIG=experiments/sweeps/beta.yaml JOBS=2
 	@$(PYTHON) -m cvae sweep "$${CONFIG:?say which, such as CONFIG=experiments/sweeps/beta.yaml}" \
-		--set "$$SET" $${OFFLINE:+--offline} $${DRY:+--dry} $${JOBS:+--jobs "$$JOBS"} \
-		$${THREADS:+--threads "$$THREADS"} $${ENGINE:+--engine "$$ENGINE"} \
-		$${GPUS:+--gpus "$$GPUS"}
+		--set="$$SET" $${OFFLINE:+--offline} $${DRY:+--dry} $${JOBS:+--jobs="$$JOBS"} \
+		$${THREADS:+--threads="$$THREADS"} $${ENGINE:+--engine="$$ENGINE"} \
+		$${GPUS:+--gpus="$$GPUS"}
 	@[ -n "$$DRY" ] || $(PYTHON) -m analysis.compare --last-sweep
 
 samples: $(READY)  ## draw digits from a finished run       make samples RUN=quickstart DIGIT=5 N=16
-	@$(PYTHON) -m cvae samples $${RUN:+--run "$$RUN"} $${DIGIT:+--digit "$$DIGIT"} \
-		$${N:+--n "$$N"} $${SEED:+--seed "$$SEED"} \
-		$${TEMPERATURE:+--temperature "$$TEMPERATURE"} $${OUT:+--out "$$OUT"}
+	@$(PYTHON) -m cvae samples $${RUN:+--run="$$RUN"} $${DIGIT:+--digit="$$DIGIT"} \
+		$${N:+--n="$$N"} $${SEED:+--seed="$$SEED"} \
+		$${TEMPERATURE:+--temperature="$$TEMPERATURE"} $${OUT:+--out="$$OUT"}
 
 evaluate: $(READY)  ## likelihoods and more, with errors    make evaluate RUN=quickstart WHAT="nll gaps"
-	@$(PYTHON) -m cvae evaluate $${RUN:+--run "$$RUN"} \
-		$${K:+--importance-samples "$$K"} $${LABEL_K:+--label-samples "$$LABEL_K"} \
-		$${WHAT:+--what "$$WHAT"}
-	@[ -z "$$WHAT" ] || $(PYTHON) -m analysis.evaluation $${RUN:+--run "$$RUN"}
+	@$(PYTHON) -m cvae evaluate $${RUN:+--run="$$RUN"} \
+		$${K:+--importance-samples="$$K"} $${LABEL_K:+--label-samples="$$LABEL_K"} \
+		$${WHAT:+--what="$$WHAT"}
+	@[ -z "$$WHAT" ] || $(PYTHON) -m analysis.evaluation $${RUN:+--run="$$RUN"}
 
 compress: $(READY)  ## test images in −ELBO bits, and back make compress RUN=seed-notebook
 	@$(PYTHON) -m cvae $${FROM:+de}compress $${FROM:+"$$FROM"} \
-		$${RUN:+--run "$$RUN"} $${OUT:+--out "$$OUT"}
+		$${RUN:+--run="$$RUN"} $${OUT:+--out="$$OUT"}
 
-SELECTED = $${EXPERIMENT:+--experiment "$$EXPERIMENT"} $${SWEEP:+--sweep "$$SWEEP"} \
-	$${RUN:+--run "$$RUN"} $${FILTER:+--filter "$$FILTER"} $${BY:+--by "$$BY"} \
-	$${AGAINST:+--against "$$AGAINST"} $${METRIC:+--metric "$$METRIC"} \
-	$${FORMATS:+--formats "$$FORMATS"} $${OUT:+--out "$$OUT"}
+SELECTED = $${EXPERIMENT:+--experiment="$$EXPERIMENT"} $${SWEEP:+--sweep="$$SWEEP"} \
+	$${RUN:+--run="$$RUN"} $${FILTER:+--filter="$$FILTER"} $${BY:+--by="$$BY"} \
+	$${AGAINST:+--against="$$AGAINST"} $${METRIC:+--metric="$$METRIC"} \
+	$${FORMATS:+--formats="$$FORMATS"} $${OUT:+--out="$$OUT"}
 
 compare: $(READY)  ## tables, curves, what the seeds say    make compare SWEEP=latent_beta BY=model.latent_dim
 	@$(PYTHON) -m analysis.compare $(SELECTED)
@@ -149,23 +149,23 @@ report: $(READY)  ## one HTML page of an experiment        make report EXPERIMEN
 	@$(PYTHON) -m analysis.report $(SELECTED)
 
 manifold: $(READY)  ## draw a finished run's latent space    make manifold RUN=quickstart DIGIT=3 FORMATS=svg
-	@$(PYTHON) -m analysis.manifold $${RUN:+--run "$$RUN"} $${DIGIT:+--digit "$$DIGIT"} \
-		$${FORMATS:+--formats "$$FORMATS"} $${ELLIPSES:+--ellipses} \
-		$${OUT:+--out "$$OUT"}
+	@$(PYTHON) -m analysis.manifold $${RUN:+--run="$$RUN"} $${DIGIT:+--digit="$$DIGIT"} \
+		$${FORMATS:+--formats="$$FORMATS"} $${ELLIPSES:+--ellipses} \
+		$${OUT:+--out="$$OUT"}
 
 explorer: $(READY)  ## a page to play with a run's z         make explorer RUN=quickstart AGAINST=plain-vae ATTACH=1
-	@$(PYTHON) -m analysis.explorer $${RUN:+--run "$$RUN"} \
-		$${AGAINST:+--against "$$AGAINST"} $${OUT:+--out "$$OUT"} $${ATTACH:+--attach}
+	@$(PYTHON) -m analysis.explorer $${RUN:+--run="$$RUN"} \
+		$${AGAINST:+--against="$$AGAINST"} $${OUT:+--out="$$OUT"} $${ATTACH:+--attach}
 
 figures: $(READY)  ## every figure and number of README     make figures ONLY="digits results" FROM=runs JOBS=2
-	@$(PYTHON) -m analysis.figures $${ONLY:+--only "$$ONLY"} \
-		$${FROM:+--runs "$$FROM"} $${JOBS:+--jobs "$$JOBS"} \
-		$${SET:+--set "$$SET"} $${OFFLINE:+--offline}
+	@$(PYTHON) -m analysis.figures $${ONLY:+--only="$$ONLY"} \
+		$${FROM:+--runs="$$FROM"} $${JOBS:+--jobs="$$JOBS"} \
+		$${SET:+--set="$$SET"} $${OFFLINE:+--offline}
 
 reproduce: $(READY)  ## train again, compare with results/   make reproduce ONLY="seed_notebook beta" JOBS=2
 	@$(PYTHON) -m analysis.reproduce --only \
-		"$${ONLY:?say what, such as ONLY='seed_notebook beta'}" $${JOBS:+--jobs "$$JOBS"} \
-		$${SET:+--set "$$SET"} $${OFFLINE:+--offline}
+		"$${ONLY:?say what, such as ONLY='seed_notebook beta'}" $${JOBS:+--jobs="$$JOBS"} \
+		$${SET:+--set="$$SET"} $${OFFLINE:+--offline}
 
 publish: $(READY)  ## finished runs and sweeps to results/ make publish RUNS="seed-notebook beta" WEIGHTS=1
 	@$(PYTHON) -m cvae publish "$${RUNS:?say which, such as RUNS='seed-notebook beta'}" \
@@ -178,13 +178,13 @@ list: $(READY)  ## the runs of this folder               make list
 	@$(PYTHON) -m cvae list
 
 sync: $(READY)  ## publish what MLflow does not have     make sync RUN=quickstart
-	@$(PYTHON) -m cvae sync $${RUN:+--run "$$RUN"}
+	@$(PYTHON) -m cvae sync $${RUN:+--run="$$RUN"}
 
 ui: $(READY)  ## MLflow on 127.0.0.1                   make ui PORT=5000
-	@$(PYTHON) -m cvae ui $${HOST:+--host "$$HOST"} $${PORT:+--port "$$PORT"}
+	@$(PYTHON) -m cvae ui $${HOST:+--host="$$HOST"} $${PORT:+--port="$$PORT"}
 
 serve: $(READY)  ## digits over HTTP, by MLflow           make serve RUN=seed-notebook PORT=5001
-	@$(PYTHON) -m cvae serve $${RUN:+--run "$$RUN"} $${PORT:+--port "$$PORT"}
+	@$(PYTHON) -m cvae serve $${RUN:+--run="$$RUN"} $${PORT:+--port="$$PORT"}
 
 walkthrough: $(READY)  ## run the notebook of the walk-through  make walkthrough
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check \
@@ -200,7 +200,7 @@ bench: $(READY)  ## training speed against the usual way  make bench
 	@$(PYTHON) -m benchmarks.sweeps
 
 soak: $(READY)  ## kill runs N times, compare what's left make soak N=500
-	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.soak --together 16 $${N:+--kills "$$N"}
+	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.soak --together 16 $${N:+--kills="$$N"}
 
 test: $(READY)  ## all tests that need only Python       make test
 	@$(PYTHON) -m pytest -n 2 $$PYTEST

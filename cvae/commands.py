@@ -206,6 +206,8 @@ def sync(*, runs: Path, run: str | None) -> None:
     chosen = [folder for folder in judges(runs) if run in (None, folder.name)]
     if run is None:
         chosen = [each for each in [*folders(runs), *chosen] if not each.held()]
+        # one that was never begun (no data, no store) has nothing to publish
+        chosen = [each for each in chosen if each.info.get("status") != "NEW"]
     elif not chosen:
         chosen = [find_run(run, runs=runs)]
     if not chosen:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Make an error of the disk name `path`; those of a write name no file."""
+    """Make an error of the disk name `path`: that of a write names no file, that of a
+    part file one that nobody asked for."""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        error.filename = str(path)
         raise
 
 

@@ -57,7 +57,7 @@ def test_nothing_of_the_environment_reaches_a_command() -> None:
         assert "trap" not in done.stdout, target
         assert "--offline" not in done.stdout
         assert "--dry" not in done.stdout
-    assert "-m cvae ui --host here\n" in make("ui", "HOST=here", HOST="trap").stdout
+    assert "-m cvae ui --host=here\n" in make("ui", "HOST=here", HOST="trap").stdout
 
 
 @pytest.mark.parametrize("override", ["-e", "--environment-overrides"])

@@ -24,6 +24,7 @@ from cvae import metrics
 
 ROWS = 24  # settings told apart by a row
 PANELS = 4  # swept fields with a panel each
+LABELS = 40  # characters that fit below a panel
 Lines = dict[str, list[Setting]]
 
 
@@ -159,16 +160,31 @@ def _against(axes: Axes, key: str, lines: Lines, comparison: Comparison) -> None
     if not numbers:
         axes.set_xticks(range(len(values)), values)
         axes.margins(x=0.15)
+        if sum(map(len, values)) > LABELS:
+            axes.tick_params("x", rotation=90)
     else:
         ticks = sorted(set(map(float, every)))
         if ticks[0] > 0 and ticks[-1] >= 8 * ticks[0]:
             axes.set_xscale("log")
             axes.minorticks_off()
         if len(ticks) <= 8:
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.set_xticks(ticks, _apart(axes, ticks))
     axes.set_xlabel(key)
     if few and len(lines) > 1:
         axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
+
+
+def _apart(axes: Axes, ticks: Sequence[float]) -> list[str]:
+    """The labels of ticks; none where it would run into the one before."""
+    places = axes.transData.transform([(tick, 0) for tick in ticks])[:, 0]
+    width = 1.2 * axes.get_window_extent().width / LABELS  # of a character
+    labels, until = [], -math.inf
+    for tick, place in zip(ticks, places, strict=True):
+        label = f"{tick:g}"
+        half = width * (len(label) + 1) / 2
+        labels.append(label if place - half >= until else "")
+        until = place + half if labels[-1] else until
+    return labels
 
 
 def active(comparison: Comparison) -> Plate | None:

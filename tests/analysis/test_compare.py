@@ -257,6 +257,30 @@ def test_nothing_of_a_mixed_comparison_is_drawn_over_a_panel(tmp_path: Path) -> 
     assert seen == {"curves", "plane", "control", "swept"}
 
 
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("model__hidden", [[512] * n for n in range(1, 6)]),
+        ("model__latent_dim", [2, 3, 4, 64, 65]),
+        ("training__learning_rate", [0.001, 0.0011, 0.00115, 0.1]),
+    ],
+)
+def test_no_tick_label_runs_into_another(
+    tmp_path: Path, field: str, values: list[Any]
+) -> None:
+    for value in values:
+        made_run(tmp_path, 100.0, **{field: value})
+    comparison = compare.compare(load_runs(runs=tmp_path)).comparison
+    plate = plots.swept(comparison)
+    assert plate is not None
+    assert isinstance(plate.figure, Figure)
+    plate.save(tmp_path)
+    labels = [t for t in plate.figure.axes[0].get_xticklabels() if t.get_text()]
+    boxes = [label.get_window_extent() for label in labels]
+    assert len(boxes) > 1
+    assert all(box.count_overlaps(boxes) == 1 for box in boxes)  # each with itself
+
+
 def test_a_swept_panel_joins_only_what_differs_in_nothing_else(tmp_path: Path) -> None:
     mixed_runs(tmp_path)
     plate = plots.swept(compare.compare(load_runs(runs=tmp_path)).comparison)

@@ -90,3 +90,10 @@ def test_a_run_begun_on_another_device_does_not_go_on(
         runner.run(wanted, runs=tmp_path / "runs", offline=True)
     assert path.read_bytes() == before
     assert len(folder.records()) == 2
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    wanted = tmp_path / "missing" / "a.png"
+    with pytest.raises(FileNotFoundError) as error:
+        write_atomic(wanted, b"")
+    assert error.value.filename == str(wanted)

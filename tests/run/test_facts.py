@@ -219,6 +219,8 @@ def test_one_damaged_folder_stops_neither_list_nor_the_next_run(
     (bad.path / "spec.yaml").write_text("{")
     (bad.path / "records.jsonl").write_text("{]\n")
     (bad.path / "tracking.json").write_text("{}")
+    (runs / "never").mkdir()
+    RunFolder(runs / "never").create(spec(name="never"))  # no data, no store
     for name in ("started", "judges/other", "sweeps/many"):
         (runs / name).mkdir(parents=True)
         kind = "sweep" if "sweeps" in name else "run"
@@ -239,6 +241,7 @@ def test_one_damaged_folder_stops_neither_list_nor_the_next_run(
     assert "started/run.json: damaged" in caplog.text
     assert __main__.main(["sync", "--runs", str(runs)]) == 5
     assert "many/sweep.json: damaged" in caplog.text
+    assert "never: " not in caplog.text
     assert f"{again.name}: finished, published" in capsys.readouterr().out
 
 
