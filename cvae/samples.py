@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import numbers
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ from cvae.spec.document import (
     apply_overrides,
     one_spec,
     read_document,
+    split_overrides,
     validate,
 )
 from cvae.spec.fields import LABEL_PARTS, Spec
@@ -96,7 +98,7 @@ def _find(run: str | os.PathLike[str] | None, runs: Path) -> RunFolder:
 
 def train(
     spec: str | os.PathLike[str] | Mapping[str, Any] | Spec,
-    changes: Sequence[str] = (),
+    changes: str | Sequence[str] = (),
     *,
     runs: str | os.PathLike[str] = RUNS,
     offline: bool = False,
@@ -105,7 +107,7 @@ def train(
 
     Args:
         spec: a YAML file, or fields: `{"name": "mine", "model": {"latent_dim": 8}}`.
-        changes: laid over it, such as `["training.epochs=5"]`.
+        changes: laid over it, such as `["training.epochs=5"]`; in one text as SET= has.
         runs: the folder of runs; it gets the run's folder and MLflow's database.
         offline: leave MLflow alone; `make sync` publishes later.
 
@@ -118,6 +120,7 @@ def train(
         Diverged: loss, gradient or weights stopped being finite.
         Busy: another process is at this run.
     """
+    changes = split_overrides(changes) if isinstance(changes, str) else changes
     if isinstance(spec, (str, os.PathLike)):
         path = os.fspath(spec)
         document = read_document(path)
@@ -268,15 +271,13 @@ def generate_conditional_samples(
     if isinstance(digit, bool) or digit not in range(mnist.CLASSES):
         raise ValueError(f"digit must be 0 to 9, found {digit!r}")
     if not _whole(num_samples) or num_samples < 1:
-        raise ValueError(
-            f"num_samples must be an integer of at least 1, found {num_samples!r}"
-        )
+        raise ValueError(f"num_samples must be an integer ≥ 1, found {num_samples!r}")
     if seed is not None and not (_whole(seed) and -(2**63) <= seed < 2**64):
         raise ValueError(
             f"seed must be an integer of −2**63 to 2**64 − 1, found {seed!r}"
         )
-    if not 0 <= temperature <= 1e3:
-        raise ValueError(f"temperature must be 0 to 1000, found {temperature}")
+    if not isinstance(temperature, numbers.Real) or not 0 <= temperature <= 1e3:
+        raise ValueError(f"temperature must be 0 to 1000, found {temperature!r}")
     found = run if isinstance(run, Run) else load_run(run, runs=runs)
     if not found.model.classes:
         raise ValueError(
@@ -287,7 +288,7 @@ def generate_conditional_samples(
     if seed is None:
         generator.seed()
     else:
-        generator.manual_seed(seed)
+        generator.manual_seed(int(seed))
     noise = torch.randn(num_samples, found.model.latent_dim, generator=generator)
     labels = torch.full((num_samples,), int(digit))
     with torch.no_grad():
@@ -296,4 +297,4 @@ def generate_conditional_samples(
 
 
 def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

@@ -8,7 +8,9 @@ import pydoc
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -138,7 +140,7 @@ def test_a_run_is_trained_evaluated_and_sampled_from_python(
         "data": {"root": str(root), "validation_images": 0},
         "training": {"epochs": 9},
     }
-    run = cvae.train(fields, ["training.epochs=1", "model.hidden=[4]"], offline=True)
+    run = cvae.train(fields, "training.epochs=1 model.hidden=[4]", offline=True)
     assert run.spec == spec(
         name="mine",
         data__root=str(root),
@@ -156,7 +158,9 @@ def test_a_run_is_trained_evaluated_and_sampled_from_python(
         cvae.evaluate("mine", importance_samples=3)["test/nll_is3"]
         == (figures["test/nll_is3"])
     )
-    assert cvae.generate_conditional_samples(5, run=run).shape == (1, 784)
+    numpys: Any = np.int64(3)
+    three = cvae.generate_conditional_samples(5, numpys, run=run, seed=numpys)
+    assert three.shape == (3, 784)
 
 
 def test_train_takes_a_file_and_a_spec_and_says_what_is_wrong_with_either(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -305,10 +307,14 @@ def test_another_repository_gives_no_commit(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"seed": 2**64}, {"seed": 1.5}, {"seed": True}, {"num_samples": 2.5}]
+    "wrong",
+    [
+        *({"seed": 2**64}, {"seed": 1.5}, {"seed": True}, {"num_samples": 2.5}),
+        *({"temperature": "1"}, {"temperature": math.nan}, {"temperature": None}),
+    ],
 )
 def test_a_wrong_seed_or_count_is_a_value_error(
-    tmp_path: Path, wrong: dict[str, float]
+    tmp_path: Path, wrong: dict[str, Any]
 ) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be an integer"):
-        generate_conditional_samples(5, runs=tmp_path, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be (an integer|0)"):
+        generate_conditional_samples(5, runs=tmp_path, **wrong)
