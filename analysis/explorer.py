@@ -36,8 +36,8 @@ from cvae.samples import Run, load_run
 
 PARTS = Path(__file__).parent / "explorer"
 SCRIPTS = (
-    *("network", "prior", "posterior", "plane", "drawing", "images", "looking"),
-    *("page", "share", "start"),  # the last one begins at once
+    *("network", "prior", "posterior", "plane", "drawing", "images", "files"),
+    *("looking", "page", "share", "start"),  # the last one begins at once
 )
 CLOUD = 1500  # test images on the plane
 PLAIN = ("mlp", False, "none")  # networks that the page can decode with

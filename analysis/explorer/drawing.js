@@ -52,15 +52,18 @@ function centred(strokes) {
     SIZE / 2 + (x - middle[0]) * scale + dx,
     SIZE / 2 + (y - middle[1]) * scale + dy,
   ];
-  const image = rasterise(strokes, at(0, 0));
+  return toMiddle((dx, dy) => rasterise(strokes, at(dx, dy)));
+}
+
+/** `drawn(dx, dy)`, an image (784), moved by whole pixels as MNIST is: see MIDDLE. */
+function toMiddle(drawn) {
   let [mass, left, top] = [0, 0, 0];
-  image.forEach((value, pixel) => {
+  drawn(0, 0).forEach((value, pixel) => {
     mass += value;
     left += value * ((pixel % SIZE) + 0.5);
     top += value * (Math.floor(pixel / SIZE) + 0.5);
   });
-  const move = [MIDDLE - left / mass, MIDDLE - top / mass].map(Math.round);
-  return rasterise(strokes, at(...move));
+  return drawn(...[MIDDLE - left / mass, MIDDLE - top / mass].map(Math.round));
 }
 
 class Pad {

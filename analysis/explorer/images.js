@@ -1,6 +1,7 @@
 // Pictures on canvases; the test images of the page; the way between two of them.
 
 const STRIP = 9; // images of the way
+const NOTHING = new Float64Array(PIXELS);
 
 /**
  * Pixels (784) in [0, 1] as grey, white ink on black. In a light theme the style sheet's
@@ -38,22 +39,19 @@ function between(a, b, t, spherical) {
   return a.map((value, i) => length * (here * value + there * b[i]));
 }
 
-/** Buttons for the test images; `chosen(k)` when one is pressed. */
-function showThumbs(images, labels, chosen) {
-  const home = document.getElementById("thumbs");
-  labels.forEach((label, k) => {
-    const button = document.createElement("button");
-    button.setAttribute("aria-label", `Test image ${k + 1}, a ${label}`);
-    const canvas = document.createElement("canvas");
-    canvas.width = canvas.height = SIZE;
-    canvas.className = "image";
-    paint(canvas, images[k]);
-    button.append(canvas);
-    button.draggable = true;
-    button.addEventListener("click", () => chosen(k));
-    button.addEventListener("dragstart", (event) => event.dataTransfer.setData("text/plain", k));
-    home.append(button);
-  });
+/** A button for image k; `chosen(k)` when it is pressed. */
+function addThumb(k, chosen) {
+  const button = document.createElement("button");
+  button.setAttribute("aria-label", names[k][0].toUpperCase() + names[k].slice(1));
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = SIZE;
+  canvas.className = "image";
+  paint(canvas, images[k]);
+  button.append(canvas);
+  button.draggable = true;
+  button.addEventListener("click", () => chosen(k));
+  button.addEventListener("dragstart", (event) => event.dataTransfer.setData("text/plain", k));
+  $("thumbs").append(button);
 }
 
 /** A place for an end of the way: press it to fill it next, or drop an image on it. */

@@ -123,8 +123,10 @@ function showStrip() {
     const u = between(a.u, b.u, t, state.spherical);
     paintLogits($("strip"), model.decodeAt(u, state.digit), SIZE * k);
     if (!twin) continue;
-    const v = between(a.v, b.v, t, state.spherical);
-    paintLogits($("twin-strip"), twin.decodeAt(v, 0), SIZE * k);
+    if (a.v && b.v) {
+      const v = between(a.v, b.v, t, state.spherical);
+      paintLogits($("twin-strip"), twin.decodeAt(v, 0), SIZE * k);
+    } else paint($("twin-strip"), NOTHING, SIZE * k);
   }
 }
 
@@ -170,7 +172,7 @@ function goBetween(t) {
   $("between-at").value = t;
   if (!a || !b) return;
   state.u.set(between(a.u, b.u, t, state.spherical));
-  if (twin) state.v.set(between(a.v, b.v, t, state.spherical));
+  if (twin && a.v && b.v) state.v.set(between(a.v, b.v, t, state.spherical));
   request();
 }
 
@@ -178,7 +180,7 @@ function goBetween(t) {
 
 function choose(k, place = state.next) {
   stop();
-  const v = twin ? facts.images.twin[k] : null;
+  const v = twin ? facts.images.twin[k] : null; // of a file there is none
   pad.clear();
   look(images[k], { label: facts.images.labels[k], place: v });
   setEnd(place, k);
@@ -187,10 +189,10 @@ function choose(k, place = state.next) {
 function setEnd(place, k) {
   const label = facts.images.labels[k];
   const { u } = encoded(images[k], label);
-  state.ends[place] = { k, u, v: twin ? facts.images.twin[k] : null };
+  state.ends[place] = { k, u, v: twin && facts.images.twin[k] };
   const button = $(`end-${"ab"[place]}`);
   paint(button.querySelector("canvas"), images[k]);
-  button.setAttribute("aria-label", `Place ${"AB"[place]}: test image ${k + 1}, a ${label}`);
+  button.setAttribute("aria-label", `Place ${"AB"[place]}: ${names[k]}`);
   setNext(1 - place);
   state.at = place;
   $("between-at").value = place;

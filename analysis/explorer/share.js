@@ -8,8 +8,8 @@ function remember() {
     temperature: state.temperature,
   });
   const [a, b] = state.ends;
-  if (a) words.set("a", a.k);
-  if (b) words.set("b", b.k);
+  if (a && a.k < shipped) words.set("a", a.k);
+  if (b && b.k < shipped) words.set("b", b.k);
   if (b && a) words.set("at", state.at);
   if (state.spherical) words.set("way", "spherical");
   try {

@@ -3,9 +3,11 @@
 const FIRST = [5, 15]; // test images between which a way leads from the start
 const tiles = [];
 const sliders = [];
-const images = [];
+const images = []; // test images, and behind them those of files
+const names = []; // theirs
+const shipped = facts.images.labels.length;
 /** For tests and for the console: the numbers behind the pictures. */
-const explorer = { frames: 0, state, looked, centred, between, importanceSampled };
+const explorer = { frames: 0, state, looked, names, centred, between, importanceSampled };
 window.explorer = explorer;
 
 function fail(error) {
@@ -59,13 +61,14 @@ async function start() {
   request();
   model.set("encoder", readLayers(await unpack("encoder"), facts.model.encoder));
   const bytes = await unpack("images");
-  facts.images.labels.forEach((_, k) =>
-    images.push(Float64Array.from(bytes.subarray(k * PIXELS, (k + 1) * PIXELS), (byte) => byte / 255)),
-  );
+  facts.images.labels.forEach((label, k) => {
+    images.push(Float64Array.from(bytes.subarray(k * PIXELS, (k + 1) * PIXELS), (byte) => byte / 255));
+    names.push(`test image ${k + 1}, a ${label}`);
+  });
   if (facts.twin) await startTwin();
   pad = new Pad($("pad"), (x, final) => look(x, { final }));
   pad.show();
-  showThumbs(images, facts.images.labels, (k) => choose(k));
+  images.forEach((_, k) => addThumb(k, (chosen) => choose(chosen)));
   FIRST.forEach((k, place) => setEnd(place, k));
   $("between-at").value = state.at = 0;
   recallEnds();
@@ -141,6 +144,7 @@ function connect() {
   on("reset", "click", reset);
   on("export", "click", showPicture);
   on("close", "click", () => ($("picture").hidden = true, $("export").focus()));
+  takeFiles();
   on("clear", "click", () => (pad.clear(), forget()));
   on("temperature", "input", () => setTemperature(Number($("temperature").value)));
   on("between-at", "input", () => (stop(), goBetween(Number($("between-at").value))));
@@ -181,7 +185,7 @@ function setWay(spherical) {
 /** No image is looked at any more. */
 function forget() {
   Object.assign(looked, { run: looked.run + 1, x: null, posterior: null, scores: [] });
-  for (const id of ["seen", "back"]) paint($(id), new Float64Array(PIXELS));
+  for (const id of ["seen", "back"]) paint($(id), NOTHING);
   $("progress").textContent = "";
   $("zoom-name").textContent = "posterior of z";
   showScores();
@@ -198,7 +202,7 @@ function reset() {
     if ($(id)) $(id).getContext("2d").clearRect(0, 0, STRIP * SIZE, SIZE);
   }
   ["a", "b"].forEach((end) => {
-    paint($(`end-${end}`).querySelector("canvas"), new Float64Array(PIXELS));
+    paint($(`end-${end}`).querySelector("canvas"), NOTHING);
     $(`end-${end}`).setAttribute("aria-label", `Place ${end.toUpperCase()}: empty`);
   });
   setNext(0);

@@ -240,6 +240,6 @@ def test_a_mistake_gets_one_message_and_exit_code_2(
 def test_make_explorer_hands_on_what_the_user_says() -> None:
     said = ["RUN=mine", "AGAINST=plain", "OUT=a b/page.html", "ATTACH=1"]
     done = make("explorer", *said)
-    words = "--run mine --against plain --out a b/page.html --attach"
+    words = "--run=mine --against=plain --out=a b/page.html --attach"
     assert done.stdout.split("-m analysis.explorer ")[1].strip() == words
     assert "--attach" not in make("explorer", "ATTACH=0").stdout

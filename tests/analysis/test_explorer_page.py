@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 import re
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from analysis import explorer
@@ -397,6 +400,75 @@ def test_a_drawn_digit_is_centred_as_mnist_is_and_recognised(
         assert found["middle"] == pytest.approx([14, 14], abs=0.51)
         assert found["rows"] == pytest.approx(20, abs=1)
         assert found["label"] == digit
+
+
+LOOKED = """async count => { await new Promise(done => { const wait = () =>
+  explorer.names.length === count ? done() : setTimeout(wait, 20); wait(); });
+  return Array.from(explorer.looked.x); }"""
+FILE = """([name, text]) => { const files = new DataTransfer();
+  const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
+  files.items.add(new File([bytes], name)); return files; }"""
+
+
+def png(grey: Array) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(grey.clip(0, 255).round().astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_digit_in_a_file_is_centred_as_mnist_is(
+    published: tuple[Run, Path], opened: Page
+) -> None:
+    """An image of MNIST is itself; a photograph of it, on uneven paper, nearly so."""
+    run, file = published
+    show(opened, file)
+    known: Array = load_data(run.spec, run.folder).test.images.view(-1, 28, 28).numpy()
+    count = len(images(run))
+    noise = np.random.default_rng(0).normal(0, 3, (400, 500))
+    for k in (0, 1, 2, 18):
+        digit = known[k].astype(np.float64)
+        paper = 225 + noise + np.linspace(-8, 8, 500)
+        paper[40:320, 180:460] -= 0.7 * np.kron(digit, np.ones((10, 10)))
+        for grey, allowed in ((digit, 0.5), (255 - digit, 0.5), (paper, 8.0)):
+            data = {"name": "a.png", "mimeType": "image/png", "buffer": png(grey)}
+            opened.set_input_files("#file", [data])
+            count += 1
+            seen = 255 * np.array(opened.evaluate(LOOKED, count)).reshape(28, 28)
+            assert np.abs(seen - digit).mean() < allowed
+            if allowed < 1:
+                assert np.abs(seen - digit).max() < 3  # ink that is not quite 255
+
+
+def test_a_dropped_file_is_an_end_of_the_way(
+    small: tuple[Run, Path], opened: Page
+) -> None:
+    run, file = small
+    show(opened, file)
+    page = opened
+    seven = load_data(run.spec, run.folder).test.images[7].view(28, 28).double().numpy()
+    for name, data in (("no.png", b"text"), ("blank.png", png(np.full((9, 9), 255.0)))):
+        text = base64.b64encode(data).decode()
+        given = page.evaluate_handle(FILE, [name, text])
+        page.dispatch_event("body", "drop", {"dataTransfer": given})
+        said = page.get_by_text(f"No digit is seen in {name}.", exact=True)
+        said.wait_for()
+    given = page.evaluate_handle(
+        FILE, ["mine.png", base64.b64encode(png(seven)).decode()]
+    )
+    page.dispatch_event("#end-a", "drop", {"dataTransfer": given})
+    page.evaluate(LOOKED, len(images(run)) + 1)
+    assert str(page.locator("#end-a").get_attribute("aria-label")).startswith(
+        "Place A: mine.png, taken for a "
+    )
+    place = page.get_by_role("slider", name="From A to B")
+    place.fill("0")
+    mine = u(page)
+    page.get_by_role("button", name=re.compile("^Test image 3, a")).click()
+    assert u(page) != mine
+    page.get_by_role("button", name=re.compile("^Mine.png, taken for")).click()
+    assert u(page) == mine
+    settled(page)
+    assert "a=" not in page.evaluate("location.hash")
 
 
 def test_a_missing_coordinate_or_a_wrong_one_in_the_address_is_left_out(

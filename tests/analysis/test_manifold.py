@@ -199,7 +199,7 @@ def test_make_manifold_hands_on_what_the_user_says_as_it_is(tmp_path: Path) -> N
     done = make("-n", "manifold", f"RUN={hostile}", "DIGIT=3", "FORMATS=svg")
     assert done.returncode == 0, done.stderr
     for name in ("run", "digit", "formats"):
-        assert f'--{name} "${name.upper()}"' in done.stdout
+        assert f'--{name}="${name.upper()}"' in done.stdout
     assert not trap.exists()
 
 
