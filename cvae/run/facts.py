@@ -1,7 +1,8 @@
 """What the JSON files of a run's and a sweep's folder hold.
 
 A file that holds something else was damaged or edited, and counts as unreadable: no
-reader asks again whether a status is text. No key is required, others may be there.
+reader asks again whether a status is text. Most keys may be missing, and others be
+there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from typing_extensions import Required, TypedDict
 
 Numbers = dict[str, float]
 
@@ -68,13 +69,13 @@ class Facts(TypedDict, total=False):
     model: dict[str, Any]
 
 
-class Line(TypedDict):
+class Line(TypedDict, total=False):
     """A line of records.jsonl."""
 
-    epoch: int
+    epoch: Required[int]
     step: int
     time: int  # milliseconds since 1970
-    metrics: Numbers
+    metrics: Required[Numbers]
     seconds: Numbers
 
 
