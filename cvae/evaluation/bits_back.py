@@ -45,10 +45,10 @@ CDF = Callable[[Floats], Floats]  # of one coordinate of z, (B,) → (B,)
 
 
 class Buckets(NamedTuple):
-    """Where the buckets of each latent dimension begin, and their width; (Z,)."""
+    """Where the buckets of each latent dimension begin and end, in tenths; (Z,)."""
 
-    low: list[float]
-    width: list[float]
+    low: list[int]
+    high: list[int]
 
 
 def buckets(model: CVAE, images: mnist.Images) -> Buckets:
@@ -61,8 +61,8 @@ def buckets(model: CVAE, images: mnist.Images) -> Buckets:
             lows.append((mu - reach).amin(0))
             highs.append((mu + reach).amax(0))
     low, high = torch.stack(lows).amin(0), torch.stack(highs).amax(0)
-    width = (high - low).double() / BUCKETS
-    return Buckets(low.double().tolist(), width.tolist())
+    ends = (10 * low).floor(), (10 * high).ceil()  # short in a file's header
+    return Buckets(*(end.long().tolist() for end in ends))
 
 
 def encode(model: CVAE, images: mnist.Images, grid: Buckets, track: Track) -> bytes:
@@ -143,7 +143,8 @@ class Codec:
 
     def __init__(self, model: CVAE, grid: Buckets, coder: Coder) -> None:
         self.model, self.coder = model, coder
-        self.low, self.width = np.array(grid.low), np.array(grid.width)
+        self.low = np.array(grid.low) / 10
+        self.width = (np.array(grid.high) / 10 - self.low) / BUCKETS
         self.components = components(model)
 
     def posterior(self, images: Tensor, y: Tensor) -> list[CDF]:
