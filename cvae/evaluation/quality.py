@@ -28,7 +28,7 @@ from cvae.model import CVAE
 # What goes into a run's records; all others stand on the page alone.
 CITED = (
     *("frechet", "precision", "recall", "coverage", "digit_frechet", "digit_coverage"),
-    *("classification_accuracy", "copied"),
+    *("classification_accuracy", "classification_accuracy_draws", "copied"),
 )
 EPOCHS = 4  # of a classifier that learns from samples
 COPIED = 2000  # samples whose nearest training images are looked for

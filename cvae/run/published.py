@@ -91,6 +91,7 @@ class Published(RunFolder):
     def __init__(self, results: Results, name: str) -> None:
         super().__init__(results.path / name)
         self.results = results
+        self.said = False  # that its records stay as they are
         self.whole = f"{name}/run.json" in results.files  # with weights
 
     def _read(self, file: str) -> bytes:
@@ -150,6 +151,9 @@ class Published(RunFolder):
         yield
 
     def append(self, record: Record) -> None:
+        if self.said:
+            return
+        self.said = True
         log.info(
             "%s is published: new figures are not in its records; make publish RUNS=%s "
             "adds those of WHAT=…",

@@ -193,6 +193,7 @@ def test_a_run_that_was_evaluated_has_its_figures_in_its_row(
         pretend(some.spec(name), tmp_path, weights=False)
     (found,) = some.over_seeds("seed_notebook")
     new = {"nll_is5000": 98.765, "classification_accuracy": 0.5}
+    new |= {"classification_accuracy_draws": 0.75}
     line = {"epoch": 9, "step": 9, "time": 9, "seconds": {}}
     found.append(line | {"metrics": {f"test/{k}": v for k, v in new.items()}})
     text = readme_tables.results(some)
@@ -200,8 +201,8 @@ def test_a_run_that_was_evaluated_has_its_figures_in_its_row(
     head, _, first, second = (
         line.strip("| ").split(" | ") for line in text.splitlines()[:4]
     )
-    keys = ("test nll_is5000", "label accuracy", "classification accuracy")
-    for row, values in ((first, ["–"] * 3), (second, ["98.77", "–", "50.0 %"])):
+    keys = ("test nll_is5000", "label accuracy", "classification accuracy (of draws)")
+    for row, values in ((first, ["–"] * 3), (second, ["98.77", "–", "50.0 % (75.0)"])):
         cells = dict(zip(head, row, strict=True))
         assert [cells[key] for key in keys] == values
 
