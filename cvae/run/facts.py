@@ -31,8 +31,8 @@ class Member(TypedDict):
     """A run of a sweep."""
 
     folder: str
-    id: str
-    swept: dict[str, Any]
+    id: NotRequired[str]
+    swept: NotRequired[dict[str, Any]]
 
 
 class Facts(TypedDict, total=False):
