@@ -27,12 +27,12 @@ class DataFacts(TypedDict, total=False):
     images: dict[str, int]
 
 
-class Member(TypedDict):
+class Member(TypedDict, total=False):
     """A run of a sweep."""
 
-    folder: str
-    id: NotRequired[str]
-    swept: NotRequired[dict[str, Any]]
+    folder: Required[str]
+    id: str
+    swept: dict[str, Any]
 
 
 class Facts(TypedDict, total=False):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import NoReturn
 
@@ -73,19 +75,17 @@ class _Worker:
         self.job: Job | None = None
         given = (theirs, alive, tracked)
         self.process = spawn.Process(target=_serve, args=given, daemon=True)
-        # A worker is told to stop by its parent, so Ctrl-C must not reach it; and its
-        # OpenMP reads the number of threads once, when torch is loaded.
-        keep = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # its OpenMP reads the number of threads once, when torch is loaded
         before = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = str(threads)
         try:
-            self.process.start()
+            with interrupts_wait():
+                self.process.start()
         finally:
             if before is None:
                 del os.environ["OMP_NUM_THREADS"]
             else:
                 os.environ["OMP_NUM_THREADS"] = before
-            signal.signal(signal.SIGINT, keep)
         theirs.close()
 
     def take(self, job: Job) -> None:
@@ -103,6 +103,26 @@ class _Worker:
         if self.job:
             reason = f"its worker process died ({how}); run the sweep again to go on"
             yield Ended(self.job.number, "KILLED", reason, 0.0)
+
+
+@contextlib.contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Ctrl-C never reaches a process that is started here, which its parent tells to
+    stop; the parent itself takes it afterwards.
+
+    A blocked signal stays blocked in a child; an ignored one would be lost to both.
+    """
+    resource_tracker.ensure_running()  # multiprocessing unblocks SIGINT as it starts it
+    came: list[int] = []
+    keep = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        signal.signal(signal.SIGINT, keep)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _ready(pool: Sequence[_Worker]) -> list[_Worker]:

@@ -59,7 +59,7 @@ def test_without_a_seed_every_answer_is_new(model: Digits) -> None:
         ({"digit": "5"}, "valid integer"),
         ({"digit": True}, "valid integer"),
         ({}, "Field required"),
-        ({"digit": 5, "num_samples": 0}, "at least 1, found 0"),
+        ({"digit": 5, "num_samples": 0}, "an integer ≥ 1, found 0"),
         ({"digit": 5, "num_samples": MOST + 1}, "less than or equal to 1000"),
         ({"digit": 5, "seed": 2**64}, "seed must be an integer of"),
         ({"digit": 5, "temperature": float("nan")}, "temperature must be 0 to 1000"),

@@ -95,7 +95,7 @@ def test_the_answer_is_the_samples_of_the_run(served: Served) -> None:
         ({"inputs": [{}]}, "Field required"),
         ({"inputs": [{"digit": 5, "samples": 3}]}, "Extra inputs are not permitted"),
         ({"inputs": [{"digit": 5, "num_samples": 1001}]}, "less than or equal to 1000"),
-        ({"inputs": [{"digit": 5, "num_samples": 0}]}, "at least 1, found 0"),
+        ({"inputs": [{"digit": 5, "num_samples": 0}]}, "an integer ≥ 1, found 0"),
         ({"inputs": [{"digit": 5, "seed": 2**64}]}, "seed must be an integer of"),
         ({"inputs": [{"digit": 5, "temperature": -1}]}, "temperature must be 0 to"),
         ({"inputs": {"digit": 5}}, "Expected list"),
