@@ -78,7 +78,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ("self.ema ** self", "self.ema * self", ENGINE),
     ("clip_grad_norm_(parameters, clip)", "clip_grad_norm_(parameters, 1)", ENGINE),
     # data and spec
-    ("images > 127", "images > 128", MNIST),
+    ("part.images > 127", "part.images > 128", MNIST),
     ("u >= 1 - probability / 2", "u >= 1 - probability", MNIST),
     ("labels >= CLASSES", "labels > CLASSES", MNIST),
     ("hexdigest()[:8]", "hexdigest()[1:9]", FIELDS),
