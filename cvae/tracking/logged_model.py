@@ -52,7 +52,10 @@ def publish(client: MlflowClient, folder: RunFolder, run_id: str) -> str:
     outputs = run.outputs.model_outputs if run.outputs else []
     if name not in {output.model_id for output in outputs}:
         client.log_outputs(run_id, [LoggedModelOutput(name, last)])
-    client.log_batch(run_id, metrics=_figures(folder, run_id, name))
+    known = {(one.key, one.timestamp, one.step) for one in model.metrics or ()}
+    figures = _figures(folder, run_id, name)
+    new = [one for one in figures if (one.key, one.timestamp, one.step) not in known]
+    client.log_batch(run_id, metrics=new)  # a figure twice is refused
     return name
 
 

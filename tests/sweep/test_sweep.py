@@ -8,8 +8,6 @@ import os
 import shutil
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from cvae.spec.variants import Plan, read_plan
 from cvae.sweep import table
 from cvae.sweep.processes import interrupts_wait
 from cvae.tracking import charts
+from tests import children
 from tests.children import Child, Done, until
 from tests.conftest import data_set, write
 from tests.test_commands import cvae, start
@@ -284,19 +283,22 @@ def test_interrupted_while_it_loads_it_ends_at_once(
 
 def test_an_interrupt_while_a_worker_starts_is_the_parents_alone_and_not_lost() -> None:
     ask = "import signal; print(signal.SIGINT in signal.pthread_sigmask(0, []))"
-    before = signal.getsignal(signal.SIGINT)
     said = []
 
     def begin() -> None:
         with interrupts_wait():
             os.kill(os.getpid(), signal.SIGINT)
-            said.append(subprocess.check_output([sys.executable, "-c", ask]))
+            said.append(children.python("-c", ask).stdout)
 
-    with pytest.raises(KeyboardInterrupt):
-        begin()
-    assert said == [b"True\n"]
-    assert signal.getsignal(signal.SIGINT) is before
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    keep = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            begin()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    finally:
+        signal.signal(signal.SIGINT, keep)
+    assert said == ["True\n"]
 
 
 def test_killed_interrupted_and_crippled_it_ends_with_the_same_runs(
