@@ -31,12 +31,12 @@ from mlflow.entities import Run
 
 from cvae.errors import Diverged, TrackingError
 from cvae.run import runner
-from cvae.run.checkpoint import load
+from cvae.run.checkpoint import load, previous_of
 from cvae.run.folder import RunFolder
 from cvae.spec.fields import Training
 from cvae.tracking.publish import Tracker
 from tests import children
-from tests.children import Child, Done, answered, environment
+from tests.children import Child, Done, answered, environment, until
 from tests.conftest import spec
 from tests.test_commands import (
     cvae,
@@ -412,6 +412,7 @@ def test_a_full_disk_is_said_and_costs_nothing(
     assert whole.returncode == 0, whole.stderr
     process = start(*command)
     folder = epochs_of(process, tmp_path / "runs", 5)
+    until(previous_of(folder.checkpoint).exists)
     process.kill()
     process.communicate()
     before = folder.checkpoint.read_bytes()
