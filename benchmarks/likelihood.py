@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.result import keep
 from cvae import engine, likelihood, mnist
 from cvae.run import provenance, runner, state
 from cvae.spec.fields import Spec
@@ -99,9 +99,7 @@ def main() -> None:
             cells = [f"{statistics.median(each):,.0f}" for each in (ours, floor)]
             cells.append(f"{middle:.2f} ({low:.2f}–{high:.2f})")
             print(f"| {name} | {' | '.join(cells)} |")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(found, indent=2) + "\n")
-    print(f"\n{options.out}")
+    keep(found, options.out)
 
 
 if __name__ == "__main__":

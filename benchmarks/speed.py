@@ -34,6 +34,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.result import keep
 from benchmarks.usual import Usual
 from cvae import engine, likelihood, mnist
 from cvae.model import CVAE
@@ -346,9 +347,7 @@ def main() -> None:
         if options.quality:
             found["quality"] = quality(device, root)
             print("\n" + quality_table(found["quality"]))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(found, indent=2) + "\n")
-    print(f"\n{options.out}")
+    keep(found, options.out)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ training nor imports.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.result import keep
 from cvae.run.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,9 +86,7 @@ def main() -> None:
         for name in ("fresh", "again"):
             found[name] = experiment(place, name)
     print(table(found))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(found, indent=2) + "\n")
-    print(f"\n{options.out}")
+    keep(found, options.out)
 
 
 if __name__ == "__main__":

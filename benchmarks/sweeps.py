@@ -14,7 +14,6 @@ gives medians and their range.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.result import keep
 from benchmarks.speed import Child
 from cvae.run import provenance
 from cvae.sweep import sweep
@@ -110,9 +110,7 @@ def main() -> None:
     )
     found = variants_a_minute(options.epochs, options.rounds) | provenance.versions()
     print(variant_table(found))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(found, indent=2) + "\n")
-    print(f"\n{options.out}")
+    keep(found, options.out)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ weights' SHA-256, the buckets of z and the SHA-256 of the images; then the code.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvae.errors import DataError
+from cvae.files import digest, write_atomic
 
 # Imports inside the functions: torch takes seconds, `--help` must not wait.
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ log = logging.getLogger("cvae")
 def compress(*, runs: Path, run: str | None, out: Path | None) -> None:
     """Write the black and white test images, read them back, and say what they took."""
     from cvae import likelihood
-    from cvae.files import write_atomic
+    from cvae.mnist import threshold
     from cvae.run.data import load_data
     from cvae.run.evaluation import check_weights
     from cvae.run.measurements import REPORTS
@@ -40,7 +40,7 @@ def compress(*, runs: Path, run: str | None, out: Path | None) -> None:
     name = known.folder.name
     path = out or REPORTS / name / f"test{SUFFIX}"
     check_weights(known.folder, known.model)
-    images = black_and_white(load_data(known.spec, known.folder).test)
+    images = threshold(load_data(known.spec, known.folder).test)
     began = time.monotonic()
     data = packed(known, images)
     middle = time.monotonic()
@@ -66,7 +66,6 @@ def compress(*, runs: Path, run: str | None, out: Path | None) -> None:
 
 def decompress(*, runs: Path, file: Path, run: str | None, out: Path | None) -> None:
     """The images and labels of a file, as the two IDX files of a test set."""
-    from cvae.files import write_atomic
     from cvae.samples import load_run
 
     header, _ = read(file)
@@ -85,12 +84,6 @@ def decompress(*, runs: Path, file: Path, run: str | None, out: Path | None) -> 
     print(f"{folder}: {len(images)} images and labels")
 
 
-def black_and_white(images: mnist.Images) -> mnist.Images:
-    from cvae.mnist import Images
-
-    return Images((images.images > 127).byte() * 255, images.labels)
-
-
 def packed(run: Run, images: mnist.Images) -> bytes:
     """The file's bytes."""
     from cvae.evaluation import bits_back
@@ -100,14 +93,14 @@ def packed(run: Run, images: mnist.Images) -> bytes:
     code = bits_back.encode(run.model, images, grid, counted("write"))
     header = {
         "run": run.folder.name,
-        "weights": _digest(run.folder.read_weights()),
+        "weights": digest(run.folder.read_weights()),
         "images": len(images),
         "content": _content(images),
         "grid": grid._asdict(),
         "made_by": _machine(),
     }
     body = json.dumps(header).encode() + b"\n" + code
-    return MAGIC + _digest(body).encode() + b"\n" + body
+    return MAGIC + digest(body).encode() + b"\n" + body
 
 
 def read(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -122,7 +115,7 @@ def read(path: Path) -> tuple[dict[str, Any], bytes]:
         raise DataError(f"{path}: {error.strerror}") from error
     if not first.startswith(MAGIC):
         raise DataError(f"{path}: not a file of make compress")
-    if first != MAGIC + _digest(body).encode():
+    if first != MAGIC + digest(body).encode():
         raise DataError(
             f"{path}: truncated or altered: its SHA-256 is not the one in its first "
             "line; make compress writes it anew"
@@ -142,7 +135,7 @@ def unpacked(path: Path, run: Run) -> mnist.Images:
     from cvae.run.progress import counted
 
     header, code = read(path)
-    if header["weights"] != _digest(run.folder.read_weights()):
+    if header["weights"] != digest(run.folder.read_weights()):
         raise DataError(
             f"{path}: made with other weights of {header['run']} than those of "
             f"{run.folder.path}"
@@ -165,11 +158,7 @@ def unpacked(path: Path, run: Run) -> mnist.Images:
 
 
 def _content(images: mnist.Images) -> str:
-    return _digest(images.images.numpy().tobytes() + images.labels.numpy().tobytes())
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    return digest(images.images.numpy().tobytes() + images.labels.numpy().tobytes())
 
 
 def _machine() -> str:

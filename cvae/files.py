@@ -1,11 +1,18 @@
-"""Atomic writes: a file is either the old one or the new one, at every moment."""
+"""Atomic writes: a file is either the old one or the new one, at every moment; and
+the digest that tells whether it is the one that was written."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def digest(data: bytes) -> str:
+    """64 hex digits, the SHA-256."""
+    return hashlib.sha256(data).hexdigest()
 
 
 @contextlib.contextmanager

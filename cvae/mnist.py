@@ -138,7 +138,7 @@ def load_mnist(
         raise DataError(f"{root}: the test files hold no images")
     train, validation = _split(root, everything, train_images, validation_images)
     if binarize == "threshold":
-        train, validation, test = map(_threshold, (train, validation, test))
+        train, validation, test = map(threshold, (train, validation, test))
     elif binarize == "dynamic":
         generator = torch.Generator().manual_seed(BINARIZE_SEED)
         validation, test = (draw_pixels(part, generator) for part in (validation, test))
@@ -246,7 +246,8 @@ def _split(
     )
 
 
-def _threshold(part: Images) -> Images:
+def threshold(part: Images) -> Images:
+    """Black and white images: ink where x > 0.5."""
     return Images((part.images > 127).to(torch.uint8) * 255, part.labels)
 
 

@@ -19,10 +19,10 @@ import safetensors.torch
 
 from cvae.errors import RunNotFound, UsageError
 from cvae.evaluated import Evaluated, evaluated_since
-from cvae.files import write_atomic
+from cvae.files import digest, write_atomic
 from cvae.rounding import rounded_weights
 from cvae.run import find, published
-from cvae.run.folder import JUDGES, Record, RunFolder, SweepFolder
+from cvae.run.folder import JUDGES, Record, RunFolder, SweepFolder, latest
 from cvae.samples import load_run
 from cvae.spec.document import dump
 from cvae.spec.identity import flatten
@@ -90,7 +90,7 @@ def publish(
         judge = find.find_run(JUDGE, runs=runs / JUDGES)
         _refuse([judge])
         files |= _judge_files(judge)
-    listed |= {name: published.digest(data) for name, data in files.items()}
+    listed |= {name: digest(data) for name, data in files.items()}
     _refuse_too_much(results, listed, files)
     _write(results, files, set(before) - set(listed), _manifest(listed, figures))
     done = [*(f"sweeps/{sweep.name}" for sweep in sweeps), *whole]
@@ -179,8 +179,7 @@ def _facts(folder: RunFolder) -> dict[str, Any]:
 
 
 def _test_figures(records: Sequence[Record]) -> dict[str, float]:
-    every = {k: v for line in records for k, v in line["metrics"].items()}
-    return {k: v for k, v in every.items() if k.startswith("test/")}
+    return {k: v for k, v in latest(records).items() if k.startswith("test/")}
 
 
 def _json(value: Any, indent: int | None = 2) -> bytes:

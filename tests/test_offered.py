@@ -21,6 +21,7 @@ import pytest
 
 from cvae import mnist
 from cvae.errors import Altered, DataError, Terminated
+from cvae.files import digest
 from cvae.run import published
 from cvae.run.recorder import Recorder
 from tests import children
@@ -234,7 +235,7 @@ def test_a_published_file_that_was_changed_comes_back_as_it_is_said(
     tmp_path: Path,
 ) -> None:
     facts = {"format": 1, "read_by": "", "runs": {}}
-    facts |= {"files": {"a": published.digest(b"whole")}}
+    facts |= {"files": {"a": digest(b"whole")}}
     manifest = json.dumps(facts).encode()
     repository(tmp_path / "results", {"a": b"whole", "manifest.json": manifest})
     (tmp_path / "results" / "a").write_bytes(b"damaged")

@@ -15,7 +15,7 @@ import json
 import os
 import shlex
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,10 +171,7 @@ class RunFolder(Described):
     @property
     def metrics(self) -> dict[str, float]:
         """The latest value of every metric."""
-        found: dict[str, float] = {}
-        for record in self.records():
-            found |= record["metrics"]
-        return found
+        return latest(self.records())
 
     def check_files(self) -> None:
         super().check_files()
@@ -223,6 +220,14 @@ class RunFolder(Described):
     def abandoned(self) -> bool:
         """Whether the last process at it died, whatever it had written until then."""
         return lock.abandoned(self.path / "lock")
+
+
+def latest(records: Sequence[Record]) -> dict[str, float]:
+    """The latest value of every metric."""
+    found: dict[str, float] = {}
+    for record in records:
+        found |= record["metrics"]
+    return found
 
 
 def _stamp(path: Path) -> tuple[int, int]:

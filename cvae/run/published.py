@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import gzip
-import hashlib
 import json
 import logging
 import lzma
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae.errors import Altered, UsageError
+from cvae.files import digest
 from cvae.run.folder import RUNS, Record, RunFolder
 from cvae.spec.document import parse, resolve
 from cvae.spec.judge import AnySpec
@@ -31,10 +31,6 @@ READ_BY = "cvae 1.0.0"  # the first version that reads this format
 ARCHIVE = "runs.jsonl.gz"
 WEIGHTS = "model.safetensors.xz"
 log = logging.getLogger("cvae")
-
-
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 class Results:

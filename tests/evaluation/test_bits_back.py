@@ -163,7 +163,7 @@ def test_a_file_that_was_changed_or_is_of_other_weights_is_said_in_one_line(
 def test_where_floats_are_rounded_otherwise_it_is_said(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = compress.black_and_white(mnist.load_mnist(run.spec.data.root).test)
+    images = mnist.threshold(mnist.load_mnist(run.spec.data.root).test)
     file = tmp_path / "test.bits"
     file.write_bytes(compress.packed(run, images))
     decoded = CVAE.decode

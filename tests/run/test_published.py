@@ -16,6 +16,7 @@ from analysis.reading.load import load_runs
 from cvae import __main__, results, rounding
 from cvae import verify as check
 from cvae.errors import Altered, RunNotFound, RunUnfinished, UsageError
+from cvae.files import digest
 from cvae.run import find, published, runner
 from cvae.run.folder import Origin, RunFolder, SweepFolder
 from cvae.samples import generate_conditional_samples, load_run
@@ -415,7 +416,7 @@ def test_a_published_figure_that_is_not_found_again_is_named(there: Path) -> Non
     records.write_text(changed)
     figures["test/neg_elbo"] = 99.0
     name = str(records.relative_to(there))
-    manifest["files"][name] = published.digest(records.read_bytes())
+    manifest["files"][name] = digest(records.read_bytes())
     (there / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(Altered, match=r"neg_elbo is .* anew, published 99.0000: more"):
         list(verify(there))
