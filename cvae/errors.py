@@ -184,7 +184,18 @@ def guarded(act: Callable[[], None], *, interrupted: str = "interrupted") -> int
     """
     _open_streams()
     with contextlib.redirect_stderr(cast(TextIO, _Forgiving(sys.stderr))):
-        return _ended(act, interrupted)
+        code = _ended(act, interrupted)
+    try:
+        sys.stderr.flush()
+    except (
+        OSError
+    ):  # what it did not take is still held, and Python would exit with 120
+        _lead_nowhere(sys.stderr)
+    return code
+
+
+def _lead_nowhere(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _ended(act: Callable[[], None], interrupted: str) -> int:
@@ -196,7 +207,7 @@ def _ended(act: Callable[[], None], interrupted: str) -> int:
         log.error("%s", "; ".join(getattr(stop, "__notes__", [interrupted])))
         return _interrupted(stop)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _lead_nowhere(sys.stdout)
         return 1
     except Expected as error:
         log.error("%s", error)
