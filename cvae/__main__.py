@@ -73,7 +73,7 @@ def _add_training(command: Command) -> None:
     jobs = {"type": whole(1, 4096), "metavar": "N"}
     sweep("--jobs", **jobs, help="runs at once; one a core if none")
     sweep("--threads", **jobs, help="threads a run; cores / jobs")
-    sweep("--engine", choices=["local", "ray"], default="local")
+    sweep("--engine", choices=["local", "threads", "ray"], default="local")
     sweep("--gpus", type=float, default=0.0, help="share of a GPU, for ray")
 
 

@@ -6,6 +6,7 @@ takes longer than running it. A graph launches them all at once.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,7 @@ from torch import Tensor
 Step = Callable[[Tensor, Tensor], Tensor]
 StepFor = Callable[[int], Step]
 EAGER_STEPS = 3  # first steps on a GPU, before the graph is captured
+capturing = threading.Lock()  # one graph at a time, where runs share a process
 
 
 class Replay:
@@ -40,12 +42,18 @@ class Replay:
         done: list[Tensor] = []
         if whole and self.graph is None:
             step = step_for(self.batch)  # capture demands that it has run before
-            with side_stream():
+            # Runs side by side have a stream each. One made anew here could be another
+            # run's: torch hands out the same 32 in turn.
+            side = torch.cuda.current_stream()
+            if side == torch.cuda.default_stream():
+                side = torch.cuda.Stream()
+            with on_stream(side):
                 done = [
                     step(*pair)
                     for pair in zip(whole[:EAGER_STEPS], controls, strict=False)
                 ]
-            self._capture(step, whole[0], controls, done[0])
+            with capturing:
+                self._capture(step, side, whole[0], controls, done[0])
         if self.graph is not None:
             self.order[: len(whole)] = torch.stack(whole)
             self.controls.copy_(controls)
@@ -56,7 +64,14 @@ class Replay:
         done += [step_for(len(rows))(rows, controls[-1]) for rows in rest]
         return torch.stack(done)
 
-    def _capture(self, step: Step, rows: Tensor, controls: Tensor, row: Tensor) -> None:
+    def _capture(
+        self,
+        step: Step,
+        side: torch.cuda.Stream,
+        rows: Tensor,
+        controls: Tensor,
+        row: Tensor,
+    ) -> None:
         self.order = torch.zeros_like(rows).repeat(len(controls), 1)
         self.controls = torch.zeros_like(controls)
         self.history = torch.zeros_like(row).repeat(len(controls), 1)
@@ -65,7 +80,11 @@ class Replay:
         for generator in self.streams.values():  # a replay must draw new noise
             if generator.device.type == "cuda":
                 self.graph.register_generator_state(generator)
-        with torch.cuda.graph(self.graph):  # nothing runs here: it is recorded
+        # Nothing runs here: it is recorded. A run has a stream of its own, and with it
+        # cuBLAS's scratch memory, so that graphs of several runs may run at once.
+        with torch.cuda.graph(
+            self.graph, stream=side, capture_error_mode="thread_local"
+        ):
             rows = self.order.index_select(0, self.at)[0]
             control = self.controls.index_select(0, self.at)[0]
             self.history.index_copy_(0, self.at, step(rows, control)[None])
@@ -73,9 +92,8 @@ class Replay:
 
 
 @contextmanager
-def side_stream() -> Iterator[None]:
+def on_stream(side: torch.cuda.Stream) -> Iterator[None]:
     """Capture demands that what it records has run before, on another stream."""
-    side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
@@ -21,6 +22,7 @@ from cvae.run.folder import Origin, Record, RunFolder
 from cvae.run.task import Task
 from cvae.spec.judge import AnySpec
 
+GPU_PAUSE = 10.0  # seconds between two checkpoints there
 log = logging.getLogger("cvae")
 
 
@@ -33,6 +35,7 @@ class Recorder:
     data: mnist.MNIST
     task: Task
     clock: Clock
+    saved: float = -math.inf  # when the last checkpoint was written
 
     def start(self, origin: Origin) -> None:
         """Who runs what on what, into `run.json`; what a first start wrote is kept."""
@@ -81,8 +84,15 @@ class Recorder:
         if epoch.epoch > len(self.folder.records()):
             line = self._line(epoch.epoch, epoch.step, metrics)
             self.folder.append(line | {"seconds": self.clock.take()})
-        with self.clock("checkpoints"):
-            state.save(self.folder, self.task.state, epoch=epoch.epoch)
+        if epoch.epoch == last or self._due():
+            with self.clock("checkpoints"):
+                state.save(self.folder, self.task.state, epoch=epoch.epoch)
+            self.saved = time.monotonic()
+
+    def _due(self) -> bool:
+        """On a GPU an epoch can be shorter than writing a checkpoint of it."""
+        on_gpu = self.task.state.device.type == "cuda"
+        return not on_gpu or time.monotonic() - self.saved >= GPU_PAUSE
 
     def finish(self, publish: Callable[[], None]) -> None:
         """Weights, final pictures, test figures; the clock's totals come last.

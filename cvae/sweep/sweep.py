@@ -25,7 +25,7 @@ from cvae.run.clock import Clock
 from cvae.run.find import finished_run
 from cvae.run.folder import Origin, SweepFolder
 from cvae.spec.variants import Plan
-from cvae.sweep import processes, progress, ray_cluster, table
+from cvae.sweep import processes, progress, ray_cluster, table, threads
 from cvae.sweep.worker import Ended, Event, Job
 
 if TYPE_CHECKING:
@@ -211,8 +211,12 @@ def _events(jobs: Sequence[Job], use: Resources) -> Iterator[Iterator[Event]]:
             ray_cluster.run_jobs(jobs, use.workers, use.gpus)
         ) as said:
             yield said
+        return
+    workers = min(use.workers, len(jobs))
+    if use.engine == "threads":
+        with contextlib.closing(threads.run_jobs(jobs, workers)) as said:
+            yield said
     else:
-        workers = min(use.workers, len(jobs))
         with processes.Pool(workers, use.threads, tracked=not jobs[0].offline) as pool:
             yield pool.run(jobs)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -132,10 +133,13 @@ def _tracker(runs: Path) -> Tracker | None:
 @contextlib.contextmanager
 def _log_to(number: int, say: Callable[[Event], None]) -> Iterator[None]:
     """What the run logs is said, so that it does not tear the parent's display."""
+    me = threading.get_ident()
+    alone = threading.current_thread() is threading.main_thread()  # in its process
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            say(Said(number, record.getMessage()))
+            if record.thread == me or alone:
+                say(Said(number, record.getMessage()))
 
     handler, propagates = Handler(), log.propagate
     log.setLevel(logging.INFO)
