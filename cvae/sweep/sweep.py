@@ -206,14 +206,14 @@ def _events(jobs: Sequence[Job], use: Resources) -> Iterator[Iterator[Event]]:
     """What the engine asked for will say of the jobs, which start when it is read."""
     if not jobs:
         yield iter(())
-    elif use.engine == "ray":
+        return
+    workers = min(use.workers, len(jobs))
+    if use.engine == "ray":
         with contextlib.closing(
             ray_cluster.run_jobs(jobs, use.workers, use.gpus)
         ) as said:
             yield said
-        return
-    workers = min(use.workers, len(jobs))
-    if use.engine == "threads":
+    elif use.engine == "threads":
         with contextlib.closing(threads.run_jobs(jobs, workers)) as said:
             yield said
     else:
