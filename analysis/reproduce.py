@@ -23,7 +23,7 @@ from scipy.stats import t as student
 from analysis.comparing.readme_tables import TABLES
 from analysis.drawing.readme_figures import EXHIBITS
 from analysis.reading import arguments
-from analysis.reading.needed import SINGLE, SWEEPS, Needed
+from analysis.reading.needed import SEEDED, SWEEPS, Needed
 from cvae.errors import NotReproduced
 from cvae.metrics import FIDELITY, mean_sd, number
 from cvae.run.folder import RunFolder
@@ -81,7 +81,7 @@ def compared(name: str, published: Needed, own: Needed) -> Iterator[Compared]:
 
 def settings(name: str, needed: Needed) -> dict[str, list[RunFolder]]:
     """The runs of each setting over its seeds, by what was swept."""
-    if name in SINGLE:
+    if name in SEEDED:
         return {name: needed.over_seeds(name)}
     found: dict[str, list[RunFolder]] = {}
     for swept, folder in needed.children(name):
@@ -107,7 +107,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _names() -> dict[str, tuple[str, ...]]:
     """What can be reproduced, and the specs and sweeps that it stands on."""
-    alone = {name: (name,) for name in (*SINGLE, *SWEEPS)}
+    alone = {name: (name,) for name in (*SEEDED, *SWEEPS)}
     figures = {name: exhibit.needs for name, exhibit in EXHIBITS.items()}
     return figures | {name: table[0] for name, table in TABLES.items()} | alone
 
@@ -123,7 +123,7 @@ def _main(options: argparse.Namespace) -> None:
     rows, missed = [head], list[str]()
     for name in dict.fromkeys(need for one in asked for need in known[one]):
         published.make(name, once=False, jobs=None, offline=True)  # or says it is not
-        seeds = len(published.over_seeds(name)) if name in SINGLE else 1
+        seeds = len(published.over_seeds(name)) if name in SEEDED else 1
         own = Needed(options.runs, overrides, seeds)
         own.make(name, once=False, jobs=options.jobs, offline=options.offline)
         for one in compared(name, published, own):

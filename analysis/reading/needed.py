@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,8 @@ SINGLE = (
     *("quickstart", "seed_notebook", "plain_vae"),
     *("pytorch_example", "latent_20", "denoising"),
 )
+BEST = ("best_mlp",)
+SEEDED = (*SINGLE, *BEST)  # one run each, and its seeds
 SWEEPS = (
     *("latent_size", "plain_latent", "width", "training_size"),
     *("beta", "latent_beta", "control", "aevb_figure2"),
@@ -84,16 +85,6 @@ class Needed:
         variants = self.plan(name).variants
         return [(dict(v.swept), self._finished(v.spec)) for v in variants]
 
-    def firsts(self, name: str, key: str, values: Sequence[Any]) -> list[Run]:
-        """The runs of a sweep whose `key` has one of `values`, of its first seed."""
-        children = self.children(name)
-        seed = children[0][0].get(SEEDS)
-        return [
-            load_run(folder.name, runs=self.runs)
-            for swept, folder in children
-            if swept.get(SEEDS) == seed and swept[key] in values
-        ]
-
     def make(self, name: str, *, once: bool, jobs: int | None, offline: bool) -> None:
         """Train what is not finished of `plan`; with `once` of the single spec alone.
 
@@ -101,7 +92,7 @@ class Needed:
             RunNotFound: `runs` is what is published, which does not have it.
             SystemExit: with the exit code of the command that failed.
         """
-        once = once and name in SINGLE
+        once = once and name in SEEDED
         specs = (
             [self.spec(name)] if once else [v.spec for v in self.plan(name).variants]
         )
@@ -119,7 +110,7 @@ class Needed:
         _command(*words, *(["--offline"] if offline else []))
 
     def _settings(self, name: str) -> tuple[str, ...]:
-        seeds = (f"seeds={self.seeds}",) if name in SINGLE else ()
+        seeds = (f"seeds={self.seeds}",) if name in SEEDED else ()
         return (*self.overrides, *seeds)
 
     def _finished(self, spec: Spec) -> RunFolder:

@@ -19,7 +19,7 @@ from analysis.comparing import readme_tables
 from analysis.drawing import plates, readme_figures
 from analysis.drawing.readme_figures import EXHIBITS
 from analysis.reading import latent, needed
-from analysis.reading.needed import SINGLE, SWEEPS, Needed
+from analysis.reading.needed import SEEDED, SWEEPS, Needed
 from cvae import __main__, engine, mnist
 from cvae.errors import RunNotFound
 from cvae.run.find import finished_run
@@ -37,7 +37,7 @@ MARKERS = "".join(
     if name not in figures.IN_RESULTS
 )
 DRAWN_FROM = {"seed_notebook", "plain_vae", "latent_20", "denoising"}
-DRAWN_FROM |= {"latent_size", "plain_latent"}
+DRAWN_FROM |= {"pytorch_example", "best_mlp"}
 TAKEN_IN_A_BROWSER = {"explorer.png"}  # python -m tests.analysis.explorer_picture
 
 
@@ -79,7 +79,8 @@ def pretend(spec: Spec, runs: Path, *, weights: bool) -> None:
         final |= {"label_fidelity": 0.99 - 0.02 * seed, "transfer_fidelity": 0.95}
         final |= {"label_fidelity_worst": 0.9 - 0.1 * seed, "judge_accuracy": 0.9948}
     test = {f"test/{key}": value for key, value in final.items()}
-    epochs.append(test | {"test/active_units": 2, "time/total": 1.0})
+    epochs.append(test | {"test/active_units": 2, "time/total": 90.0})
+    epochs[-1]["time/training"] = 84.0
     lines = [
         json.dumps({"epoch": min(k, 3), "step": k, "time": 0, "metrics": metrics})
         for k, metrics in enumerate(epochs, start=1)
@@ -97,7 +98,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Needed:
     write(root / "data", data_set(100, 100))
     overrides = (f"data.root={root / 'data'}", "data.validation_images=0")
     all_runs = Needed(root / "runs", overrides, seeds=2)
-    for name in (*SINGLE, *SWEEPS):
+    for name in (*SEEDED, *SWEEPS):
         for variant in all_runs.plan(name).variants:
             weights = name in DRAWN_FROM and variant.swept["training.seed"] == 0
             pretend(variant.spec, all_runs.runs, weights=weights)
@@ -207,6 +208,27 @@ def test_a_run_that_was_evaluated_has_its_figures_in_its_row(
         assert [cells[key] for key in keys] == values
 
 
+def test_the_best_have_their_likelihoods_with_the_draws(
+    there: Needed, tmp_path: Path
+) -> None:
+    some = Needed(tmp_path, there.overrides)
+    for seed in (0, 1):
+        again = (*there.overrides, f"training.seed={seed}")
+        pretend(load_spec(some.path("best_mlp"), again), tmp_path, weights=False)
+    before = readme_tables.best(some).splitlines()[2].split(" | ")
+    assert before[4:6] == ["–", "–"]
+    for seed, found in enumerate(some.over_seeds("best_mlp")):
+        new = {"test/nll_is5000": 78.0 + seed, "test/marginal_nll_is100": 80.0}
+        line = {"epoch": 9, "step": 9, "time": 9, "seconds": {}}
+        found.append(line | {"metrics": new})
+    row = readme_tables.best(some).splitlines()[2].split(" | ")
+    assert row[2:6] == [
+        *("2", "150.50 ± 0.71"),
+        *("78.50 ± 0.71 (K = 5000)", "80.00 ± 0.00 (K = 100)"),
+    ]
+    assert row[9] == "1 min"
+
+
 def test_a_sweep_has_its_control_beside_its_bound_where_there_is_one(
     everything: Path,
 ) -> None:
@@ -301,7 +323,7 @@ def test_what_is_finished_is_not_run_again(
     there: Needed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(needed, "_command", lambda *words: pytest.fail(str(words)))
-    for name in (*SINGLE, *SWEEPS):
+    for name in (*SEEDED, *SWEEPS):
         for once in (True, False):
             there.make(name, once=once, jobs=1, offline=True)
 
