@@ -85,6 +85,8 @@ def sweep(
             _introduce(folder, plan, command)
             publish(folder, plan, tracker)
             runner.mark_dead(runs, tracker)
+            if tracker and use.engine == "threads":
+                events = _published(events, plan, runs, tracker)
             broken = _run(events, jobs, plan) if jobs else []
     except KeyboardInterrupt:
         if folder.info.get("status") == "RUNNING":
@@ -219,6 +221,18 @@ def _events(jobs: Sequence[Job], use: Resources) -> Iterator[Iterator[Event]]:
     else:
         with processes.Pool(workers, use.threads, tracked=not jobs[0].offline) as pool:
             yield pool.run(jobs)
+
+
+def _published(
+    events: Iterator[Event], plan: Plan, runs: Path, tracker: Tracker
+) -> Iterator[Event]:
+    """The events; a run that ended is published, which its thread leaves to us."""
+    for event in events:
+        if isinstance(event, Ended):
+            folder = table.run_of(plan.variants[event.number].spec, runs)
+            if folder.info:  # it got as far as to have a folder
+                tracker.try_publish(folder)
+        yield event
 
 
 def _run(events: Iterator[Event], jobs: Sequence[Job], plan: Plan) -> list[Ended]:

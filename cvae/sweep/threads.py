@@ -26,9 +26,9 @@ PATIENCE = 10.0  # seconds that an interrupted run has to write where it stopped
 def run_jobs(jobs: Sequence[Job], workers: int) -> Generator[Event, None, None]:
     """Every job, `workers` at a time; yields what they say, as they say it.
 
-    The jobs leave the tracking store to the sweep, which publishes them at its end:
-    its client is not made for threads. Closing the generator ends them: runs under way
-    are marked KILLED and can be gone on with.
+    They leave the tracking store, whose client is not made for threads, to the sweep.
+    Closing the generator ends them: runs under way are marked KILLED and can be gone
+    on with.
     """
     if torch.cuda.is_available():  # torch loads its solver on first use, and only once
         torch.linalg.inv(torch.eye(2, device="cuda"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from cvae.run import runner
 from cvae.run.folder import Origin, RunFolder
@@ -12,6 +13,7 @@ from cvae.spec.fields import Spec
 from cvae.sweep import threads
 from cvae.sweep.worker import Ended, Job, Progressed, Said
 from tests.conftest import data_set, spec, write
+from tests.test_commands import cvae
 
 
 def job(number: int, made: Spec, runs: Path) -> Job:
@@ -95,3 +97,26 @@ def test_closed_early_it_marks_what_was_under_way(
     (folder,) = (RunFolder(path) for path in tmp_path.glob("test-*"))
     assert folder.status == "KILLED"
     assert folder.records()
+
+
+def test_a_whole_sweep_is_in_the_store_when_it_ends(tmp_path: Path) -> None:
+    root, path = write(tmp_path / "data", data_set()), tmp_path / "abreast.yaml"
+    path.write_text(
+        f"name: abreast\ndata: {{root: {root}, validation_images: 0}}\n"
+        "model: {hidden: [8]}\ntraining: {epochs: 1}\n"
+        "tracking: {experiment: abreast}\nsweep: {training.learning_rate: [0.001, 0.002]}\n"
+    )
+    store = f"sqlite:///{tmp_path / 'store.db'}"
+    options = ["--runs", str(tmp_path / "runs"), "--engine", "threads", "--jobs", "2"]
+    done = cvae("sweep", str(path), *options, MLFLOW_TRACKING_URI=store)
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("abreast")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    by_name = {run.info.run_name: run for run in runs}
+    assert len(by_name) == 3, done.stderr
+    parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    for run in runs:
+        if run is not parent:
+            assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+            assert run.info.status == "FINISHED"
