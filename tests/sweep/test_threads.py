@@ -104,7 +104,7 @@ def test_a_whole_sweep_is_in_the_store_when_it_ends(tmp_path: Path) -> None:
     path.write_text(
         f"name: abreast\ndata: {{root: {root}, validation_images: 0}}\n"
         "model: {hidden: [8]}\ntraining: {epochs: 1}\n"
-        "tracking: {experiment: abreast}\nsweep: {training.learning_rate: [0.001, 0.002]}\n"
+        "tracking: {experiment: abreast}\nsweep: {seeds: 2}\n"
     )
     store = f"sqlite:///{tmp_path / 'store.db'}"
     options = ["--runs", str(tmp_path / "runs"), "--engine", "threads", "--jobs", "2"]
