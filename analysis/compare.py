@@ -64,9 +64,9 @@ def compare(
     finite = [run for run in scored if _finite(run, metric)]
     if not finite:
         raise RunNotFound(_nothing_to_compare(runs, finished, scored, metric))
-    kept, repeated, other = settings.alike(finite)
-    keys = [settings.field_named(name, kept) for name in by]
-    every = settings.grouped(kept, keys)
+    kept, repeated, other = settings.comparable(finite)
+    keys = [settings.find_field(name, kept) for name in by]
+    every = settings.group_by(kept, keys)
     comparison = settings.compare_settings(every, metric, _reference(against, every))
     left_out = {
         "not finished": [run for run in runs.rows if run.status != "FINISHED"],
@@ -78,7 +78,7 @@ def compare(
         "on other data or other pixels, in other nats": other,
     }
     notes = [
-        f"left out, {why}: {_named(members, metric)}"
+        f"left out, {why}: {_list_runs(members, metric)}"
         for why, members in left_out.items()
         if members
     ]
@@ -160,12 +160,12 @@ def _nothing_to_compare(
         )
         return f"none of {len(runs.rows)} runs is finished: {states}"
     if scored:
-        return f"no run's {metric} is finite: {_named(scored, metric)}"
+        return f"no run's {metric} is finite: {_list_runs(scored, metric)}"
     known = sorted({key for run in finished for key in run.metrics if "test/" in key})
     return f"no finished run has {metric[:80]!r}; there is {', '.join(known) or 'none'}"
 
 
-def _named(members: Sequence[RunRow], metric: str) -> str:
+def _list_runs(members: Sequence[RunRow], metric: str) -> str:
     """How many, and which with their status or the value that is no number."""
     shown = []
     for run in members[:8]:
@@ -185,7 +185,7 @@ def main(words: Sequence[str] | None = None) -> int:
     return arguments.command("compare", __doc__, arguments.CHOICE, _main, words)
 
 
-def chosen_by(options: argparse.Namespace, runs: Runs) -> Result:
+def compare_selected(options: argparse.Namespace, runs: Runs) -> Result:
     """The comparison that the options ask for."""
     by = options.by.replace(",", " ").split()
     return compare(runs, metric=options.metric, by=by, against=options.against)
@@ -193,9 +193,9 @@ def chosen_by(options: argparse.Namespace, runs: Runs) -> Result:
 
 def _main(options: argparse.Namespace) -> None:
     formats = arguments.formats(options)
-    runs = arguments.selected(options)
-    result = chosen_by(options, runs)
-    out = arguments.folder(options, runs, "compare")
+    runs = arguments.selected_runs(options)
+    result = compare_selected(options, runs)
+    out = arguments.output_folder(options, runs, "compare")
     files = write(result, out, formats)
     print(*result.sentences, *result.notes, sep="\n")
     print(f"{out}/: {', '.join(file.name for file in files)}")

@@ -27,10 +27,10 @@ from analysis.reading import arguments
 from analysis.reading.attach import attach
 from analysis.reading.load import load_runs
 from analysis.reading.runs import RunRow
-from analysis.report import render, shown
+from analysis.report import embedded, render
 from cvae.errors import RunNotFound
 from cvae.evaluation.measured import Measured
-from cvae.metrics import BESIDE, metric, number, of_samples
+from cvae.metrics import BASELINES, metric, number, split_baseline
 from cvae.run import measurements
 from cvae.run.find import display_name
 from cvae.run.measurements import Facts
@@ -41,7 +41,7 @@ PIXELS = {"none": "grey", "threshold": "threshold", "dynamic": "dynamic"}
 
 
 # What runs have in common whose points stand in one plane, besides the network.
-SAME = (
+SHARED = (
     *("data.root", "data.binarize", "data.corrupt", "data.train_images"),
     "objective.importance_samples",
 )
@@ -77,28 +77,28 @@ def write(run: Run, out: Path, others: Sequence[RunRow] = ()) -> list[Path]:
         RunNotFound: nothing of this run was evaluated yet.
         Damaged: a file of an evaluation is not what was written.
     """
-    found = measurements.load(measurements.place(run.folder))
-    if not found:
+    stored = measurements.load(measurements.place(run.folder))
+    if not stored:
         raise RunNotFound(
             f"{run.folder.name} was not evaluated yet: make evaluate "
             f'RUN={run.folder.name} WHAT="{" ".join(SECTIONS)}"'
         )
     out.mkdir(parents=True, exist_ok=True)
-    parts = [name for name in SECTIONS if name in found]
+    parts = [name for name in SECTIONS if name in stored]
     betas = other_betas(run, others)
     content: dict[str, Any] = {
         "title": f"{display_name(run.folder)}: what a reviewer asks",
-        "subtitle": _subtitle(run, found[parts[0]][1]),
+        "subtitle": _subtitle(run, stored[parts[0]][1]),
         "sections": [],
         "command": f'make evaluate RUN={run.folder.name} WHAT="{" ".join(parts)}"',
     }
     drawn = []
     for name in parts:
-        section, (measured, facts) = SECTIONS[name], found[name]
+        section, (measured, facts) = SECTIONS[name], stored[name]
         figures = []
         for plate in section.draw(measured, facts | {"betas": betas}):
             (png,) = plate.save(out)
-            figures.append(shown(plate.name, plate.caption, png, "png"))
+            figures.append(embedded(plate.name, plate.caption, png, "png"))
             drawn.append(png)
         content["sections"].append(
             {
@@ -114,19 +114,24 @@ def write(run: Run, out: Path, others: Sequence[RunRow] = ()) -> list[Path]:
     return [*pages, *drawn]
 
 
-def rows(found: Measured) -> list[tables.Row]:
+def rows(measured: Measured) -> list[tables.Row]:
     """A row a figure: value ± standard error, what it is, what it is defined by.
 
     Figures of samples have a column for each thing that they are held against.
     """
-    named = {name: of_samples(name) for name in found.figures}
-    columns = [end for end in BESIDE if end in {end for _, end in named.values()}]
+    stem_and_set = {name: split_baseline(name) for name in measured.figures}
+    columns = [
+        end for end in BASELINES if end in {end for _, end in stem_and_set.values()}
+    ]
     listed = []
-    for name in dict.fromkeys(stem for stem, _ in named.values()):
+    for name in dict.fromkeys(stem for stem, _ in stem_and_set.values()):
         known = metric(f"test/{name}")
-        beside = {end: _said(found, f"{name}_{end}") for end in columns}
+        beside = {end: _value_with_error(measured, f"{name}_{end}") for end in columns}
         listed.append(
-            {"figure": name, "value ± standard error": _said(found, name)}
+            {
+                "figure": name,
+                "value ± standard error": _value_with_error(measured, name),
+            }
             | beside
             | {
                 "unit": known.unit,
@@ -137,20 +142,20 @@ def rows(found: Measured) -> list[tables.Row]:
     return listed
 
 
-def _said(found: Measured, name: str) -> str:
+def _value_with_error(measured: Measured, name: str) -> str:
     """value ± standard error; empty where there is none."""
-    if name not in found.figures:
+    if name not in measured.figures:
         return ""
-    said = number(found.figures[name], f"test/{name}")
-    if name in found.errors:
-        said += f" ± {number(found.errors[name], f'test/{name}')}"
+    said = number(measured.figures[name], f"test/{name}")
+    if name in measured.errors:
+        said += f" ± {number(measured.errors[name], f'test/{name}')}"
     return said
 
 
 def other_betas(run: Run, others: Sequence[RunRow]) -> list[tuple[float, float, float]]:
     """β, kl and recon of the same network and data with another β: means over runs."""
     own = flatten(run.spec)
-    same = [key for key in own if key.startswith("model.") or key in SAME]
+    same = [key for key in own if key.startswith("model.") or key in SHARED]
     by_beta: dict[float, list[tuple[float, float]]] = {}
     for other in others:
         if all(other.fields.get(key) == own[key] for key in same):
@@ -158,11 +163,11 @@ def other_betas(run: Run, others: Sequence[RunRow]) -> list[tuple[float, float, 
             beta = other.fields["objective.beta"]
             if kl is not None and recon is not None and beta != own["objective.beta"]:
                 by_beta.setdefault(beta, []).append((kl, recon))
-    found = []
+    means = []
     for beta, points in sorted(by_beta.items()):
         kls, recons = zip(*points, strict=True)
-        found.append((beta, statistics.fmean(kls), statistics.fmean(recons)))
-    return found
+        means.append((beta, statistics.fmean(kls), statistics.fmean(recons)))
+    return means
 
 
 def _subtitle(run: Run, facts: Facts) -> str:

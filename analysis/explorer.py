@@ -58,7 +58,7 @@ def page(run: Run, against: Run | None = None, again: str = "") -> str:
     """
     _check(run, against)
     posterior = latent.encode(run)
-    shown = _shown(posterior.labels)
+    shown = _example_rows(posterior.labels)
     images = load_data(run.spec, run.folder).test.images[shown]
     facts = _facts(run, posterior, again)
     facts["images"] = {"labels": posterior.labels[shown].tolist()}
@@ -70,7 +70,7 @@ def page(run: Run, against: Run | None = None, again: str = "") -> str:
     }
     if against:
         theirs, name = latent.encode(against), display_name(against.folder)
-        described = packed.described(against.model, against.spec.model.activation)
+        described = packed.model_facts(against.model, against.spec.model.activation)
         facts["twin"] = {"name": name, **described}
         facts["images"]["twin"] = _means(against, images)
         blocks |= _blocks("twin-", against, theirs, facts["edge"], TWIN_BITS)
@@ -111,7 +111,7 @@ def _check(run: Run, against: Run | None) -> None:
             )
 
 
-def _shown(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def _example_rows(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """The places of the first `EACH` images of each digit, round by round."""
     rounds = [np.flatnonzero(labels == digit)[:EACH] for digit in range(CLASSES)]
     return np.array([part[k] for k in range(EACH) for part in rounds if k < len(part)])
@@ -133,13 +133,13 @@ def _facts(run: Run, posterior: Posterior, again: str) -> dict[str, Any]:
     measured = [] if np.isnan(bound) else [f"neg_elbo {bound:.2f} nats per image"]
     return {
         "name": display_name(run.folder),
-        "model": packed.described(model, run.spec.model.activation),
+        "model": packed.model_facts(model, run.spec.model.activation),
         "twin": None,
         "order": order,
         "axes": order[:2] if model.latent_dim > 1 else [0, 1],
         "kl": [f"{kl[i]:.2f}" for i in order],
         "edge": float(np.clip(np.ceil(2 * farthest) / 2, 3.0, 5.0)),
-        "cloud": len(_sample(len(posterior.labels))),
+        "cloud": len(_cloud_rows(len(posterior.labels))),
         "binarized": run.spec.data.binarize != "none",
         "axes_words": f"{words}.",
         "scores_words": "How well each label explains the image, by "
@@ -148,7 +148,7 @@ def _facts(run: Run, posterior: Posterior, again: str) -> dict[str, Any]:
     }
 
 
-def _sample(count: int) -> NDArray[np.int64]:
+def _cloud_rows(count: int) -> NDArray[np.int64]:
     """Which of `count` test images make the cloud: evenly through the set."""
     return np.linspace(0, count - 1, min(count, CLOUD)).astype(np.int64)
 
@@ -157,7 +157,7 @@ def _blocks(
     prefix: str, run: Run, posterior: Posterior, edge: float, bits: int = packed.BITS
 ) -> Blocks:
     """Decoder, prior and cloud: what shows the latent space of either model."""
-    rows = _sample(len(posterior.labels))
+    rows = _cloud_rows(len(posterior.labels))
     axes = posterior.order[:2] if run.model.latent_dim > 2 else [0, 1]
     places = posterior.mu[rows]
     if places.shape[1] == 1:  # the digits one above the other
@@ -220,7 +220,7 @@ def _main(options: argparse.Namespace) -> None:
     run = load_run(options.run, runs=options.runs)
     against = load_run(options.against, runs=options.runs) if options.against else None
     file = _file(options.out or Path("reports") / run.folder.name)
-    text = page(run, against, _again(run, against))
+    text = page(run, against, _explorer_command(run, against))
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, text.encode())
     size = file.stat().st_size / 1e6
@@ -246,7 +246,7 @@ def _file(out: Path) -> Path:
     return out
 
 
-def _again(run: Run, against: Run | None) -> str:
+def _explorer_command(run: Run, against: Run | None) -> str:
     twin = f" AGAINST={against.folder.name}" if against else ""
     return f"make explorer RUN={run.folder.name}{twin}"
 

@@ -29,7 +29,7 @@ from analysis.reading import arguments, attach
 from analysis.reading.runs import RunRow, Runs
 from cvae.metrics import mean_sd
 from cvae.run.folder import SweepFolder
-from cvae.tracking.note import stated
+from cvae.tracking.note import applicable_header
 
 HERE = Path(__file__).parent
 GRIDS = {
@@ -56,15 +56,15 @@ def write(result: Result, out: Path, again: str = "") -> list[Path]:
     content["figures"], drawn = [], []
     for plate in plates:
         png, svg = plate.save(out, ("png", "svg"))
-        content["figures"].append(shown(plate.name, plate.caption, svg, "svg+xml"))
+        content["figures"].append(embedded(plate.name, plate.caption, svg, "svg+xml"))
         svg.unlink()  # it is in the page
         drawn.append(png)
     words = {"digits": sentences.shown_digits(result.best.metrics)}
     if not result.best.fields["model.conditional"]:
         words = {}
-    content["beside"] = _beside(result)
+    content["beside"] = _digits_by_setting(result)
     content["samples"] = [
-        shown(path.stem, GRIDS[path.name] + words.get(path.stem, ""), path, "png")
+        embedded(path.stem, GRIDS[path.name] + words.get(path.stem, ""), path, "png")
         for path in grids
     ]
     html, markdown = out / "report.html", out / "report.md"
@@ -73,7 +73,7 @@ def write(result: Result, out: Path, again: str = "") -> list[Path]:
     return [html, markdown, *compare.write_tables(result, out), *drawn, *grids]
 
 
-def shown(name: str, caption: str, path: Path, kind: str) -> dict[str, str]:
+def embedded(name: str, caption: str, path: Path, kind: str) -> dict[str, str]:
     """A figure as the templates take it: on the page itself, or beside it."""
     data = base64.b64encode(path.read_bytes()).decode()
     uri = f"data:image/{kind};base64,{data}"
@@ -110,14 +110,14 @@ def render(name: str, content: dict[str, Any]) -> str:
     )
     environment.filters["text"] = tables.escaped
     environment.filters["code"] = tables.code_block
-    environment.filters["words"] = _with_code
+    environment.filters["words"] = _caption_html
     tools = {"markdown": tables.markdown, "columns": tables.columns}
     return environment.get_template(name).render(
         content | tools, longest=tables.LONGEST
     )
 
 
-def _with_code(text: str) -> markupsafe.Markup:
+def _caption_html(text: str) -> markupsafe.Markup:
     """A caption as HTML: escaped, and what stands between backticks as code."""
     parts = str(markupsafe.escape(text)).split("`")
     marks = itertools.cycle(("<code>", "</code>"))
@@ -135,7 +135,7 @@ def _grids(result: Result, out: Path) -> list[Path]:
     return copied
 
 
-def _beside(result: Result) -> list[dict[str, str]]:
+def _digits_by_setting(result: Result) -> list[dict[str, str]]:
     """The digits of each setting's first seed, a column one z in all of them.
 
     At one pixel a pixel (grids are saved at two), for there may be many settings.
@@ -162,10 +162,10 @@ def _questions(runs: Runs, best: RunRow) -> list[str]:
         header = SweepFolder(runs.place / "sweeps" / runs.sweep).info.get("header")
         if header:
             return [header]
-    here = [stated(run.folder.info) for run in runs.rows if run.folder]
+    here = [applicable_header(run.folder.info) for run in runs.rows if run.folder]
     if not here:
         try:
-            here = [stated(json.loads(runs.file(best, "run.json") or b"{}"))]
+            here = [applicable_header(json.loads(runs.file(best, "run.json") or b"{}"))]
         except (ValueError, AttributeError):
             here = []
     return [header for header in dict.fromkeys(here) if header]
@@ -237,16 +237,16 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace) -> None:
-    runs = arguments.selected(options)
-    result = compare.chosen_by(options, runs)
-    out = arguments.folder(options, runs, "report")
-    files = write(result, out, _again(options))
+    runs = arguments.selected_runs(options)
+    result = compare.compare_selected(options, runs)
+    out = arguments.output_folder(options, runs, "report")
+    files = write(result, out, _report_command(options))
     print(*result.sentences, *result.notes, sep="\n")
     print(f"{out / 'report.html'}: {len(runs.rows)} runs; {files[1].name} beside it")
     print(attach.attach(runs, files, "report", always=True))
 
 
-def _again(options: argparse.Namespace) -> str:
+def _report_command(options: argparse.Namespace) -> str:
     asked = {
         name.upper(): getattr(options, name)
         for name in ("experiment", "sweep", "run", "filter", "by", "against")

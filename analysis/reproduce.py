@@ -66,9 +66,9 @@ class Compared:
         return "yes" if abs(self.difference) <= self.allowed else "no"
 
 
-def compared(name: str, published: Needed, own: Needed) -> Iterator[Compared]:
+def compare_seeds(name: str, published: Needed, own: Needed) -> Iterator[Compared]:
     """Every setting of a spec or sweep, by the figures that both sides have."""
-    groups = [settings(name, needed) for needed in (published, own)]
+    groups = [runs_by_setting(name, needed) for needed in (published, own)]
     for setting, folders in groups[0].items():
         for key in SCORES:
             sides = [
@@ -79,15 +79,15 @@ def compared(name: str, published: Needed, own: Needed) -> Iterator[Compared]:
                 yield Compared(setting, key, *sides)
 
 
-def settings(name: str, needed: Needed) -> dict[str, list[RunFolder]]:
+def runs_by_setting(name: str, needed: Needed) -> dict[str, list[RunFolder]]:
     """The runs of each setting over its seeds, by what was swept."""
     if name in SEEDED:
         return {name: needed.over_seeds(name)}
-    found: dict[str, list[RunFolder]] = {}
+    by_setting: dict[str, list[RunFolder]] = {}
     for swept, folder in needed.children(name):
         point = (f"{k.partition('.')[2]}={v}" for k, v in swept.items() if k != SEEDS)
-        found.setdefault(" ".join([name, *point]), []).append(folder)
-    return found
+        by_setting.setdefault(" ".join([name, *point]), []).append(folder)
+    return by_setting
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -120,21 +120,22 @@ def _main(options: argparse.Namespace) -> None:
     overrides = tuple(split_overrides(options.set))
     published = Needed(options.results, overrides)
     head = ["setting", "figure", "published", "own", "difference", "allowed", "within"]
-    rows, missed = [head], list[str]()
+    rows, failed = [head], list[str]()
     for name in dict.fromkeys(need for one in asked for need in known[one]):
         published.make(name, once=False, jobs=None, offline=True)  # or says it is not
         seeds = len(published.over_seeds(name)) if name in SEEDED else 1
         own = Needed(options.runs, overrides, seeds)
         own.make(name, once=False, jobs=options.jobs, offline=options.offline)
-        for one in compared(name, published, own):
+        for one in compare_seeds(name, published, own):
             sides = (mean_sd(values, one.key) for values in (one.published, one.own))
             apart_by = number(one.difference, one.key, sign=True)
             ends = (apart_by, number(one.allowed, one.key))
             rows.append([one.setting, one.key, *sides, *ends, one.within])
-            missed += [f"{one.setting}: {one.key}"] if one.within == "no" else []
+            if one.within == "no":
+                failed.append(f"{one.setting}: {one.key}")
     print(markdown(rows))
-    if missed:
-        raise NotReproduced(f"not reproduced: {'; '.join(missed)}")
+    if failed:
+        raise NotReproduced(f"not reproduced: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

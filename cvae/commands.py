@@ -231,7 +231,7 @@ def sync(*, runs: Path, run: str | None) -> None:
         except TrackingError as error:
             missing.append(folder.name)
             log.error("%s: %s", folder.name, error)
-            tracker.greet()  # one run's fault, or the store's?
+            tracker.connect()  # one run's fault, or the store's?
         except UNREADABLE as error:
             missing.append(folder.name)
             log.error("%s: %s", folder.name, error)

@@ -87,10 +87,10 @@ def decompress(*, runs: Path, file: Path, run: str | None, out: Path | None) -> 
 def packed(run: Run, images: mnist.Images) -> bytes:
     """The file's bytes."""
     from cvae.evaluation import bits_back
-    from cvae.run.progress import counted
+    from cvae.run.progress import item_progress
 
     grid = bits_back.buckets(run.model, images)
-    code = bits_back.encode(run.model, images, grid, counted("write"))
+    code = bits_back.encode(run.model, images, grid, item_progress("write"))
     header = {
         "run": run.folder.name,
         "weights": digest(run.folder.read_weights()),
@@ -132,7 +132,7 @@ def unpacked(path: Path, run: Run) -> mnist.Images:
             or its networks answer with other bits here.
     """
     from cvae.evaluation import bits_back
-    from cvae.run.progress import counted
+    from cvae.run.progress import item_progress
 
     header, code = read(path)
     if header["weights"] != digest(run.folder.read_weights()):
@@ -143,7 +143,7 @@ def unpacked(path: Path, run: Run) -> mnist.Images:
     grid = bits_back.Buckets(**header["grid"])
     try:
         images = bits_back.decode(
-            run.model, code, header["images"], grid, counted("read")
+            run.model, code, header["images"], grid, item_progress("read")
         )
         content = _content(images)
     except (IndexError, ValueError):

@@ -30,8 +30,8 @@ def evaluated_since(name: str, known: Results | None) -> Evaluated:
         for part in measurements.load(home).values()
         if part[1].get("weights") == folder.digest
     ]
-    for found, _ in parts:
-        new |= measurements.metrics(found)
+    for measured, _ in parts:
+        new |= measurements.metrics(measured)
     if not new:
         raise RunNotFound(
             f"{folder.path} is published, and in {home}/ is no evaluation of its "

@@ -140,8 +140,8 @@ def _processor() -> bytes:
     """What the compiler may use of this processor: another one has another library."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     keys = "model name", "flags"
-    found = (next((row for row in lines if row.startswith(key)), "") for key in keys)
-    return "".join(found).encode()
+    fields = (next((row for row in lines if row.startswith(key)), "") for key in keys)
+    return "".join(fields).encode()
 
 
 class Fused:

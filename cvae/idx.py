@@ -56,10 +56,10 @@ def read_idx(path: Path, dimensions: int) -> tuple[Tensor, str]:
         while len(data) <= length and (chunk := file.read(1 << 22)):
             data += chunk
     if len(data) != length:
-        found = "more" if len(data) > length else str(len(header) + len(data))
+        actual = "more" if len(data) > length else str(len(header) + len(data))
         raise DataError(
             f"{path}: the header promises {' × '.join(map(str, sizes))} = {length} "
-            f"bytes after {len(header)} of header, found {found}; the file is "
+            f"bytes after {len(header)} of header, found {actual}; the file is "
             f"{'followed by trailing bytes' if len(data) > length else 'truncated'}"
         )
     digest = hashlib.sha256(header)

@@ -46,9 +46,9 @@ def bound(
     means = []
     for x, target, y in chunks(model, data, generator, corrupt=corrupt):
         noise = torch.randn(samples, len(x), model.latent_dim, generator=generator)
-        found = terms(model, x, y, noise.to(x.device), beta, target)
-        sums += torch.stack([part.double().sum().cpu() for part in found[:3]])
-        means.append(found.mu)
+        batch = terms(model, x, y, noise.to(x.device), beta, target)
+        sums += torch.stack([part.double().sum().cpu() for part in batch[:3]])
+        means.append(batch.mu)
     variance = torch.cat(means).var(0, correction=0)
     return bound_figures(sums / len(data), variance)
 
@@ -78,8 +78,8 @@ def importance_nll(
     −log 1/K Σ p(x|z,y) p(z|y) / q(z|x,y), an upper bound in expectation that tightens
     with K (Burda et al. 2016, eq. 8).
     """
-    found = log_weights(model, data, generator, samples=samples, corrupt=corrupt)
-    total = sum(float(log_mean_exp(weights).double().sum()) for weights in found)
+    parts = log_weights(model, data, generator, samples=samples, corrupt=corrupt)
+    total = sum(float(log_mean_exp(weights).double().sum()) for weights in parts)
     return -total / len(data)
 
 

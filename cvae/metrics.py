@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 NATS = "nats per image"
 ERROR = "_se"  # the end of a key: the standard error of the figure without it
-BESIDE = {  # the end of a name: what a figure of samples is held against
+BASELINES = {  # the end of a name: what a figure of samples is held against
     "draws": "of Bernoulli draws instead of the decoder's means",
     "real": "of training images instead of samples: the ceiling",
     "shuffled": "with the samples' labels shuffled: the floor",
@@ -260,19 +260,19 @@ def metric(key: str) -> Metric:
     if split == "time":
         return Metric(name, f"seconds spent on {name}", "s", 1)
     whole, name = name, re.sub(r"_is\d+$", "", name.removesuffix(ERROR))
-    stem, end = of_samples(name)
+    stem, end = split_baseline(name)
     known = BY_NAME.get(stem) or Metric(name, name, "")
     if end:
-        known = replace(known, name=name, words=f"{known.words}, {BESIDE[end]}")
+        known = replace(known, name=name, words=f"{known.words}, {BASELINES[end]}")
     if whole.endswith(ERROR):
         return replace(known, name=whole, words=f"the standard error of {name}")
     return known
 
 
-def of_samples(name: str) -> tuple[str, str]:
+def split_baseline(name: str) -> tuple[str, str]:
     """A figure and what it is held against: recall, real of `recall_real`."""
     stem, _, end = name.rpartition("_")
-    return (stem, end) if stem in BY_NAME and end in BESIDE else (name, "")
+    return (stem, end) if stem in BY_NAME and end in BASELINES else (name, "")
 
 
 def number(value: float, key: str, *, sign: bool = False) -> str:

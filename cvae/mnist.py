@@ -212,17 +212,17 @@ def _read_labels(path: Path) -> tuple[Tensor, str]:
     wrong = (labels >= CLASSES).nonzero()
     if len(wrong):
         where = int(wrong[0])
-        found = int(labels[where])
-        raise DataError(f"{path}: label {found} at item {where}; labels are 0 to 9")
+        label = int(labels[where])
+        raise DataError(f"{path}: label {label} at item {where}; labels are 0 to 9")
     return labels, digest
 
 
-def _check_sums(root: Path, found: dict[str, str]) -> None:
-    wrong = [name for name in SHA256 if found[name] != SHA256[name]]
+def _check_sums(root: Path, sha256: dict[str, str]) -> None:
+    wrong = [name for name in SHA256 if sha256[name] != SHA256[name]]
     if wrong:
         name = wrong[0]
         raise DataError(
-            f"{root / name}: SHA-256 is {found[name]}, expected {SHA256[name]}; bring "
+            f"{root / name}: SHA-256 is {sha256[name]}, expected {SHA256[name]}; bring "
             f"it back with\n  {shlex.join(['rm', str(root / name)])}; "
             f"{shlex.join(['git', 'checkout', '--', str(root)])}"
         )

@@ -22,7 +22,7 @@ from cvae import engine, grids, mnist
 from cvae.errors import RunNotFound, RunUnfinished, TrackingError, UsageError
 from cvae.model import CVAE
 from cvae.run import runner
-from cvae.run.evaluation import MANY, evaluate_run, measure_run
+from cvae.run.evaluation import PART_SAMPLES, evaluate_run, measure_run
 from cvae.run.find import find_published, find_run
 from cvae.run.folder import RUNS, Origin, RunFolder, make_command
 from cvae.run.published import fallback
@@ -38,7 +38,10 @@ from cvae.spec.document import (
 from cvae.spec.fields import LABEL_PARTS, Spec
 from cvae.spec.identity import flatten, nested
 
-FEW = (100, 0)  # draws of z an image, and for each of its labels, without `what`
+FIGURE_SAMPLES = (
+    100,
+    0,
+)  # draws of z an image, and for each of its labels, without `what`
 log = logging.getLogger("cvae")
 
 
@@ -171,7 +174,7 @@ def evaluate(
             are not finite.
         Busy: another process is at this run.
     """
-    samples, of_labels = MANY if what else FEW
+    samples, of_labels = PART_SAMPLES if what else FIGURE_SAMPLES
     samples = samples if importance_samples is None else importance_samples
     of_labels = of_labels if label_samples is None else label_samples
     for count in (samples, of_labels):
@@ -179,21 +182,21 @@ def evaluate(
             raise ValueError(
                 f"samples must be an integer of 0 to 10**6, found {count!r}"
             )
-    known = run if isinstance(run, Run) else load_run(run, runs=runs)
-    if label_samples and not known.model.classes:
+    loaded = run if isinstance(run, Run) else load_run(run, runs=runs)
+    if label_samples and not loaded.model.classes:
         raise UsageError(
-            f"{known.folder.name} is unconditional: it has no label posterior"
+            f"{loaded.folder.name} is unconditional: it has no label posterior"
         )
-    what_of = known.folder, known.spec, known.model
+    what_of = loaded.folder, loaded.spec, loaded.model
     if what:
-        parts = chosen_parts(what, known, samples, of_labels)
+        parts = chosen_parts(what, loaded, samples, of_labels)
         figures = measure_run(*what_of, parts, samples=samples, label_samples=of_labels)
     else:
         figures = evaluate_run(
             *what_of, importance_samples=samples, label_samples=of_labels
         )
-    if known.folder.published:
-        _publish(known.folder)
+    if loaded.folder.published:
+        _publish(loaded.folder)
     return figures
 
 
@@ -278,10 +281,10 @@ def generate_conditional_samples(
         )
     if not isinstance(temperature, numbers.Real) or not 0 <= temperature <= 1e3:
         raise ValueError(f"temperature must be 0 to 1000, found {temperature!r}")
-    found = run if isinstance(run, Run) else load_run(run, runs=runs)
-    if not found.model.classes:
+    loaded = run if isinstance(run, Run) else load_run(run, runs=runs)
+    if not loaded.model.classes:
         raise ValueError(
-            f"{found.folder.name} is unconditional: it cannot be asked for a digit; "
+            f"{loaded.folder.name} is unconditional: it cannot be asked for a digit; "
             "name another run"
         )
     generator = torch.Generator()
@@ -289,11 +292,11 @@ def generate_conditional_samples(
         generator.seed()
     else:
         generator.manual_seed(int(seed))
-    noise = torch.randn(num_samples, found.model.latent_dim, generator=generator)
+    noise = torch.randn(num_samples, loaded.model.latent_dim, generator=generator)
     labels = torch.full((num_samples,), int(digit))
     with torch.no_grad():
-        z = found.model.prior.sample(labels, temperature * noise)
-    return grids.digits(found.model, z, labels)
+        z = loaded.model.prior.sample(labels, temperature * noise)
+    return grids.digits(loaded.model, z, labels)
 
 
 def _whole(value: object) -> bool:

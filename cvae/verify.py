@@ -75,8 +75,8 @@ def _run(run: Run, known: dict[str, float], *, full: bool) -> Iterator[Row]:
         recorded = run.folder.metrics.get(key)
         if recorded != value:
             raise Altered(f"{run.folder.path}: {key} is {recorded}, published {value}")
-    found = evaluation.bound(run.model, data.test, spec, beta=spec.objective.beta)
-    anew = {key: (found[key], BOUND) for key in ("neg_elbo", "recon", "kl")}
+    bound = evaluation.bound(run.model, data.test, spec, beta=spec.objective.beta)
+    anew = {key: (bound[key], BOUND) for key in ("neg_elbo", "recon", "kl")}
     figures = evaluation.control_figures(
         run.model, data.test, data.digest, run.folder.path.parent
     )
@@ -106,8 +106,8 @@ def _run(run: Run, known: dict[str, float], *, full: bool) -> Iterator[Row]:
 
 def _judge(path: Path) -> Iterator[Row]:
     """The judge's accuracy on the shipped test images."""
-    if found := judge.published(path / "judge"):
-        network, record = found
+    if judged := judge.published(path / "judge"):
+        network, record = judged
         data = mnist.load_mnist(mnist.SHIPPED_ROOT)
         anew = judge.accuracy(network, data.test)
         yield "judge", "test/accuracy", record["test_accuracy"], anew, ACCURACY

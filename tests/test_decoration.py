@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cvae import likelihood
-from cvae.run.progress import decoding
+from cvae.run.progress import decoding_progress
 from tests import children
 from tests.conftest import data_set, generator, untrained_run, write
 from tests.test_commands import Done, start, the_run
@@ -80,11 +80,11 @@ def test_an_evaluation_shows_how_far_it_is(
     from cvae.run.data import load_data
 
     images = load_data(run.spec).test
-    with decoding(run.model, "test", 50 * len(images), every=0):
+    with decoding_progress(run.model, "test", 50 * len(images), every=0):
         likelihood.importance_nll(run.model, images, generator(), samples=50)
     shown = capsys.readouterr().err.splitlines()
     assert shown[-1].split() == ["test", "100", "%"]
-    with decoding(run.model, "test", 1000 * len(images), every=0):
+    with decoding_progress(run.model, "test", 1000 * len(images), every=0):
         likelihood.importance_nll(run.model, images, generator(), samples=50)
     assert capsys.readouterr().err.splitlines()[-1].startswith("test  5 %")
 

@@ -33,7 +33,11 @@ def verdicts(comparison: Comparison) -> list[str]:
     for setting, whole, each in comparison.rows:
         name = comparison.name(setting)
         if comparison.lettered:
-            differs = settings.apart(setting, reference) if each else setting.values
+            differs = (
+                settings.differing_fields(setting, reference)
+                if each
+                else setting.values
+            )
             name = f"{name} ({settings.label(differs)})"
         amount = f"{metrics.mean_sd(setting.column(metric).tolist(), metric)} {unit}"
         n = "one run" if whole.n == 1 else f"n = {whole.n}"
@@ -65,7 +69,7 @@ def _distance(each: Difference, setting: Setting, comparison: Comparison) -> str
     if summary.mean == 0:
         verdict = f"the same as {whom}"
     details = []
-    if (fields := len(settings.apart(setting, reference))) > 1:
+    if (fields := len(settings.differing_fields(setting, reference))) > 1:
         details.append(f"they differ in {fields} fields: no single cause")
     if each.pairs:
         what = "run" if setting.pooled or reference.pooled else "seed"

@@ -99,7 +99,9 @@ class Comparison:
         return list(zip(self.settings, self.summaries, self.differences, strict=True))
 
 
-def alike(runs: Sequence[RunRow]) -> tuple[list[RunRow], list[RunRow], list[RunRow]]:
+def comparable(
+    runs: Sequence[RunRow],
+) -> tuple[list[RunRow], list[RunRow], list[RunRow]]:
     """Those to be compared, repetitions, and those on other data than most.
 
     The same spec run twice is one observation: the newest stays. Nats of grey and of
@@ -120,13 +122,13 @@ def alike(runs: Sequence[RunRow]) -> tuple[list[RunRow], list[RunRow], list[RunR
     return list(newest.values()), repeated, other
 
 
-def swept(runs: Sequence[RunRow]) -> list[str]:
+def swept_fields(runs: Sequence[RunRow]) -> list[str]:
     """The fields that set the settings apart, in the spec's order."""
     table = Runs("", tuple(runs))
     return [key for key in table.differing if not key.startswith(IRRELEVANT)]
 
 
-def field_named(name: str, runs: Sequence[RunRow]) -> str:
+def find_field(name: str, runs: Sequence[RunRow]) -> str:
     """The dotted field meant by `model.latent_dim` or `latent_dim`.
 
     Raises:
@@ -143,13 +145,13 @@ def field_named(name: str, runs: Sequence[RunRow]) -> str:
         if key in differing:
             return key
     value = text(runs[0].fields[fitting[0]])
-    rest = ", ".join(swept(runs)) or "only the seed"
+    rest = ", ".join(swept_fields(runs)) or "only the seed"
     raise RunNotFound(f"{fitting[0]} is {value} in all runs; what differs: {rest}")
 
 
-def grouped(runs: Sequence[RunRow], by: Sequence[str] = ()) -> tuple[Setting, ...]:
+def group_by(runs: Sequence[RunRow], by: Sequence[str] = ()) -> tuple[Setting, ...]:
     """The runs by the values of the fields `by`, or of all that sets them apart."""
-    keys = list(by) or swept(runs)
+    keys = list(by) or swept_fields(runs)
     groups: dict[str, list[RunRow]] = {}
     for run in runs:
         values = json.dumps([run.fields.get(key) for key in keys])
@@ -158,11 +160,13 @@ def grouped(runs: Sequence[RunRow], by: Sequence[str] = ()) -> tuple[Setting, ..
         Setting(
             {key: members[0].fields.get(key) for key in keys},
             tuple(sorted(members, key=lambda run: run.seed)),
-            tuple(key for key in swept(members) if key not in keys),
+            tuple(key for key in swept_fields(members) if key not in keys),
         )
         for members in groups.values()
     ]
-    return tuple(sorted(made, key=lambda each: [rank(v) for v in each.values.values()]))
+    return tuple(
+        sorted(made, key=lambda each: [sort_key(v) for v in each.values.values()])
+    )
 
 
 def compare_settings(
@@ -230,7 +234,7 @@ def difference(setting: Setting, reference: Setting, metric: str) -> Difference:
     return Difference(len(paired), summary, p, welch)
 
 
-def apart(one: Setting, other: Setting) -> dict[str, Any]:
+def differing_fields(one: Setting, other: Setting) -> dict[str, Any]:
     """The fields in which `one` is not like `other`, with the values of `one`."""
     return {k: v for k, v in one.values.items() if text(v) != text(other.values[k])}
 
@@ -261,7 +265,7 @@ def _identity(run: RunRow, but: Sequence[str] = ()) -> str:
     )
 
 
-def rank(value: Any) -> tuple[int, float, str]:
+def sort_key(value: Any) -> tuple[int, float, str]:
     """Numbers by size, then everything else by its text."""
     if isinstance(value, (int, float)):
         return 0, float(value), ""

@@ -20,21 +20,21 @@ NEAR = 0.5  # nats: so near to its maximum the information is not known
 BINS = np.linspace(-4, 4, 65)
 
 
-def draw_latents(found: Measured, facts: Facts) -> list[Plate]:
+def draw_latents(measured: Measured, facts: Facts) -> list[Plate]:
     """The kl by dimension and by term; the aggregate posterior against the prior."""
-    return [nats(found), densities(found)]
+    return [nats(measured), densities(measured)]
 
 
-def nats(found: Measured) -> Plate:
+def nats(measured: Measured) -> Plate:
     figure = style.figure(2.8)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    kl, variance = (found.arrays[k].numpy() for k in ("kl_per_dim", "variance"))
+    kl, variance = (measured.arrays[k].numpy() for k in ("kl_per_dim", "variance"))
     order = np.argsort(-kl, kind="stable")
     colours = np.where(variance[order] > ACTIVE_VARIANCE, BLUE, GREY)
     left.bar(range(len(kl)), kl[order], color=list(colours))
     if len(kl) <= 24:
         left.set_xticks(range(len(kl)), [f"{dim + 1}" for dim in order], size=7)
-    active = int(found.figures["active_units"])
+    active = int(measured.figures["active_units"])
     left.set(xlabel="dimension of z, most nats first", ylabel="kl, nats per image")
     left.set_title(f"{active} of {len(kl)} dimensions are active")
     left.grid(visible=False, axis="x")
@@ -42,15 +42,15 @@ def nats(found: Measured) -> Plate:
         "information_in_digit": "I(x; z | y)",
         "aggregate_kl": "KL(q(z|y) ‖ p(z|y))",
     }
-    if "marginal_kl" in found.figures:
+    if "marginal_kl" in measured.figures:
         del terms["aggregate_kl"]
         terms["label_information"] = "I(y; z)"
         terms["marginal_kl"] = "KL(q(z) ‖ p(z))"
-    values = [found.figures[name] for name in terms]
+    values = [measured.figures[name] for name in terms]
     bars = right.barh(
         range(len(terms)),
         values,
-        xerr=[found.errors[name] for name in terms],
+        xerr=[measured.errors[name] for name in terms],
         color=BLUE,
         error_kw={"lw": 0.8},
     )
@@ -60,13 +60,13 @@ def nats(found: Measured) -> Plate:
     right.margins(x=0.18)
     right.set(xlabel="nats per image")
     right.grid(visible=False, axis="y")
-    right.set_title(f"They add up to the kl, {found.figures['kl']:.2f}")
+    right.set_title(f"They add up to the kl, {measured.figures['kl']:.2f}")
     caption = (
         "Left: kl of each coordinate, in units of p(z given y), against N(0, 1); grey "
         "dimensions do not vary with the image. Right: the kl taken apart (Hoffman & "
         "Johnson 2016)."
     )
-    most, value = math.log(len(found.per_image["information"])), found.figures
+    most, value = math.log(len(measured.per_image["information"])), measured.figures
     if value["information"] > most - NEAR:
         caption += (
             f" I(x; z) is {value['information']:.2f} nats, and so many images cannot "
@@ -77,14 +77,14 @@ def nats(found: Measured) -> Plate:
     return Plate("information", figure, caption)
 
 
-def densities(found: Measured) -> Plate:
+def densities(measured: Measured) -> Plate:
     """Histograms of the dimensions with the most nats under the prior's."""
-    order = np.argsort(-found.arrays["kl_per_dim"].numpy(), kind="stable")[:SHOWN]
+    order = np.argsort(-measured.arrays["kl_per_dim"].numpy(), kind="stable")[:SHOWN]
     columns = min(3, len(order))
     rows = -(-len(order) // columns)
     figure = style.figure(0.5 + 1.7 * rows)
     every = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
-    posterior, prior = (found.arrays[name].numpy() for name in ("u", "prior_u"))
+    posterior, prior = (measured.arrays[name].numpy() for name in ("u", "prior_u"))
     look: dict[str, Any] = {"bins": BINS, "density": True, "histtype": "step"}
     for axes, dim in zip(every, order, strict=False):
         axes.hist(prior[:, dim], **look | {"histtype": "stepfilled"}, color="#dddddd")

@@ -17,12 +17,12 @@ CELL: dict[str, Any] = {"ha": "center", "va": "center", "size": 6}
 COLUMNS, ROWS = 10, 4  # of the images that are named wrongly
 
 
-def draw_labels(found: Measured, facts: Facts) -> list[Plate]:
+def draw_labels(measured: Measured, facts: Facts) -> list[Plate]:
     """The reliability diagram beside the confusion matrix, and the mistakes."""
     figure = style.figure(3.4)
     left, right = figure.subplots(1, 2)
-    _reliability(left, found)
-    _confusion(right, found)
+    _reliability(left, measured)
+    _confusion(right, measured)
     caption = (
         "Left: images in 15 bins by how sure the model is of the label it names, and "
         "how often it is right; on the dashed line it knows how sure to be. Grey: the "
@@ -30,26 +30,26 @@ def draw_labels(found: Measured, facts: Facts) -> list[Plate]:
         "by named label (columns)."
     )
     plates = [Plate("labels", figure, caption)]
-    if len(found.arrays["wrong_images"]):
-        plates.append(mistakes(found))
+    if len(measured.arrays["wrong_images"]):
+        plates.append(misclassified(measured))
     return plates
 
 
-def _reliability(axes: Axes, found: Measured) -> None:
-    share, sure, hits = found.arrays["reliability"].numpy().T
+def _reliability(axes: Axes, measured: Measured) -> None:
+    share, sure, hits = measured.arrays["reliability"].numpy().T
     edges = np.linspace(0, 1, len(share) + 1)
     axes.bar(edges[:-1], share, np.diff(edges), align="edge", color="#dddddd")
     axes.plot([0, 1], [0, 1], "--", color="0.2", lw=0.8)
     some = share > 0
     axes.plot(sure[some], hits[some], "o-", color=BLUE, ms=4)
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
-    key = next(k for k in found.figures if k.startswith("label_calibration_error"))
-    error = found.errors[key]
-    axes.set_title(f"Calibration error {found.figures[key]:.4f} ± {error:.4f}")
+    key = next(k for k in measured.figures if k.startswith("label_calibration_error"))
+    error = measured.errors[key]
+    axes.set_title(f"Calibration error {measured.figures[key]:.4f} ± {error:.4f}")
 
 
-def _confusion(axes: Axes, found: Measured) -> None:
-    counts = found.arrays["confusion"].numpy()
+def _confusion(axes: Axes, measured: Measured) -> None:
+    counts = measured.arrays["confusion"].numpy()
     wrong = counts * (1 - np.eye(len(counts)))
     axes.imshow(wrong, cmap="Oranges", vmax=1.3 * max(1, wrong.max()))
     axes.grid(visible=False)
@@ -62,10 +62,10 @@ def _confusion(axes: Axes, found: Measured) -> None:
     axes.set_title(f"{int(wrong.sum())} of {int(counts.sum()):,} named wrongly")
 
 
-def mistakes(found: Measured) -> Plate:
+def misclassified(measured: Measured) -> Plate:
     """The images that are named wrongly, the surest first, each with its runner-up."""
-    images = found.arrays["wrong_images"].numpy()[: COLUMNS * ROWS]
-    said = found.arrays["wrong_said"].numpy()
+    images = measured.arrays["wrong_images"].numpy()[: COLUMNS * ROWS]
+    said = measured.arrays["wrong_said"].numpy()
     rows = -(-len(images) // COLUMNS)
     figure = style.figure(0.3 + 1.12 * rows)
     every = figure.subplots(rows, COLUMNS, squeeze=False).flat
@@ -82,9 +82,9 @@ def mistakes(found: Measured) -> Plate:
         axes.set(xticks=[], yticks=[])
     for axes in every[len(images) :]:
         axes.remove()
-    total = int(found.arrays["wrong_count"])
+    total = int(measured.arrays["wrong_count"])
     style.title(figure, f"{len(images)} of {total} test images named wrongly")
-    share = 100 * int(found.arrays["wrong_second"]) / total
+    share = 100 * int(measured.arrays["wrong_second"]) / total
     caption = (
         "Over each image its label; under it the label that the model names, then the "
         "runner-up, and by how many nats its log p(x given y) is behind; the surest "

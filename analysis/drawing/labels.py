@@ -16,10 +16,10 @@ GAP = 5.0  # points to the side
 AROUND = ((1, 0.5), (0, 1), (0, -1), (1, -0.5), (-1, 0.5), (-1, -0.5))  # first is best
 
 
-def beside(
+def annotate(
     axes: Axes, words: str, point: tuple[float, float], colour: Any
 ) -> Annotation:
-    """Words at a point, legible over lines; `part` moves them off it."""
+    """Words at a point, legible over lines; `spread_labels` moves them off it."""
     outline = [withStroke(linewidth=2, foreground="white")]
     return axes.annotate(
         words,
@@ -34,7 +34,7 @@ def beside(
     )
 
 
-def part(axes: Axes, texts: Sequence[Annotation]) -> None:
+def spread_labels(axes: Axes, texts: Sequence[Annotation]) -> None:
     """Move each text to where, near its point, it covers the fewest points and texts.
 
     The axes must have their final limits.

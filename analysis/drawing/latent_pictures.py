@@ -193,9 +193,11 @@ def densities(
     drawn.suptitle(title, size=10)
     panels = drawn.subplots(2, 5, sharex=True, sharey=True)
     digits = posterior.digits
-    found = {d: latent.density(posterior, posterior.of(d), dims) for d in digits}
-    peak = max(float(np.quantile(mixture, 0.999)) for _, mixture in found.values())
-    for panel, (digit, (at, mixture)) in zip(panels.flat, found.items(), strict=False):
+    by_digit = {d: latent.density(posterior, posterior.of(d), dims) for d in digits}
+    peak = max(float(np.quantile(mixture, 0.999)) for _, mixture in by_digit.values())
+    for panel, (digit, (at, mixture)) in zip(
+        panels.flat, by_digit.items(), strict=False
+    ):
         count, nats = len(posterior.of(digit)), latent.gap(at, mixture)
         panel.set_title(f"{digit} · n={count:,}\n{nats:.2f} nats", size=8)
         panel.grid(False)

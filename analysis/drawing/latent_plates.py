@@ -35,7 +35,7 @@ def draw_latent(
     ]
 
 
-def leading(posterior: Posterior) -> list[int]:
+def leading_dims(posterior: Posterior) -> list[int]:
     """The two dimensions with the most nats, in order; the only one of a strip."""
     return sorted(int(dim) for dim in posterior.order[:2])
 
@@ -55,7 +55,7 @@ def axis_names(run: Run, posterior: Posterior, dims: Sequence[int]) -> list[str]
 
 def planes(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]:
     """All digits small on one sheet, then a large sheet each; strips if Z is 1."""
-    dims = leading(posterior)
+    dims = leading_dims(posterior)
     axes = np.eye(run.model.latent_dim)[dims]
     far = latent.quantiles(LARGE)[-1]
     where = " to the right, ".join(axis_names(run, posterior, dims))
@@ -67,7 +67,7 @@ def planes(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]
     )
     if not run.model.classes:
         picture = latent_pictures.plane(run, axes, LARGE, 0)
-        panel = Panel(title(run), picture, steps(LARGE))
+        panel = Panel(title(run), picture, column_labels(LARGE))
         return [Plate("plane", mosaic([panel], 1), caption)]
     caption += shown_digits(run.folder.metrics)
     count = SMALL if len(dims) == 2 else LARGE
@@ -75,7 +75,7 @@ def planes(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]
         Panel(
             f"digit {digit}",
             latent_pictures.plane(run, axes, count, digit),
-            steps(count, ends=len(dims) == 2),
+            column_labels(count, ends=len(dims) == 2),
         )
         for digit in range(run.model.classes)
     ]
@@ -84,14 +84,14 @@ def planes(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]
     sheets = [Plate("planes", mosaic(small, 5), caption)]
     for digit in chosen:
         picture = latent_pictures.plane(run, axes, LARGE, digit)
-        panel = Panel(f"{title(run)}, digit {digit}", picture, steps(LARGE))
+        panel = Panel(f"{title(run)}, digit {digit}", picture, column_labels(LARGE))
         sheets.append(Plate(f"plane_{digit}", mosaic([panel], 1), ""))
     return sheets
 
 
 def posterior_means(run: Run, posterior: Posterior, *, ellipses: bool = False) -> Plate:
     """The posterior means by digit, and whether they mix."""
-    dims = leading(posterior)
+    dims = leading_dims(posterior)
     points = latent_pictures.scatter(
         posterior.mu[:, dims],
         posterior.labels,
@@ -105,12 +105,12 @@ def posterior_means(run: Run, posterior: Posterior, *, ellipses: bool = False) -
         if ellipses and len(dims) == 2
         else ""
     )
-    return Plate("posterior", points, mixing(run, posterior) + around)
+    return Plate("posterior", points, mixing_caption(run, posterior) + around)
 
 
 def positions(run: Run, posterior: Posterior, *, ellipses: bool) -> list[Plate]:
     """The posterior means by digit, the densities behind them, and their PCA."""
-    dims = leading(posterior)
+    dims = leading_dims(posterior)
     names = axis_names(run, posterior, dims)
     images = f"{len(posterior.labels):,} test images"
     densities = latent_pictures.densities(
@@ -119,7 +119,7 @@ def positions(run: Run, posterior: Posterior, *, ellipses: bool) -> list[Plate]:
     caption = (
         "Each digit's aggregate posterior against the prior (dashed), and by how many "
         "nats they differ, KL(q(z|y) ‖ p). A tenth of all images, drawn at random, "
-        f"differs by {at_random(posterior, dims):.2f} nats."
+        f"differs by {random_gap(posterior, dims):.2f} nats."
     )
     shown = [posterior_means(run, posterior, ellipses=ellipses)]
     shown.append(Plate("densities", densities, caption))
@@ -160,7 +160,7 @@ def paths(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]:
             picture = latent_pictures.traversals(run, dims, digit)
             which = f"_{digit}" if run.model.classes else ""
             words = title(run) + which.replace("_", ", digit ")
-            panel = Panel(words, picture, steps(latent_pictures.STEPS))
+            panel = Panel(words, picture, column_labels(latent_pictures.STEPS))
             text = caption if digit == chosen[0] else ""
             shown.append(Plate(f"traversals{which}", mosaic([panel], 1), text))
     ends = ["image", *[""] * latent_pictures.STEPS, "image"]
@@ -190,7 +190,7 @@ def paths(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]:
     return shown
 
 
-def steps(count: int, *, ends: bool = False) -> list[str]:
+def column_labels(count: int, *, ends: bool = False) -> list[str]:
     """The first dimension's value over each column, or over the first and last."""
     words = [f"{at:.2f}".replace("-", "−") for at in latent.quantiles(count)]
     return [words[0], *[""] * (count - 2), words[-1]] if ends else words
@@ -201,7 +201,7 @@ def title(run: Run) -> str:
     return f"{display_name(run.folder)}, {size} latent dimension{'s' * (size > 1)}"
 
 
-def mixing(run: Run, posterior: Posterior) -> str:
+def mixing_caption(run: Run, posterior: Posterior) -> str:
     """Whether z tells the digit, in words and in figures."""
     labels = posterior.labels
     in_z = latent.neighbour_accuracy(posterior.mu, labels)
@@ -219,7 +219,7 @@ def mixing(run: Run, posterior: Posterior) -> str:
     )
 
 
-def at_random(posterior: Posterior, dims: list[int]) -> float:
+def random_gap(posterior: Posterior, dims: list[int]) -> float:
     """The gap of a random tenth of the images: that of a digit without a meaning."""
     count = len(posterior.labels)
     tenth = np.random.default_rng(0).permutation(count)[: max(1, count // 10)]

@@ -13,13 +13,13 @@ BLUE = style.COLOURS[0]
 VERMILION = style.COLOURS[1]
 
 
-def draw_nll(found: Measured, facts: Facts) -> list[Plate]:
+def draw_nll(measured: Measured, facts: Facts) -> list[Plate]:
     """The estimate by its number of draws, and each image's effective sample size."""
     samples = facts["samples"]
-    names = [name for name in found.figures if name.startswith("nll_is")]
+    names = [name for name in measured.figures if name.startswith("nll_is")]
     counts = [int(name.removeprefix("nll_is")) for name in names]
-    values = np.array([found.figures[name] for name in names])
-    errors = np.array([found.errors.get(name, 0.0) for name in names])
+    values = np.array([measured.figures[name] for name in names])
+    errors = np.array([measured.errors.get(name, 0.0) for name in names])
     figure = style.figure(2.9)
     left, right = figure.subplots(1, 2)
     left.fill_between(
@@ -31,13 +31,13 @@ def draw_nll(found: Measured, facts: Facts) -> list[Plate]:
         lw=0,
     )
     left.plot(counts, values, "o-", color=BLUE, ms=4)
-    if (truth := found.figures.get("nll_quadrature")) is not None:
+    if (truth := measured.figures.get("nll_quadrature")) is not None:
         left.axhline(truth, color=VERMILION, lw=1, label="the integral itself")
         left.legend()
     left.set_xscale("log")
     left.set(xlabel="draws K of z an image", ylabel="nll, nats per image")
     left.set_title("The estimate by its draws")
-    ess = found.per_image[f"ess_is{samples}"].clamp(min=1).numpy()
+    ess = measured.per_image[f"ess_is{samples}"].clamp(min=1).numpy()
     edges = np.geomspace(1, max(samples, 2), 40)
     right.hist(ess, edges, color=BLUE)
     right.set_xscale("log")
@@ -52,10 +52,10 @@ def draw_nll(found: Measured, facts: Facts) -> list[Plate]:
     return [Plate("nll", figure, caption)]
 
 
-def draw_certified(found: Measured, facts: Facts) -> list[Plate]:
+def draw_certified(measured: Measured, facts: Facts) -> list[Plate]:
     """The interval of each simulated image, around its importance-sampled estimate."""
     lower, upper, sampled = (
-        found.arrays[name].numpy() for name in ("lower", "upper", "sampled")
+        measured.arrays[name].numpy() for name in ("lower", "upper", "sampled")
     )
     low, high = lower - sampled, upper - sampled
     order = np.argsort(low + high)
@@ -80,7 +80,7 @@ def draw_certified(found: Measured, facts: Facts) -> list[Plate]:
     return [Plate("certified", figure, caption)]
 
 
-def draw_gaps(found: Measured, facts: Facts) -> list[Plate]:
+def draw_gaps(measured: Measured, facts: Facts) -> list[Plate]:
     """Both gaps: their mean as a bar, and how they are spread over the images."""
     names = ("approximation_gap", "amortisation_gap")
     words = ("approximation: the family of q", "amortisation: the encoder")
@@ -88,15 +88,15 @@ def draw_gaps(found: Measured, facts: Facts) -> list[Plate]:
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
     bottom = 0.0
     for name, text, colour in zip(names, words, (BLUE, VERMILION), strict=True):
-        value, error = found.figures[name], found.errors.get(name, 0.0)
+        value, error = measured.figures[name], measured.errors.get(name, 0.0)
         left.bar(0, value, 0.5, bottom, color=colour, yerr=error, capsize=3, label=text)
         bottom += value
     left.set(xlim=(-0.6, 0.6), xticks=[], ylabel="nats per image")
     left.set_title("log p(x given y) − ELBO")
-    both = np.concatenate([found.per_image[name].numpy() for name in names])
+    both = np.concatenate([measured.per_image[name].numpy() for name in names])
     edges = np.linspace(both.min(), np.quantile(both, 0.99), 50)
     for name, colour in zip(names, (BLUE, VERMILION), strict=True):
-        values = found.per_image[name].numpy()
+        values = measured.per_image[name].numpy()
         right.hist(values, edges, color=colour, histtype="step", lw=1.3)
     right.set(xlabel="gap, nats", ylabel="images")
     right.set_title("By image")
@@ -110,12 +110,12 @@ def draw_gaps(found: Measured, facts: Facts) -> list[Plate]:
     return [Plate("gaps", figure, caption)]
 
 
-def draw_rate_distortion(found: Measured, facts: Facts) -> list[Plate]:
+def draw_rate_distortion(measured: Measured, facts: Facts) -> list[Plate]:
     """The curve of the decoder, the model's own point, and those of other β."""
     betas, rate, distortion = (
-        found.arrays[name].numpy() for name in ("betas", "rate", "distortion")
+        measured.arrays[name].numpy() for name in ("betas", "rate", "distortion")
     )
-    own_rate, own_distortion = found.arrays["own"].tolist()
+    own_rate, own_distortion = measured.arrays["own"].tolist()
     shown = betas > 0.02
     figure = style.figure(3.4)
     axes = figure.subplots()
@@ -136,14 +136,10 @@ def draw_rate_distortion(found: Measured, facts: Facts) -> list[Plate]:
         if others
         else ""
     )
+    images = max(map(len, measured.per_image.values()))
     caption = (
-        f"Every rate and distortion that this decoder can have on {len_of(found)} test "
+        f"Every rate and distortion that this decoder can have on {images} test "
         "images, from one annealing run (Huang et al. 2020). An encoder lies above the "
         f"curve; how far to the right is its excess of rate.{more}"
     )
     return [Plate("rate_distortion", figure, caption)]
-
-
-def len_of(found: Measured) -> int:
-    """The number of images that a part looked at."""
-    return max(map(len, found.per_image.values()))

@@ -82,7 +82,7 @@ def control(comparison: Comparison) -> Plate | None:
     runs = [
         run for each in networks.values() for setting in each for run in setting.runs
     ]
-    labels.part(axes, words)
+    labels.spread_labels(axes, words)
     style.title(figure, f"Bound and control ({runs_words(len(runs))})")
     caption = (
         f"`{BOUND}` against `{FIDELITY}`, the share of prior samples that show the "
@@ -122,7 +122,7 @@ def _along_beta(
     bars = [[0.0 if p[k].n < 2 else p[k].sd for p in points] for k in (0, 1)]
     axes.errorbar(x, y, bars[1], bars[0], ms=5, lw=1, elinewidth=0.8, capsize=2, **look)
     return [
-        labels.beside(axes, f"β = {text(each.values[BETA])}", spot, look["color"])
+        labels.annotate(axes, f"β = {text(each.values[BETA])}", spot, look["color"])
         for each, spot in zip(settings, zip(x, y, strict=True), strict=True)
         if BETA in each.values
     ]
@@ -155,10 +155,19 @@ def _scatter(
     axes = figure.subplots()
     colour = [coloured[hue] for hue in by]
     axes.scatter(x, y, s=sizes, c=colour, alpha=0.8, lw=0.6, ec="white")
-    axes.set(xlim=_roomy(x), ylim=_roomy(y), xlabel=axis(across), ylabel=axis(up))
+    axes.set(
+        xlim=_padded_limits(x),
+        ylim=_padded_limits(y),
+        xlabel=axis(across),
+        ylabel=axis(up),
+    )
     handles = [
-        *(_dot(colour, 36, name) for name, colour in _some(coloured) if name),
-        *(_dot(GREY, size, name) for name, size in _some(sized)),
+        *(
+            _legend_dot(colour, 36, name)
+            for name, colour in _legend_entries(coloured)
+            if name
+        ),
+        *(_legend_dot(GREY, size, name) for name, size in _legend_entries(sized)),
         Line2D([], [], label="equal neg_elbo", **ISO),
     ]
     figure.legend(handles=handles, loc="outside right upper", fontsize=8)
@@ -235,7 +244,7 @@ def _iso_lines(axes: Axes) -> None:
     axes.set(xlim=(left, right), ylim=(low, high))
 
 
-def _roomy(values: NDArray[np.float64]) -> tuple[float, float]:
+def _padded_limits(values: NDArray[np.float64]) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     room = 0.12 * (high - low) or 1.0
     return max(0.0, low - room), high + room
@@ -245,7 +254,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _some(named: dict[str, Any]) -> list[tuple[str, Any]]:
+def _legend_entries(named: dict[str, Any]) -> list[tuple[str, Any]]:
     """What a legend has room for: all, or some from the first to the last."""
     items = list(named.items())
     if len(items) <= SHOWN:
@@ -253,7 +262,7 @@ def _some(named: dict[str, Any]) -> list[tuple[str, Any]]:
     return [items[round(at)] for at in np.linspace(0, len(items) - 1, SHOWN)]
 
 
-def _dot(colour: Any, area: float, name: str) -> Line2D:
+def _legend_dot(colour: Any, area: float, name: str) -> Line2D:
     return Line2D(
         [], [], marker="o", ls="", color=colour, ms=math.sqrt(area), label=name
     )

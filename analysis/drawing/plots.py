@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from analysis.comparing import settings
-from analysis.comparing.settings import Comparison, Setting, rank, text
+from analysis.comparing.settings import Comparison, Setting, sort_key, text
 from analysis.drawing import planes, style
 from analysis.drawing.planes import KEY, SHOWN, axis, is_number, ordered, runs_words
 from analysis.drawing.plates import Plate
@@ -46,7 +46,7 @@ def curves(runs: Runs, comparison: Comparison) -> Plate | None:
     for key in (f"val/{name}", f"train/{name}"):
         lines = [
             (each, [h for run in each.runs if (h := _finite(runs.history(run, key)))])
-            for each in _foremost(comparison)
+            for each in _best_settings(comparison)
         ]
         lines = [(each, histories) for each, histories in lines if histories]
         if lines:
@@ -62,7 +62,7 @@ def curves(runs: Runs, comparison: Comparison) -> Plate | None:
         bottom, top = min(bottom, low), max(top, high)
     if (room := 0.06 * (top - bottom)) > 0:
         axes.set_ylim(bottom - room, top + room)
-    axes.xaxis.set_major_locator(_whole())
+    axes.xaxis.set_major_locator(_integer_ticks())
     axes.set(xlabel="epoch", ylabel=axis(key))
     drawn, every = sum(len(histories) for _, histories in lines), comparison.settings
     some = (
@@ -70,7 +70,7 @@ def curves(runs: Runs, comparison: Comparison) -> Plate | None:
         if len(every) > len(lines)
         else ""
     )
-    style.title(figure, f"{_part(key)} by epoch{some} ({runs_words(drawn)})")
+    style.title(figure, f"{_metric_title(key)} by epoch{some} ({runs_words(drawn)})")
     if len(lines) > 1:
         figure.legend(loc="outside right upper", fontsize=8)
     band = "the band spans them" if drawn > len(lines) else "one run a line"
@@ -113,14 +113,16 @@ def swept(comparison: Comparison) -> Plate | None:
     figure = style.figure(0.4 + (2.9 + 0.17 * legend) * rows)
     every = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for key, axes in zip(keys, every.flat, strict=False):
-        _against(axes, key, panels[key], comparison)
+        _draw_swept_field(axes, key, panels[key], comparison)
         if axes in every[:, 0]:
             axes.set_ylabel(axis(comparison.metric))
     for axes in every.flat[len(keys) :]:
         axes.remove()
     shown = {id(s): s for key in keys for line in panels[key].values() for s in line}
     n = sum(len(each.column(comparison.metric)) for each in shown.values())
-    style.title(figure, f"{_part(comparison.metric)} by swept field ({runs_words(n)})")
+    style.title(
+        figure, f"{_metric_title(comparison.metric)} by swept field ({runs_words(n)})"
+    )
     caption = (
         f"`{comparison.metric}` in {unit(comparison.metric)} against "
         f"{' and '.join(f'`{key}`' for key in keys)}: a point a run, lines join means "
@@ -140,10 +142,12 @@ def _swept_lines(comparison: Comparison, key: str) -> Lines:
     return {name: line for name, line in lines.items() if len(line) > 1}
 
 
-def _against(axes: Axes, key: str, lines: Lines, comparison: Comparison) -> None:
+def _draw_swept_field(
+    axes: Axes, key: str, lines: Lines, comparison: Comparison
+) -> None:
     """One panel: the metric by a field."""
     every = [each.values[key] for line in lines.values() for each in line]
-    values = list(dict.fromkeys(map(text, sorted(every, key=rank))))
+    values = list(dict.fromkeys(map(text, sorted(every, key=sort_key))))
     numbers = all(map(is_number, every))
     few = len(lines) <= SHOWN
     hues = ordered(len(lines)) if 2 < len(lines) <= SHOWN else style.COLOURS
@@ -168,13 +172,13 @@ def _against(axes: Axes, key: str, lines: Lines, comparison: Comparison) -> None
             axes.set_xscale("log")
             axes.minorticks_off()
         if len(ticks) <= 8:
-            axes.set_xticks(ticks, _apart(axes, ticks))
+            axes.set_xticks(ticks, _tick_labels(axes, ticks))
     axes.set_xlabel(key)
     if few and len(lines) > 1:
         axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
 
 
-def _apart(axes: Axes, ticks: Sequence[float]) -> list[str]:
+def _tick_labels(axes: Axes, ticks: Sequence[float]) -> list[str]:
     """The labels of ticks; none where it would run into the one before."""
     places = axes.transData.transform([(tick, 0) for tick in ticks])[:, 0]
     width = 1.2 * axes.get_window_extent().width / LABELS  # of a character
@@ -190,7 +194,7 @@ def _apart(axes: Axes, ticks: Sequence[float]) -> list[str]:
 def active(comparison: Comparison) -> Plate | None:
     """Active units of each setting, inside the latent dimensions that it has."""
     key = f"{comparison.metric.partition('/')[0]}/active_units"
-    shown = [each for each in _foremost(comparison, ROWS) if len(each.column(key))]
+    shown = [each for each in _best_settings(comparison, ROWS) if len(each.column(key))]
     if not shown:
         return None
     figure = style.figure(1.1 + 0.26 * len(shown))
@@ -205,7 +209,7 @@ def active(comparison: Comparison) -> Plate | None:
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.set(xlabel="latent dimensions; in blue the active ones")
-    axes.xaxis.set_major_locator(_whole())
+    axes.xaxis.set_major_locator(_integer_ticks())
     n = sum(len(each.column(key)) for each in shown)
     style.title(figure, f"Active units ({runs_words(n)})")
     caption = (
@@ -215,7 +219,7 @@ def active(comparison: Comparison) -> Plate | None:
     return Plate("active", figure, caption + KEY * comparison.lettered)
 
 
-def _foremost(comparison: Comparison, count: int = SHOWN) -> list[Setting]:
+def _best_settings(comparison: Comparison, count: int = SHOWN) -> list[Setting]:
     """The best settings by the metric, kept in the order of their values."""
     sign = metrics.metric(comparison.metric).sign
     means = [sign * whole.mean for whole in comparison.summaries]
@@ -227,11 +231,11 @@ def _finite(history: Iterable[tuple[int, float]]) -> dict[int, float]:
     return {epoch: value for epoch, value in history if math.isfinite(value)}
 
 
-def _whole() -> MaxNLocator:
+def _integer_ticks() -> MaxNLocator:
     return MaxNLocator(8, integer=True, steps=[1, 2, 5, 10])
 
 
-def _part(metric: str) -> str:
+def _metric_title(metric: str) -> str:
     part, _, name = metric.rpartition("/")
     words = {"test": "Test", "val": "Validation", "train": "Training"}
     return f"{words.get(part, part)} {name}"

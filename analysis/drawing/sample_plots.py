@@ -29,29 +29,31 @@ SHARES = {  # what a bar may show: all of them are 1 at best
 }
 
 
-def draw_samples(found: Measured, facts: Facts) -> list[Plate]:
+def draw_samples(measured: Measured, facts: Facts) -> list[Plate]:
     """The figures as bars beside ceiling and floor, and the nearest training images."""
-    return [*bars(found), neighbours(found)]
+    return [*bars(measured), neighbours(measured)]
 
 
-def bars(found: Measured) -> list[Plate]:
+def bars(measured: Measured) -> list[Plate]:
     """Every figure that is 1 at best, of samples and of what they stand beside."""
-    names = [name for name in SHARES if name in found.figures]
+    names = [name for name in SHARES if name in measured.figures]
     if not names:
         return []
-    sets = [s for s in SETS if any(f"{name}{s}" in found.figures for name in names)]
+    sets = [s for s in SETS if any(f"{name}{s}" in measured.figures for name in names)]
     figure = style.figure(3.0)
     axes = figure.subplots()
     width = 0.8 / len(sets)
     for at, suffix in enumerate(sets):
         words, colour = SETS[suffix]
-        here = [k for k, name in enumerate(names) if f"{name}{suffix}" in found.figures]
+        here = [
+            k for k, name in enumerate(names) if f"{name}{suffix}" in measured.figures
+        ]
         keys = [f"{names[k]}{suffix}" for k in here]
         axes.bar(
             np.array(here) + (at - (len(sets) - 1) / 2) * width,
-            [found.figures[key] for key in keys],
+            [measured.figures[key] for key in keys],
             width,
-            yerr=[found.errors.get(key, 0.0) for key in keys],
+            yerr=[measured.errors.get(key, 0.0) for key in keys],
             color=colour,
             label=words,
             error_kw={"lw": 0.8},
@@ -68,9 +70,9 @@ def bars(found: Measured) -> list[Plate]:
     return [Plate("samples", figure, caption)]
 
 
-def neighbours(found: Measured) -> Plate:
+def neighbours(measured: Measured) -> Plate:
     """Samples over their nearest training images: is it copying?"""
-    arrays = found.arrays
+    arrays = measured.arrays
     samples, near = arrays["samples"].numpy(), arrays["neighbours"].numpy()
     columns = len(samples) // 2
     figure = style.figure(3.9)
@@ -87,7 +89,7 @@ def neighbours(found: Measured) -> Plate:
         every[row, 0].set_ylabel(words, size=8)
     style.title(figure, "Samples, and the training image nearest to each")
     copied, mean, real = (
-        found.figures[name]
+        measured.figures[name]
         for name in ("copied", "nearest_train", "nearest_train_real")
     )
     digit = "digit" if "sample_labels" in arrays else "tenth"
@@ -97,6 +99,6 @@ def neighbours(found: Measured) -> Plate:
         f"pixels of [0, 1]; the mean is {mean:.2f}, and {real:.2f} for a test image. "
         "Of as many training images and images held back, a training image is the "
         f"nearer one for {100 * copied:.1f} "
-        f"± {100 * found.errors['copied']:.1f} % of the samples; 50 % is no copying."
+        f"± {100 * measured.errors['copied']:.1f} % of the samples; 50 % is no copying."
     )
     return Plate("neighbours", figure, caption)

@@ -59,7 +59,7 @@ def command(
     return guarded(lambda: act(asked), interrupted=interrupted)
 
 
-def selected(options: argparse.Namespace) -> Runs:
+def selected_runs(options: argparse.Namespace) -> Runs:
     """The runs that the options mean.
 
     Raises:
@@ -96,7 +96,7 @@ def formats(options: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys(["png", *asked]))
 
 
-def folder(options: argparse.Namespace, runs: Runs, kind: str) -> Path:
+def output_folder(options: argparse.Namespace, runs: Runs, kind: str) -> Path:
     """`--out`, or `reports/<name>/<kind>/`; a name is never more than one folder."""
     safe = re.sub(r"[^\w-]+", "-", runs.name).strip("-")[:80] or "runs"
     return options.out or Path("reports") / safe / kind

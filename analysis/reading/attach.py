@@ -36,7 +36,7 @@ def attach(
             known = runs.experiment in store.experiments()
             home = store.report_run(runs.experiment) if known else None
         if home is None:
-            return f"not in MLflow: {_why(runs)}"
+            return f"not in MLflow: {_why_not_attached(runs)}"
         for file in files:
             store.attach(home, file, folder)
         store.link_report(home)
@@ -57,7 +57,7 @@ def _parent(runs: Runs, store: Store) -> str | None:
     return None
 
 
-def _why(runs: Runs) -> str:
+def _why_not_attached(runs: Runs) -> str:
     if runs.sweep:
         return f"the sweep {runs.sweep} has no run of its own there"
     if len(runs.rows) == 1:

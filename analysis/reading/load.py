@@ -61,11 +61,11 @@ def load_runs(
         if results is None or filter:
             raise
         try:
-            found = _load(experiment, sweep, ids, "", results.path, "folders")
+            loaded = _load(experiment, sweep, ids, "", results.path, "folders")
         except RunNotFound as error:
             raise RunNotFound(f"{none_of_ones_own}\n{error}") from error
     log.warning("none in %s/: using what is published in %s", runs, results.path)
-    return found
+    return loaded
 
 
 def _load(
@@ -77,22 +77,22 @@ def _load(
     source: Source,
 ) -> Runs:
     if sweep and not NAME.fullmatch(sweep):
-        raise RunNotFound(f"no sweep {sweep[:80]!r}; {_sweeps(runs)}")
+        raise RunNotFound(f"no sweep {sweep[:80]!r}; {_list_sweeps(runs)}")
     store: Store | None = None
-    found: list[RunRow] = []
+    matches: list[RunRow] = []
     unreadable: dict[str, str] = {}
     if source == "store" or (source == "auto" and has_store(runs)):
-        store, found = from_store(runs, experiment, sweep, filter)
+        store, matches = from_store(runs, experiment, sweep, filter)
     elif filter:
         raise ValueError("a filter is answered by the tracking store; there is none")
     if source == "folders" or (source == "auto" and not filter):
         more, unreadable = from_folders(runs, experiment, sweep, store)
-        known = {run.uid for run in found}
-        found += [run for run in more if run.uid not in known]
+        known = {run.uid for run in matches}
+        matches += [run for run in more if run.uid not in known]
     try:
-        chosen = _chosen(found, ids) if ids and found else found
+        chosen = _select(matches, ids) if ids and matches else matches
         if not chosen:
-            raise RunNotFound(_nothing(runs, experiment, sweep, filter, store))
+            raise RunNotFound(_no_match(runs, experiment, sweep, filter, store))
     except RunNotFound as error:
         why = "".join(f"\n{name}: {text}" for name, text in unreadable.items())
         raise RunNotFound(f"{error}{why}") from error
@@ -105,23 +105,23 @@ def _load(
     return Runs(name, rows, unreadable, sweep or "", experiment or "", runs, store)
 
 
-def _chosen(found: list[RunRow], ids: Sequence[str]) -> list[RunRow]:
+def _select(rows: list[RunRow], ids: Sequence[str]) -> list[RunRow]:
     chosen: dict[str, RunRow] = {}
     for wanted in ids:
         name = Path(wanted).name
         fitting = [
             run
-            for run in found
+            for run in rows
             if wanted in (run.id, run.run_id, run.fields["name"]) or name == run.name
         ]
         if not fitting:
-            names = sorted({run.name for run in found})
-            raise RunNotFound(f"no run {wanted[:80]!r}; {_nearest(wanted, names)}")
+            names = sorted({run.name for run in rows})
+            raise RunNotFound(f"no run {wanted[:80]!r}; {_suggestion(wanted, names)}")
         chosen |= {run.uid or run.name: run for run in fitting}
     return list(chosen.values())
 
 
-def _nothing(
+def _no_match(
     runs: Path,
     experiment: str | None,
     sweep: str | None,
@@ -133,11 +133,13 @@ def _nothing(
     if experiment:
         known = _experiments(runs, store)
         if known and experiment not in known:
-            return f"no experiment {experiment[:80]!r}; {_nearest(experiment, known)}"
+            return (
+                f"no experiment {experiment[:80]!r}; {_suggestion(experiment, known)}"
+            )
     if query:
         return f"no run fits the filter {query!r}"
     if sweep:
-        return f"no runs of a sweep {sweep!r}; {_sweeps(runs)}"
+        return f"no runs of a sweep {sweep!r}; {_list_sweeps(runs)}"
     if experiment and known:
         return f"the experiment {experiment!r} has no runs"
     return f"no runs in {runs}/; make one with\n  {FIRST}"
@@ -145,20 +147,20 @@ def _nothing(
 
 def _experiments(runs: Path, store: Store | None) -> list[str]:
     """The experiments of the store and of the folders."""
-    found = {run.experiment for run in from_folders(runs, None, None, None)[0]}
+    names = {run.experiment for run in from_folders(runs, None, None, None)[0]}
     if store is not None:
-        found |= set(store.experiments())
-    return sorted(found)
+        names |= set(store.experiments())
+    return sorted(names)
 
 
-def _nearest(wanted: str, names: Sequence[str]) -> str:
+def _suggestion(wanted: str, names: Sequence[str]) -> str:
     near = difflib.get_close_matches(wanted[:300], names, 3, 0.4)
     return (
         f"did you mean {' or '.join(near)}?" if near else f"there is {_listed(names)}"
     )
 
 
-def _sweeps(runs: Path) -> str:
+def _list_sweeps(runs: Path) -> str:
     return f"sweeps in {runs}/: {_listed([sweep.name for sweep in sweeps(runs)])}"
 
 

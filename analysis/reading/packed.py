@@ -69,28 +69,28 @@ def prior(model: CVAE) -> tuple[bytes, dict[str, int]]:
         z = shift + factor u, (rows, Z + Z²); and how many rows and components. A
         prior that is the same for all labels has one row.
     """
-    found, size = model.prior, model.latent_dim
-    same = not isinstance(found, Diagonal | Mixture)
+    p_z, size = model.prior, model.latent_dim
+    same = not isinstance(p_z, Diagonal | Mixture)
     labels = torch.arange(1 if same else model.classes)
     rows = len(labels)
-    if isinstance(found, Mixture):
-        parts = [found.log_weight[..., None], found.mu, found.w.flatten(-2)]
+    if isinstance(p_z, Mixture):
+        parts = [p_z.log_weight[..., None], p_z.mu, p_z.w.flatten(-2)]
         table = torch.cat(parts, -1)
     else:
-        mu = found.unwhiten(torch.zeros(rows, size), labels)
-        scale = found.unwhiten(torch.ones(rows, size), labels) - mu
+        mu = p_z.unwhiten(torch.zeros(rows, size), labels)
+        scale = p_z.unwhiten(torch.ones(rows, size), labels) - mu
         w = torch.diag_embed(1 / scale)
         table = torch.cat([torch.zeros(rows, 1), mu, w.flatten(-2)], -1)[:, None]
-    shift = found.unwhiten(torch.zeros(rows, size), labels)
+    shift = p_z.unwhiten(torch.zeros(rows, size), labels)
     units = torch.eye(size)
-    factor = [found.unwhiten(unit.expand(rows, -1), labels) - shift for unit in units]
+    factor = [p_z.unwhiten(unit.expand(rows, -1), labels) - shift for unit in units]
     affine = torch.cat([shift, torch.stack(factor, -1).flatten(-2)], -1)
     numbers = torch.cat([table.flatten(), affine.flatten()])
     shape = {"rows": rows, "components": table.shape[1]}
     return numbers.cpu().numpy().astype("<f4").tobytes(), shape
 
 
-def described(model: CVAE, activation: str) -> dict[str, Any]:
+def model_facts(model: CVAE, activation: str) -> dict[str, Any]:
     """What the page's `Model` and `Prior` have to know besides their numbers."""
     return {
         "latent": model.latent_dim,

@@ -33,7 +33,9 @@ def from_store(
         tagged = f"tags.`cvae.sweep` = '{sweep}'"
         query = f"{tagged} and {query}" if query else tagged
     here = {
-        folder.info.get("uid"): folder for folder in folders(runs) if _sound(folder)
+        folder.info.get("uid"): folder
+        for folder in folders(runs)
+        if _is_readable(folder)
     }
     return store, [
         _stored_run(stored, here.get(stored.tags.get("cvae.uid", "")))
@@ -42,7 +44,7 @@ def from_store(
     ]
 
 
-def _sound(folder: RunFolder) -> bool:
+def _is_readable(folder: RunFolder) -> bool:
     """Whether a run can be read from its folder; otherwise the store has all of it."""
     try:
         folder.check_files()
@@ -65,7 +67,9 @@ def _stored_run(stored: Stored, folder: RunFolder | None) -> RunRow:
         experiment=str(fields["tracking.experiment"]),
         started=stored.started,
         fields=fields,
-        metrics={key: _finite_again(value) for key, value in stored.metrics.items()},
+        metrics={
+            key: _restore_infinity(value) for key, value in stored.metrics.items()
+        },
         facts=facts,
         digest=stored.digest,
         command=stored.tags.get("mlflow.source.name", ""),
@@ -82,7 +86,7 @@ def from_folders(
     """The folders that fit and are not in the store; the unreadable with the reason."""
     listed = SweepFolder(runs / "sweeps" / sweep).info.get("runs", []) if sweep else []
     members = {entry["folder"] for entry in listed}
-    found, unreadable = [], {}
+    rows, unreadable = [], {}
     for folder in folders(runs):
         info = folder.info
         tagged = sweep is not None and info.get("sweep") == sweep
@@ -96,8 +100,8 @@ def from_folders(
             unreadable[folder.name] = " ".join(str(error).split())[:200]
             continue
         if experiment in (None, run.experiment):
-            found.append(run)
-    return found, unreadable
+            rows.append(run)
+    return rows, unreadable
 
 
 def _folder_run(folder: RunFolder) -> RunRow:
@@ -137,5 +141,5 @@ def _value(key: str, text: str) -> Any:
         return text
 
 
-def _finite_again(value: float) -> float:
+def _restore_infinity(value: float) -> float:
     return math.copysign(math.inf, value) if abs(value) > OVERFLOW else value

@@ -8,6 +8,7 @@ always.) Letters: N images, C classes, D pixels, K draws for each image and labe
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import torch
@@ -22,7 +23,7 @@ from cvae.model import CVAE, EDGE
 from cvae.objective import bernoulli_nll
 
 BINS = 15  # of confidence, of equal width (Guo et al. 2017)
-STRANGE = 500  # images of each kind that is no digit
+OUTLIERS = 500  # images of each kind that is no digit
 
 SHOWN = 40  # images named wrongly, for drawing
 
@@ -31,35 +32,29 @@ Likelihoods = Callable[[mnist.Images], Tensor]
 
 
 def labels(model: CVAE, images: mnist.Images, request: Request) -> Measured:
-    """What `named`, `mistakes` and `told_apart` say of a conditional model.
+    """What a conditional model names, where it is wrong, and what is no digit to it.
+
+    The figures of `classification`, `misclassified` and `out_of_distribution`.
 
     Raises:
         DataError: the images of Fashion-MNIST have another size.
     """
-    logs, generator = request.label_likelihoods(model, images), request.stream("labels")
+    logs = request.cached_label_likelihoods(model, images)
+    generator = request.stream("labels")
     shape, train = request.data.shape, mnist.pixels(request.data.train.images)
-    some = images.images[:: max(1, len(images) // STRANGE)][:STRANGE].cpu()
-    others = strange(some, shape, generator) | fashion(request)
+    some = images.images[:: max(1, len(images) // OUTLIERS)][:OUTLIERS].cpu()
+    others = non_digits(some, shape, generator) | fashion_mnist(request)
 
-    def likelihoods(of: mnist.Images) -> Tensor:
-        noise, count = request.stream("evaluate"), request.label_samples
-        parts = [
-            likelihood.label_likelihoods(
-                model, part, noise, samples=count, corrupt=request.corrupt
-            )
-            for part in request.track(likelihood.passes(of, count))
-        ]
-        return torch.cat(parts)
-
+    likelihoods = functools.partial(request.label_likelihoods, model)
     count = request.label_samples
-    found = named(logs, images, generator, samples=count)
-    found |= Measured({}, arrays=mistakes(logs, images, shape))
-    return found | told_apart(
+    measured = classification(logs, images, generator, samples=count)
+    measured |= Measured({}, arrays=misclassified(logs, images, shape))
+    return measured | out_of_distribution(
         images, logs, others, train.mean(0), likelihoods, generator, samples=count
     )
 
 
-def named(
+def classification(
     logs: Tensor, images: mnist.Images, generator: torch.Generator, *, samples: int
 ) -> Measured:
     """What argmax p(y given x) names, and how sure it is, from log p(x given y) (N, C).
@@ -69,12 +64,12 @@ def named(
         For drawing: `confusion` (C, C), a row a true label; `reliability` (15, 3).
     """
     y, posterior = images.labels.cpu(), logs.log_softmax(1)
-    confidence, found = posterior.exp().max(1)
-    right = (found == y).double()
+    confidence, predicted = posterior.exp().max(1)
+    right = (predicted == y).double()
     suffix, classes = f"_is{samples}", logs.shape[1]
     name = f"label_calibration_error{suffix}"
     error = bootstrap(calibration_error, confidence, right, generator=generator)
-    counts = (classes * y + found).bincount(minlength=classes**2)
+    counts = (classes * y + predicted).bincount(minlength=classes**2)
     drawn = {
         "confusion": counts.view(classes, classes),
         "reliability": reliability(confidence, right),
@@ -88,11 +83,11 @@ def named(
     ) | Measured(
         {name: calibration_error(confidence, right)},
         {name: error},
-        {"label_named": found, "label_runner_up": posterior.topk(2).indices[:, 1]},
+        {"label_named": predicted, "label_runner_up": posterior.topk(2).indices[:, 1]},
     )
 
 
-def mistakes(
+def misclassified(
     logs: Tensor, images: mnist.Images, shape: tuple[int, int]
 ) -> dict[str, Tensor]:
     """The images named wrongly, the surest first, each with its runner-up.
@@ -103,11 +98,11 @@ def mistakes(
         there are, wrong_count, and of how many the runner-up is the label,
         wrong_second.
     """
-    y, (best, named) = images.labels.cpu(), logs.topk(2)
+    y, (best, predicted) = images.labels.cpu(), logs.topk(2)
     behind = best[:, 0] - best[:, 1]
-    wrong = (named[:, 0] != y).nonzero()[:, 0]
+    wrong = (predicted[:, 0] != y).nonzero()[:, 0]
     wrong = wrong[behind[wrong].argsort(descending=True)]
-    said = torch.stack([y, *named.T, behind], 1)[wrong]
+    said = torch.stack([y, *predicted.T, behind], 1)[wrong]
     return {
         "wrong_images": images.images[wrong[:SHOWN]].cpu().view(-1, *shape),
         "wrong_said": said[:SHOWN],
@@ -139,7 +134,7 @@ def calibration_error(confidence: Tensor, right: Tensor) -> float:
     return float((share * (sure - hits).abs()).nansum())
 
 
-def strange(
+def non_digits(
     images: Tensor, shape: tuple[int, int], generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Images (N, D) made of digits that are none, by name.
@@ -158,12 +153,12 @@ def strange(
     return made
 
 
-def fashion(request: Request) -> dict[str, Tensor]:
+def fashion_mnist(request: Request) -> dict[str, Tensor]:
     """Fashion-MNIST, where its four IDX files lie in `fashion` beside the data set."""
     folder, digits = request.root.with_name("fashion"), request.data.test.images
     if not folder.is_dir():
         return {}
-    images = mnist.load_mnist(folder, binarize=request.pixels).test.images[:STRANGE]
+    images = mnist.load_mnist(folder, binarize=request.pixels).test.images[:OUTLIERS]
     if images.shape[1] != digits.shape[1]:
         raise DataError(
             f"{folder}: images of {images.shape[1]} pixels cannot stand beside digits "
@@ -172,7 +167,7 @@ def fashion(request: Request) -> dict[str, Tensor]:
     return {"fashion": images}
 
 
-def told_apart(
+def out_of_distribution(
     digits: mnist.Images,
     logs: Tensor,
     others: Mapping[str, Tensor],
@@ -200,15 +195,15 @@ def told_apart(
         logits = torch.logit(mean_image, eps=EDGE).expand_as(x)
         return {"": evidence, "ratio_": evidence + bernoulli_nll(logits, x).double()}
 
-    found, of_digits = Measured({}), scores(digits.images, logs)
+    measured, of_digits = Measured({}), scores(digits.images, logs)
     for name, images in others.items():
         unknown = torch.zeros(len(images), dtype=torch.int64)  # all ten are asked for
         theirs = likelihoods(mnist.Images(images, unknown))
         for kind, score in scores(images, theirs).items():
             sets, key = (of_digits[kind], score), f"auroc_{kind}{name}_is{samples}"
             error = bootstrap(auroc, *sets, generator=generator)
-            found |= Measured({key: auroc(*sets)}, {key: error})
-    return found
+            measured |= Measured({key: auroc(*sets)}, {key: error})
+    return measured
 
 
 def auroc(high: Tensor, low: Tensor) -> float:

@@ -75,38 +75,38 @@ def latents(model: CVAE, images: mnist.Images, request: Request) -> Measured:
         For drawing: `kl_per_dim`, `variance` of the means (Z,), `u`, `prior_u` (N, Z).
     """
     generator, y = request.stream("evaluate"), images.labels.cpu()
-    found = encode(model, images, generator, corrupt=request.corrupt)
-    q = found.mu, found.logvar
-    log_q = gaussian_log_density(found.z, q)
-    log_all, log_others, log_label = aggregate(found.z, q, y)
-    bounds = log_q - log_others, log_q - found.log_any
+    encoded = encode(model, images, generator, corrupt=request.corrupt)
+    q = encoded.mu, encoded.logvar
+    log_q = gaussian_log_density(encoded.z, q)
+    log_all, log_others, log_label = aggregate(encoded.z, q, y)
+    bounds = log_q - log_others, log_q - encoded.log_any
     terms = {
-        "kl": found.kl,
+        "kl": encoded.kl,
         "information": log_q - log_all,
         "information_upper": min(bounds, key=lambda bound: float(bound.mean())),
         "information_in_digit": log_q - log_label,
         "label_information": log_label - log_all,
-        "aggregate_kl": log_label - found.log_p,
+        "aggregate_kl": log_label - encoded.log_p,
     }
     if not model.classes or isinstance(model.prior, Standard):
-        terms["marginal_kl"] = log_all - found.log_p
-    log_marginals = marginals(found.z, q)
+        terms["marginal_kl"] = log_all - encoded.log_p
+    log_marginals = marginals(encoded.z, q)
     terms["total_correlation"] = log_all - log_marginals
     if isinstance(model.prior, Standard):
-        terms["dimension_kl"] = log_marginals - found.log_p
-    variance = found.mu.var(0, correction=0)
+        terms["dimension_kl"] = log_marginals - encoded.log_p
+    variance = encoded.mu.var(0, correction=0)
     active = int((variance > likelihood.ACTIVE_VARIANCE).sum())
-    noise = torch.randn(found.z.shape, generator=generator)
+    noise = torch.randn(encoded.z.shape, generator=generator)
     drawn = {
-        "kl_per_dim": found.kl_per_dim.mean(0),
+        "kl_per_dim": encoded.kl_per_dim.mean(0),
         "variance": variance,
-        "u": found.u,
+        "u": encoded.u,
         "prior_u": _prior_u(model, images.labels, noise),
     }
     return (
         mean_and_error(terms, drawn)
         | Measured({"active_units": active})
-        | label_in_z(found.u_mu, y)
+        | label_in_z(encoded.u_mu, y)
     )
 
 

@@ -43,7 +43,7 @@ def nll(model: CVAE, images: mnist.Images, request: Request) -> Measured:
         f"nll_is{k}": -row for k, row in zip(counts, of_counts, strict=True)
     } | {f"ess_is{samples}": ess}
     if request.label_samples and model.classes:
-        logs = request.label_likelihoods(model, images)
+        logs = request.cached_label_likelihoods(model, images)
         name = f"marginal_nll_is{request.label_samples}"
         per_image[name] = -likelihood.log_evidence(logs)
     if model.latent_dim in GRIDS:
@@ -53,8 +53,8 @@ def nll(model: CVAE, images: mnist.Images, request: Request) -> Measured:
         per_image[f"nll_bias_is{samples}"] = truth.log_p - of_counts[-1]
     # the curve and the integral's own error are for the page
     aside = {f"nll_is{k}" for k in counts[:-1]} | {"nll_quadrature_doubt"}
-    found = mean_and_error(per_image)
-    return replace(found, cited=frozenset(found.figures.keys() - aside))
+    measured = mean_and_error(per_image)
+    return replace(measured, cited=frozenset(measured.figures.keys() - aside))
 
 
 def curve(log_weights: Tensor, k: int) -> Tensor:

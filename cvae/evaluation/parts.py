@@ -2,7 +2,7 @@
 
 A part is a function of the model, the test images and a `Request`; it returns figures,
 their errors, values by image and what a page draws. Its name stands in `fields.Part`,
-its figures in `metrics.METRICS`, its drawing in `analysis.evaluation.DRAWN`.
+its figures in `metrics.METRICS`, its drawing in `analysis.evaluation.SECTIONS`.
 """
 
 from __future__ import annotations

@@ -45,26 +45,30 @@ def samples(model: CVAE, images: mnist.Images, request: Request) -> Measured:
     data, generator = request.data, request.stream("samples")
     if request.pixels == "dynamic":
         data = replace(data, train=mnist.draw_pixels(data.train, generator))
-    found = of_samples(model, replace(data, test=images), request.judge, generator)
-    return replace(found, cited=frozenset(CITED))
+    measured = sample_figures(
+        model, replace(data, test=images), request.judge, generator
+    )
+    return replace(measured, cited=frozenset(CITED))
 
 
-def of_samples(
+def sample_figures(
     model: CVAE, data: mnist.MNIST, judge: Judge | None, generator: torch.Generator
 ) -> Measured:
-    """The figures of `copying`, `judged` and `classified` that there are."""
-    sets, conditional = drawn_sets(model, data, generator), bool(model.classes)
-    found = copying(sets[""], data, sample_labels=conditional)
+    """`memorisation`, `feature_figures` and `classification_accuracy`, where known."""
+    sets, conditional = sample_sets(model, data, generator), bool(model.classes)
+    measured = memorisation(sets[""], data, sample_labels=conditional)
     if judge is None:
         log.warning("no judge knows this data set: frechet and the like are left out")
     else:
-        found |= judged(sets, data.test, judge, generator, by_digit=conditional)
+        measured |= feature_figures(
+            sets, data.test, judge, generator, by_digit=conditional
+        )
     if conditional:
-        found |= classified(sets, data)
-    return found
+        measured |= classification_accuracy(sets, data)
+    return measured
 
 
-def drawn_sets(model: CVAE, data: mnist.MNIST, generator: torch.Generator) -> Sets:
+def sample_sets(model: CVAE, data: mnist.MNIST, generator: torch.Generator) -> Sets:
     """Means, draws, training images where there are enough, shuffled labels."""
     y = data.test.labels.cpu()
     noise = torch.randn(len(y), model.latent_dim, generator=generator)
@@ -85,7 +89,7 @@ def drawn_sets(model: CVAE, data: mnist.MNIST, generator: torch.Generator) -> Se
     return sets
 
 
-def judged(
+def feature_figures(
     sets: Sets,
     test: mnist.Images,
     judge: Judge,
@@ -99,24 +103,29 @@ def judged(
     `digit_diversity`, too. All digits together cannot tell shuffled labels, which have
     figures by digit only.
     """
-    real, found = _read(judge, test), Measured({})
+    real, measured = _judge_features(judge, test), Measured({})
     for suffix, some in sets.items():
-        drawn = _read(judge, some)
+        drawn = _judge_features(judge, some)
         if suffix != "_shuffled":
-            found |= _named(beside(drawn, real, generator), "", suffix)
+            measured |= _with_affixes(
+                compare_features(drawn, real, generator), "", suffix
+            )
         if by_digit:
             pairs = [
                 (drawn[some.labels == digit], real[test.labels == digit])
                 for digit in range(mnist.CLASSES)
             ]
             each = [
-                beside(*pair, generator) | spread(*pair, generator) for pair in pairs
+                compare_features(*pair, generator) | diversity_ratio(*pair, generator)
+                for pair in pairs
             ]
-            found |= _named(mean_over_digits(each), "digit_", suffix)
-    return found
+            measured |= _with_affixes(mean_over_digits(each), "digit_", suffix)
+    return measured
 
 
-def beside(drawn: Tensor, real: Tensor, generator: torch.Generator) -> Measured:
+def compare_features(
+    drawn: Tensor, real: Tensor, generator: torch.Generator
+) -> Measured:
     """The five figures of two sets of features.
 
     The error of the last four is that of a mean over images, the balls left as they
@@ -128,7 +137,9 @@ def beside(drawn: Tensor, real: Tensor, generator: torch.Generator) -> Measured:
     return frechet | replace(overlap, per_image={})
 
 
-def spread(drawn: Tensor, real: Tensor, generator: torch.Generator) -> Measured:
+def diversity_ratio(
+    drawn: Tensor, real: Tensor, generator: torch.Generator
+) -> Measured:
     error = bootstrap(features.diversity, drawn, real, generator=generator)
     return Measured(
         {"diversity": features.diversity(drawn, real)}, {"diversity": error}
@@ -147,7 +158,7 @@ def mean_over_digits(each: Sequence[Measured]) -> Measured:
     )
 
 
-def classified(sets: Sets, data: mnist.MNIST) -> Measured:
+def classification_accuracy(sets: Sets, data: mnist.MNIST) -> Measured:
     """classification_accuracy: a network trained on samples reads the real test images.
 
     Ravuri & Vinyals 2019 (https://arxiv.org/abs/1905.10887), with the judge's
@@ -161,7 +172,7 @@ def classified(sets: Sets, data: mnist.MNIST) -> Measured:
     return replace(mean_and_error(right), per_image={})
 
 
-def copying(
+def memorisation(
     drawn: mnist.Images, data: mnist.MNIST, *, sample_labels: bool = True
 ) -> Measured:
     """Are samples copies of training images? Euclidean distances of pixels in [0, 1].
@@ -176,13 +187,13 @@ def copying(
         the first sample of each digit, and that nearest to a training image.
     """
     some, train = drawn.images[:COPIED], data.train.images
-    apart, where = nearest(some, train)
+    apart, where = nearest_neighbours(some, train)
     labels = drawn.labels[:COPIED]
     of_digit = [(labels == digit).nonzero()[:, 0] for digit in labels.unique()]
     first = [int(places[0]) for places in of_digit]
     closest = [int(places[apart[places].argmin()]) for places in of_digit]
     shown = torch.tensor(first + closest)
-    real, _ = nearest(data.test.images[:COPIED], train)
+    real, _ = nearest_neighbours(data.test.images[:COPIED], train)
     distances = {"nearest_train": apart, "nearest_train_real": real}
     arrays = {
         "samples": some[shown].view(-1, *data.shape),
@@ -191,11 +202,11 @@ def copying(
     }
     if sample_labels:
         arrays["sample_labels"] = drawn.labels[shown]
-    found = replace(mean_and_error(distances, arrays), per_image={})
-    return found | copied(some, data)
+    measured = replace(mean_and_error(distances, arrays), per_image={})
+    return measured | copied_share(some, data)
 
 
-def copied(images: Tensor, data: mnist.MNIST) -> Measured:
+def copied_share(images: Tensor, data: mnist.MNIST) -> Measured:
     """How often a training image is nearer than all of as many that were held back.
 
     The error is that of chance, ½, where samples with the same nearest image are but
@@ -204,13 +215,13 @@ def copied(images: Tensor, data: mnist.MNIST) -> Measured:
     held = data.validation if len(data.validation) else data.test
     pool = min(len(held), len(data.train))
     both = torch.cat([data.train.images[:pool], held.images[:pool]])
-    _, where = nearest(images, both)
+    _, where = nearest_neighbours(images, both)
     share = float((where < pool).double().mean())
     error = float(where.bincount().double().norm()) / (2 * len(images))
     return Measured({"copied": share}, {"copied": error})
 
 
-def nearest(images: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_neighbours(images: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """Distance (N,) to the nearest of `others` and its place; both (…, D) of bytes."""
     search = NearestNeighbors(n_neighbors=1, algorithm="brute")
     search.fit(mnist.pixels(others).numpy())
@@ -218,13 +229,13 @@ def nearest(images: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(apart)[:, 0], torch.from_numpy(where)[:, 0]
 
 
-def _read(judge: Judge, images: mnist.Images) -> Tensor:
+def _judge_features(judge: Judge, images: mnist.Images) -> Tensor:
     return judging.read(judge, mnist.pixels(images.images.cpu()))[1]
 
 
-def _named(found: Measured, prefix: str, suffix: str) -> Measured:
+def _with_affixes(measured: Measured, prefix: str, suffix: str) -> Measured:
     figures, errors = (
         {f"{prefix}{name}{suffix}": value for name, value in values.items()}
-        for values in (found.figures, found.errors)
+        for values in (measured.figures, measured.errors)
     )
     return Measured(figures, errors)

@@ -38,18 +38,19 @@ class Request:
     judge: Judge | None = None  # that learned these data
     _known: dict[str, Tensor] = field(default_factory=dict)
 
-    def label_likelihoods(self, model: CVAE, images: mnist.Images) -> Tensor:
-        """log p(x given y) of every label (N, C), by `label_samples` draws for each.
-
-        Computed once for all parts that ask; all ask for the same images.
-        """
+    def cached_label_likelihoods(self, model: CVAE, images: mnist.Images) -> Tensor:
+        """`label_likelihoods` of the test images, computed once for all parts."""
         if "labels" not in self._known:
-            generator, count = self.stream("evaluate"), self.label_samples
-            rows = [
-                likelihood.label_likelihoods(
-                    model, some, generator, samples=count, corrupt=self.corrupt
-                )
-                for some in self.track(likelihood.passes(images, count))
-            ]
-            self._known["labels"] = torch.cat(rows)
+            self._known["labels"] = self.label_likelihoods(model, images)
         return self._known["labels"]
+
+    def label_likelihoods(self, model: CVAE, images: mnist.Images) -> Tensor:
+        """log p(x given y) of every label (N, C), by `label_samples` draws for each."""
+        generator, count = self.stream("evaluate"), self.label_samples
+        rows = [
+            likelihood.label_likelihoods(
+                model, some, generator, samples=count, corrupt=self.corrupt
+            )
+            for some in self.track(likelihood.passes(images, count))
+        ]
+        return torch.cat(rows)

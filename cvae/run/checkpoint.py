@@ -46,10 +46,11 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state_json, expected = metadata["state"], metadata["sha256"]
     except (safetensors.SafetensorError, KeyError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a checkpoint: {error}") from error
-    found = _checksum(tensors, state_json)
-    if found != expected:
+    actual = _checksum(tensors, state_json)
+    if actual != expected:
         raise CheckpointError(
-            f"{path}: damaged: SHA-256 of its content is {found}, written as {expected}"
+            f"{path}: damaged: SHA-256 of its content is {actual}, "
+            f"written as {expected}"
         )
     return tensors, json.loads(state_json)
 

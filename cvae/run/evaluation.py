@@ -17,14 +17,17 @@ from cvae.model import CVAE
 from cvae.run import measurements, progress, provenance
 from cvae.run.data import load_data
 from cvae.run.folder import Record, RunFolder
-from cvae.run.judges import judge_of, say_no_judge
-from cvae.run.progress import decoding
+from cvae.run.judges import judge_of, warn_without_judge
+from cvae.run.progress import decoding_progress
 from cvae.run.published import Published
 from cvae.run.state import stream
 from cvae.spec.fields import Spec
 
-MANY = (5000, 100)  # draws of z an image, and for each of its labels, of the parts
-SAME = 1e-5  # relative; threads and processors change the last digits
+PART_SAMPLES = (
+    5000,
+    100,
+)  # draws of z an image, and for each of its labels, of the parts
+TOLERANCE = 1e-5  # relative; threads and processors change the last digits
 log = logging.getLogger("cvae")
 
 
@@ -123,7 +126,7 @@ def evaluate_run(
     check_weights(folder, model)
     data = load_data(spec, folder)
     decoded = importance_samples + model.classes * label_samples  # of each image
-    with folder.lock(), decoding(model, folder.name, decoded * len(data.test)):
+    with folder.lock(), decoding_progress(model, folder.name, decoded * len(data.test)):
         log.info("%s: %d samples of each test image", folder.name, decoded)
         figures = importance_figures(
             model,
@@ -134,10 +137,10 @@ def evaluate_run(
         )
         runs = folder.path.parent
         if model.classes:
-            say_no_judge(data.digest, runs, spec.data)
+            warn_without_judge(data.digest, runs, spec.data)
         figures |= control_figures(model, data.test, data.digest, runs)
         metrics = {f"test/{key}": value for key, value in figures.items()}
-        _keep(folder, metrics)
+        _append_new(folder, metrics)
     return metrics
 
 
@@ -181,8 +184,8 @@ def measure_all(folder: RunFolder, spec: Spec, model: CVAE, data: mnist.MNIST) -
         folder,
         spec,
         data,
-        asked.importance_samples or MANY[0],
-        asked.label_samples or MANY[1],
+        asked.importance_samples or PART_SAMPLES[0],
+        asked.label_samples or PART_SAMPLES[1],
     )
     for part in asked.what:
         measure(folder, model, data, request, part)
@@ -196,11 +199,11 @@ def measure(
 
     log.info("%s: %s of %d test images", folder.name, part, len(data.test))
     began, cpu = time.monotonic(), time.process_time()
-    found = PARTS[part](model, data.test, request)
-    for key, value in (*found.figures.items(), *found.errors.items()):
+    measured = PARTS[part](model, data.test, request)
+    for key, value in (*measured.figures.items(), *measured.errors.items()):
         if not math.isfinite(value):
             raise Diverged(f"{key} is not finite; nothing of {part} was kept")
-    metrics = measurements.metrics(found)
+    metrics = measurements.metrics(measured)
     facts = {
         "run": folder.name,
         "weights": folder.digest if isinstance(folder, Published) else None,
@@ -215,8 +218,8 @@ def measure(
         "label_samples": request.label_samples,
     }
     home = measurements.place(folder)
-    measurements.save(home, part, found, data.test.labels.cpu(), facts)
-    _keep(folder, metrics)
+    measurements.save(home, part, measured, data.test.labels.cpu(), facts)
+    _append_new(folder, metrics)
     return metrics
 
 
@@ -228,7 +231,7 @@ def _request(
         samples=samples,
         label_samples=label_samples,
         stream=lambda name: stream(spec.training.seed, name),
-        track=progress.counted(folder.name),
+        track=progress.item_progress(folder.name),
         data=data,
         root=Path(spec.data.root),
         corrupt=spec.data.corrupt,
@@ -247,10 +250,10 @@ def check_weights(folder: RunFolder, model: CVAE) -> None:
             )
 
 
-def _keep(folder: RunFolder, metrics: dict[str, float]) -> None:
+def _append_new(folder: RunFolder, metrics: dict[str, float]) -> None:
     """Add what is new to the run's records; a known figure stays as it was."""
     commit = provenance.git_state()[0]["commit"]
-    _compare(folder, metrics, commit)
+    _warn_of_changed(folder, metrics, commit)
     known = folder.metrics
     if new := {key: value for key, value in metrics.items() if key not in known}:
         last = folder.records()[-1]
@@ -258,7 +261,7 @@ def _keep(folder: RunFolder, metrics: dict[str, float]) -> None:
         folder.append(line | {"commit": commit})
 
 
-def _compare(folder: RunFolder, metrics: dict[str, float], commit: str) -> None:
+def _warn_of_changed(folder: RunFolder, metrics: dict[str, float], commit: str) -> None:
     """Name each figure that the run has already, with another value."""
     of_run = folder.info.get("git", {}).get("commit", "unknown")
     recorded = {
@@ -268,7 +271,7 @@ def _compare(folder: RunFolder, metrics: dict[str, float], commit: str) -> None:
     }
     for key in sorted(metrics.keys() & recorded.keys()):
         value, before = recorded[key]
-        if not math.isclose(value, metrics[key], rel_tol=SAME):
+        if not math.isclose(value, metrics[key], rel_tol=TOLERANCE):
             log.warning(
                 "%s: %s is %.6g now (commit %.8s), but %.6g is recorded (commit %.8s); "
                 "the recorded one stays, in MLflow, too",

@@ -47,20 +47,20 @@ def folder_for(spec: Named, runs: Path) -> RunFolder:
     A finished run whose process died before it let go of the lock may not be in the
     tracking store yet: it counts as unfinished.
     """
-    made = _made(spec, runs)
+    made = _folders_of(spec, runs)
     if made and (made[-1].info.get("status") != "FINISHED" or made[-1].abandoned):
         return made[-1]
     stem = f"{spec.name}-{spec.id}"
-    return RunFolder(runs / (f"{stem}-{_number(made[-1]) + 1}" if made else stem))
+    return RunFolder(runs / (f"{stem}-{_repetition(made[-1]) + 1}" if made else stem))
 
 
 def finished_run(spec: Named, runs: Path) -> RunFolder | None:
     """The newest finished run of this spec."""
-    done = [f for f in _made(spec, runs) if f.info.get("status") == "FINISHED"]
+    done = [f for f in _folders_of(spec, runs) if f.info.get("status") == "FINISHED"]
     return done[-1] if done else None
 
 
-def _made(spec: Named, runs: Path) -> list[RunFolder]:
+def _folders_of(spec: Named, runs: Path) -> list[RunFolder]:
     """The folders of this spec, `<name>-<id>` and its repetitions `-2`, `-3`, …"""
     stem = re.compile(re.escape(f"{spec.name}-{spec.id}") + r"(-\d+)?")
     if results := published.at(runs):
@@ -68,10 +68,10 @@ def _made(spec: Named, runs: Path) -> list[RunFolder]:
     else:
         every = [RunFolder(path) for path in runs.glob(f"{spec.name}-{spec.id}*")]
     made = [folder for folder in every if stem.fullmatch(folder.name)]
-    return sorted(made, key=_number)
+    return sorted(made, key=_repetition)
 
 
-def _number(folder: RunFolder) -> int:
+def _repetition(folder: RunFolder) -> int:
     number = re.search(r"-[0-9a-f]{8}-(\d+)$", folder.name)
     return int(number[1]) if number else 1
 
@@ -83,21 +83,23 @@ def display_name(folder: RunFolder) -> str:
     versions have the overrides in their recorded command only.
     """
     info, changes = folder.info, dict[str, str]()
-    for change in info.get("changes", _changes_in(info.get("command", ""))):
+    for change in info.get("changes", _overrides_in(info.get("command", ""))):
         key, _, value = change.partition("=")
         changes[key] = value
-    changes |= {key: _plain(value) for key, value in info.get("swept", {}).items()}
+    changes |= {key: _value_text(value) for key, value in info.get("swept", {}).items()}
     words = [re.sub(r"-[0-9a-f]{8}(-\d+)?$", "", folder.name)]
     words += [
-        f"{_short(key)}={value}"
-        for key, value in sorted(changes.items(), key=lambda change: _place(change[0]))
+        f"{_short_key(key)}={value}"
+        for key, value in sorted(
+            changes.items(), key=lambda change: _spec_position(change[0])
+        )
         if key != "name" and not key.startswith(("tracking.", "sweep."))
     ]
-    number = _number(folder)
+    number = _repetition(folder)
     return " ".join([*words, f"#{number}"] if number > 1 else words)
 
 
-def _changes_in(command: str) -> list[str]:
+def _overrides_in(command: str) -> list[str]:
     """The overrides in `make experiment CONFIG=… SET='a.b=1 c.d=2'`."""
     from cvae.spec.document import split_overrides
 
@@ -113,26 +115,26 @@ def _changes_in(command: str) -> list[str]:
         return []
 
 
-def _plain(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return str(value).replace(" ", "").lower() if value is not None else "null"
 
 
 @functools.cache
-def _keys() -> list[str]:
+def _spec_keys() -> list[str]:
     return list(flatten(Spec(name="any")))
 
 
-def _place(key: str) -> int:
+def _spec_position(key: str) -> int:
     """The place of a dotted key in the spec; `run.json` keeps no order."""
-    return _keys().index(key) if key in _keys() else len(_keys())
+    return _spec_keys().index(key) if key in _spec_keys() else len(_spec_keys())
 
 
-def _short(key: str) -> str:
+def _short_key(key: str) -> str:
     """The last part of a dotted key, where no other section has one of that name."""
     last = key.rpartition(".")[2]
-    return last if [k.rpartition(".")[2] for k in _keys()].count(last) < 2 else key
+    return last if [k.rpartition(".")[2] for k in _spec_keys()].count(last) < 2 else key
 
 
 def find_run(
@@ -153,8 +155,8 @@ def find_run(
             return done[-1]
         raise RunNotFound(f"no finished run in {runs}/; make one with\n  {FIRST}")
     wanted = os.fspath(run)
-    fitting = [folder for folder in everything if _means(folder, wanted)]
-    fitting = fitting or _elsewhere(wanted)
+    fitting = [folder for folder in everything if _is_called(folder, wanted)]
+    fitting = fitting or _run_at_path(wanted)
     if done := _finished(fitting):
         return done[-1]
     if fitting:
@@ -178,13 +180,17 @@ def find_published(run: str | os.PathLike[str] | None, results: Results) -> RunF
     Raises:
         RunNotFound: none fits.
     """
-    whole = [f for f in results.folders() if isinstance(f, Published) and f.whole]
-    if run is None and whole:
-        return max(whole, key=lambda f: f.metrics.get(FIDELITY, 0.0))
+    complete = [
+        f for f in results.folders() if isinstance(f, Published) and f.has_weights
+    ]
+    if run is None and complete:
+        return max(complete, key=lambda f: f.metrics.get(FIDELITY, 0.0))
     wanted = os.fspath(run or "")
-    if fitting := _finished(folder for folder in whole if _means(folder, wanted)):
+    if fitting := _finished(
+        folder for folder in complete if _is_called(folder, wanted)
+    ):
         return fitting[-1]
-    names = ", ".join(folder.name for folder in whole) or "none"
+    names = ", ".join(folder.name for folder in complete) or "none"
     raise RunNotFound(f"no published run {wanted[:200]!r}; with weights: {names}")
 
 
@@ -205,7 +211,7 @@ def _suggestion(wanted: str, everything: list[RunFolder]) -> str:
     return f"the latest finished: {', '.join(latest) or 'none'}"
 
 
-def _elsewhere(wanted: str) -> list[RunFolder]:
+def _run_at_path(wanted: str) -> list[RunFolder]:
     """The run in the folder at this path, which need not lie under `runs`."""
     try:
         path = Path(wanted)
@@ -218,7 +224,7 @@ def _elsewhere(wanted: str) -> list[RunFolder]:
     return []
 
 
-def _means(folder: RunFolder, wanted: str) -> bool:
+def _is_called(folder: RunFolder, wanted: str) -> bool:
     """Whether `wanted` is this run's folder, name, spec name, id or MLflow run id."""
     if wanted in (folder.name, folder.info.get("id")):
         return True

@@ -49,7 +49,7 @@ def make_command(target: str, config: str, changes: str) -> str:
     return f"{command} SET={shlex.quote(changes)}" if changes else command
 
 
-class Described:
+class FactsFolder:
     """A folder with a JSON file of facts about it, read and written whole."""
 
     def __init__(self, path: Path, name: str) -> None:
@@ -82,7 +82,7 @@ class Described:
         write_atomic(self.facts, f"{text}\n".encode())
 
 
-class RunFolder(Described):
+class RunFolder(FactsFolder):
     """`runs/<name>-<id>[-n]/`; every write is atomic or an appended line."""
 
     def __init__(self, path: Path) -> None:
@@ -132,7 +132,7 @@ class RunFolder(Described):
         Raises:
             SpecError: the file is damaged, or not what the run was made with.
         """
-        self.keep_spec(spec)
+        self.write_missing_spec(spec)
         return self.resolved().tracking.experiment != spec.tracking.experiment
 
     def create(self, spec: AnySpec) -> None:
@@ -141,7 +141,7 @@ class RunFolder(Described):
         write_atomic(self.path / "spec.yaml", dump(spec).encode())
         self.update(uid=uuid.uuid4().hex, id=spec.id, status="NEW")
 
-    def keep_spec(self, spec: AnySpec) -> None:
+    def write_missing_spec(self, spec: AnySpec) -> None:
         """Write the run's spec where there is no file of it."""
         if not (self.path / "spec.yaml").exists():
             write_atomic(self.path / "spec.yaml", dump(spec).encode())
@@ -224,10 +224,10 @@ class RunFolder(Described):
 
 def latest(records: Sequence[Record]) -> dict[str, float]:
     """The latest value of every metric."""
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for record in records:
-        found |= record["metrics"]
-    return found
+        metrics |= record["metrics"]
+    return metrics
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -236,7 +236,7 @@ def _stamp(path: Path) -> tuple[int, int]:
     return facts.st_size, facts.st_mtime_ns
 
 
-class SweepFolder(Described):
+class SweepFolder(FactsFolder):
     """`runs/sweeps/<name>/`: what the sweep asks, its runs, its table.
 
     sweep.yaml   the file as written
@@ -250,5 +250,5 @@ class SweepFolder(Described):
     def runs(self) -> list[RunFolder]:
         """The runs of its variants that have been begun, in the sweep's order."""
         home = self.path.parent.parent
-        found = [RunFolder(home / run["folder"]) for run in self.info.get("runs", [])]
-        return [folder for folder in found if folder.info]
+        members = [RunFolder(home / run["folder"]) for run in self.info.get("runs", [])]
+        return [folder for folder in members if folder.info]

@@ -35,7 +35,7 @@ def judge_of(digest: str, runs: Path) -> tuple[Judge, float] | None:
     return None
 
 
-def say_no_judge(digest: str, runs: Path, data: Data) -> None:
+def warn_without_judge(digest: str, runs: Path, data: Data) -> None:
     """Say that there are no figures of control, and how to get them, if it is so."""
     if judge_of(digest, runs) is None:
         changes = f"data.root={data.root}"

@@ -38,7 +38,7 @@ def place(folder: RunFolder) -> Path:
 
 
 def save(
-    home: Path, part: str, found: Measured, labels: Tensor, facts: Mapping[str, Any]
+    home: Path, part: str, measured: Measured, labels: Tensor, facts: Mapping[str, Any]
 ) -> list[Path]:
     """Write one part whole; the files. `labels` (N,) are those of all test images."""
     home.mkdir(parents=True, exist_ok=True)
@@ -46,17 +46,17 @@ def save(
         home / f"{part}.{kind}" for kind in ("csv", "safetensors", "json")
     )
     written = []
-    if found.per_image:
-        write_atomic(values, _lines(found.per_image, labels).encode())
+    if measured.per_image:
+        write_atomic(values, _csv(measured.per_image, labels).encode())
         written.append(values)
-    tensors = {f"image.{name}": each for name, each in found.per_image.items()}
-    tensors |= {f"array.{name}": each for name, each in found.arrays.items()}
+    tensors = {f"image.{name}": each for name, each in measured.per_image.items()}
+    tensors |= {f"array.{name}": each for name, each in measured.arrays.items()}
     plain = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
     write_atomic(arrays, safetensors.torch.save(plain))
     content = {
-        "figures": dict(found.figures),
-        "errors": dict(found.errors),
-        "cited": sorted(found.cited),
+        "figures": dict(measured.figures),
+        "errors": dict(measured.errors),
+        "cited": sorted(measured.cited),
         "facts": {"written": time.time(), **facts},
     }
     text = json.dumps(content, indent=2, allow_nan=False)
@@ -70,7 +70,7 @@ def load(home: Path) -> Stored:
     Raises:
         Damaged: a file is not what was written.
     """
-    found: Stored = {}
+    stored: Stored = {}
     for path in sorted(home.glob("*.json")):
         try:
             content = json.loads(path.read_text())
@@ -78,25 +78,25 @@ def load(home: Path) -> Stored:
             measured = Measured(
                 content["figures"],
                 content["errors"],
-                _named(tensors, "image."),
-                _named(tensors, "array."),
+                _with_prefix(tensors, "image."),
+                _with_prefix(tensors, "array."),
                 frozenset(content.get("cited", ())),
             )
-            found[path.stem] = measured, content["facts"]
+            stored[path.stem] = measured, content["facts"]
         except (OSError, ValueError, LookupError, safetensors.SafetensorError) as error:
             raise Damaged(f"{path}: {error}; make evaluate writes it anew") from error
-    return found
+    return stored
 
 
-def metrics(found: Measured) -> dict[str, float]:
+def metrics(measured: Measured) -> dict[str, float]:
     """What a run's records get of a part: the figures that are cited, and `…_se`."""
-    cited = found.cited or found.figures.keys()
-    figures = {f"test/{k}": v for k, v in found.figures.items() if k in cited}
-    errors = {f"test/{k}{ERROR}": v for k, v in found.errors.items() if k in cited}
+    cited = measured.cited or measured.figures.keys()
+    figures = {f"test/{k}": v for k, v in measured.figures.items() if k in cited}
+    errors = {f"test/{k}{ERROR}": v for k, v in measured.errors.items() if k in cited}
     return figures | errors
 
 
-def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {
         name.removeprefix(prefix): each
         for name, each in tensors.items()
@@ -104,7 +104,7 @@ def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _lines(per_image: Mapping[str, Tensor], labels: Tensor) -> str:
+def _csv(per_image: Mapping[str, Tensor], labels: Tensor) -> str:
     """CSV; values of fewer images than there are labels are those of the first ones."""
     columns = {name: each.tolist() for name, each in per_image.items()}
     count = max(map(len, columns.values()))

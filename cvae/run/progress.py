@@ -23,7 +23,7 @@ OF_CVAE, OF_JUDGE = ("neg_elbo", "recon", "kl"), ("accuracy", "loss")  # what is
 Progress = Callable[[Iterator[Epoch], RunFolder, int, int], Iterator[Epoch]]
 
 
-def one_run(
+def epoch_progress(
     epochs: Iterator[Epoch], folder: RunFolder, done: int, total: int
 ) -> Iterator[Epoch]:
     """A bar on a terminal, one plain line an epoch elsewhere; both on stderr.
@@ -56,7 +56,7 @@ def one_run(
 
 
 @contextlib.contextmanager
-def decoding(
+def decoding_progress(
     model: CVAE, name: str, total: int, *, every: float = 20.0
 ) -> Iterator[None]:
     """Show how many of `total` images the model has decoded, and the time left.
@@ -86,7 +86,7 @@ def decoding(
             hook.remove()
 
 
-def counted(name: str, *, every: float = 20.0) -> Track:
+def item_progress(name: str, *, every: float = 20.0) -> Track:
     """Passes items on; a bar on a terminal, elsewhere a line now and then.
 
     Every item counts alike; the first line comes after 5 seconds.

@@ -35,13 +35,13 @@ def git_state() -> tuple[dict[str, str], str]:
 
 def versions() -> dict[str, str]:
     """Python and the packages that could change a result."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def hardware(device: Any) -> dict[str, Any]:

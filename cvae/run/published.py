@@ -54,11 +54,11 @@ class Results:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise Altered(f"{path}: missing; {_back(self.path)}") from error
-        if (found := digest(data)) != expected:
+            raise Altered(f"{path}: missing; {_how_to_restore(self.path)}") from error
+        if (actual := digest(data)) != expected:
             raise Altered(
-                f"{path}: altered: its SHA-256 is {found}, published was {expected} "
-                f"({len(data)} bytes found); {_back(self.path)}"
+                f"{path}: altered: its SHA-256 is {actual}, published was {expected} "
+                f"({len(data)} bytes found); {_how_to_restore(self.path)}"
             )
         return data
 
@@ -77,8 +77,12 @@ class Results:
 
     def folders(self) -> list[RunFolder]:
         """Every published run, those with weights and those of sweeps."""
-        whole = {n.partition("/")[0] for n in self.files if n.endswith("/run.json")}
-        return [Published(self, name) for name in sorted(whole | set(self.archived))]
+        has_weights = {
+            n.partition("/")[0] for n in self.files if n.endswith("/run.json")
+        }
+        return [
+            Published(self, name) for name in sorted(has_weights | set(self.archived))
+        ]
 
 
 class Published(RunFolder):
@@ -87,8 +91,8 @@ class Published(RunFolder):
     def __init__(self, results: Results, name: str) -> None:
         super().__init__(results.path / name)
         self.results = results
-        self.said = False  # that its records stay as they are
-        self.whole = f"{name}/run.json" in results.files  # with weights
+        self.told_unchanged = False  # that its records stay as they are
+        self.has_weights = f"{name}/run.json" in results.files  # with weights
 
     def _read(self, file: str) -> bytes:
         return self.results.read(f"{self.name}/{file}")
@@ -102,7 +106,7 @@ class Published(RunFolder):
 
     @functools.cached_property
     def _facts(self) -> dict[str, Any]:
-        if self.whole:
+        if self.has_weights:
             return dict(json.loads(self._read("run.json")))
         return dict(self._entry["info"])
 
@@ -111,13 +115,13 @@ class Published(RunFolder):
         return self._facts
 
     def resolved(self) -> AnySpec:
-        whole = self.whole
-        text = self._read("spec.yaml").decode() if whole else self._entry["spec"]
+        has_weights = self.has_weights
+        text = self._read("spec.yaml").decode() if has_weights else self._entry["spec"]
         return resolve(parse(text, str(self.path / "spec.yaml")))
 
     @functools.cached_property
     def _lines(self) -> list[Record]:
-        if self.whole:
+        if self.has_weights:
             lines = self._read("records.jsonl").splitlines()
             return [json.loads(line) for line in lines]
         return list(self._entry["records"])
@@ -132,7 +136,7 @@ class Published(RunFolder):
             Altered: they are not what was published. FileNotFoundError: of this run
                 only the records were.
         """
-        if not self.whole:
+        if not self.has_weights:
             raise FileNotFoundError(f"only the records of {self.name} are published")
         return lzma.decompress(self._read(WEIGHTS))
 
@@ -147,9 +151,9 @@ class Published(RunFolder):
         yield
 
     def append(self, record: Record) -> None:
-        if self.said:
+        if self.told_unchanged:
             return
-        self.said = True
+        self.told_unchanged = True
         log.info(
             "%s is published: new figures are not in its records; make publish RUNS=%s "
             "adds those of WHAT=…",
@@ -192,7 +196,7 @@ def _manifest(path: Path) -> dict[str, Any]:
         ):
             raise ValueError("no list of files")
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise Altered(f"{path}: damaged: {error}; {_back(path)}") from error
+        raise Altered(f"{path}: damaged: {error}; {_how_to_restore(path)}") from error
     if version != FORMAT:
         raise Altered(
             f"{path}: format {version}, which {reader} reads; this version reads "
@@ -201,5 +205,5 @@ def _manifest(path: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _back(path: Path) -> str:
+def _how_to_restore(path: Path) -> str:
     return f"git checkout -- {path} brings it back"

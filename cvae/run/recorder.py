@@ -42,7 +42,7 @@ class Recorder:
         facts: dict[str, Any] = {}
         git, diff = provenance.git_state()
         if "facts" in self.folder.info:
-            self._compare(git)
+            self._warn_of_changes(git)
         else:
             if diff:
                 files.write_atomic(self.folder.path / "git.diff", diff.encode())
@@ -59,7 +59,7 @@ class Recorder:
         facts |= {"status": "RUNNING", "reason": "", "pid": os.getpid(), "host": host}
         self.folder.update(**facts, **origin.sweep)
 
-    def _compare(self, git: dict[str, str]) -> None:
+    def _warn_of_changes(self, git: dict[str, str]) -> None:
         """Say what is not as it was when the run began."""
         if changed := provenance.changes(self.folder.info, git, self._facts()):
             log.warning(
@@ -84,12 +84,12 @@ class Recorder:
         if epoch.epoch > len(self.folder.records()):
             line = self._line(epoch.epoch, epoch.step, metrics)
             self.folder.append(line | {"seconds": self.clock.take()})
-        if epoch.epoch == last or self._due():
+        if epoch.epoch == last or self._checkpoint_is_due():
             with self.clock("checkpoints"):
                 state.save(self.folder, self.task.state, epoch=epoch.epoch)
             self.saved = time.monotonic()
 
-    def _due(self) -> bool:
+    def _checkpoint_is_due(self) -> bool:
         """On a GPU an epoch can be shorter than writing a checkpoint of it."""
         on_gpu = self.task.state.device.type == "cuda"
         return not on_gpu or time.monotonic() - self.saved >= GPU_PAUSE

@@ -56,7 +56,7 @@ def run(
     origin: Origin = NO_ORIGIN,
     clock: Clock | None = None,
     tracker: Tracker | None = None,
-    show: Progress = progress.one_run,
+    show: Progress = progress.epoch_progress,
 ) -> RunFolder:
     """Train, evaluate and publish one spec; go on where an unfinished run stopped.
 
@@ -86,7 +86,7 @@ def run(
         recorder = Recorder(folder, spec, data, task, clock)
         recorder.start(origin)
         publish = _publisher(tracker, folder, spec, clock)
-        with _status(folder, publish):
+        with _record_outcome(folder, publish):
             publish()
             if not origin.sweep:
                 mark_dead(runs, tracker)
@@ -157,7 +157,7 @@ def claim(spec: AnySpec, runs: Path, *, again: bool = True) -> Iterator[RunFolde
 
 
 @contextlib.contextmanager
-def _status(folder: RunFolder, publish: Publish) -> Iterator[None]:
+def _record_outcome(folder: RunFolder, publish: Publish) -> Iterator[None]:
     """However the run ends, its folder says so, and the store if it is there."""
     try:
         yield
@@ -214,7 +214,7 @@ def mark_dead(runs: Path, tracker: Tracker | None) -> None:
                 with contextlib.suppress(Busy), folder.lock():
                     reason = "its process died"
                     folder.update(status="KILLED", reason=reason, ended=time.time())
-            if tracker and reachable and tracker.missed(folder):
+            if tracker and reachable and tracker.needs_publishing(folder):
                 reachable = tracker.try_publish(folder)
         except UNREADABLE as error:
             log.warning("%s: left as it is: %s", folder.path, error)
@@ -227,7 +227,7 @@ def _publisher(
 
     def publish(seconds: float = math.inf) -> None:
         try:
-            folder.keep_spec(spec)
+            folder.write_missing_spec(spec)
             if tracker is not None:
                 with clock("tracking"):
                     tracker.try_publish(folder, seconds=seconds)

@@ -13,7 +13,7 @@ from cvae.engine import Epoch
 from cvae.grids import Picture
 from cvae.run import evaluation, state
 from cvae.run.folder import RunFolder
-from cvae.run.judges import say_no_judge
+from cvae.run.judges import warn_without_judge
 from cvae.run.task import Figures
 from cvae.spec.fields import Spec
 
@@ -58,7 +58,7 @@ class CVAETask:
         model, test = self.state.model, self.data.test
         figures = evaluation.test_figures(model, test, self.spec)
         if model.classes:
-            say_no_judge(self.data.digest, self.runs, self.spec.data)
+            warn_without_judge(self.data.digest, self.runs, self.spec.data)
         control = self._control(test)
         evaluation.measure_all(self.folder, self.spec, model, self.data)
         return figures | {f"test/{key}": value for key, value in control.items()}

@@ -177,11 +177,11 @@ def parse(text: str, source: str) -> Document:
         return _composed(document, reader)
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # the latter two: numbers and escapes that PyYAML takes on trust
-        found: Any = error
+        fault: Any = error
         if isinstance(error, yaml.reader.ReaderError):  # a character, before any line
-            line, problem = text[: found.position].count("\n"), found.reason
+            line, problem = text[: fault.position].count("\n"), fault.reason
         elif isinstance(error, yaml.MarkedYAMLError):
-            line, problem = found.problem_mark.line, found.problem
+            line, problem = fault.problem_mark.line, fault.problem
         else:
             line, problem = reader.line, error
         raise SpecError(f"{source}:{line + 1}: not valid YAML: {problem}") from error

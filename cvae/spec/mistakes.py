@@ -37,15 +37,15 @@ def explain(where: str, fault: Any, spec: type[Named]) -> str:
         return f"{where}: name: missing; add a line such as 'name: my-run'"
     if kind == "missing":  # an item of a list of fixed length
         return f"{where}: {key}: missing; must be {_allowed(path, spec)}"
-    found = describe(value)
+    shown = describe(value)
     if kind == "value_error":
         problem = str(fault["ctx"]["error"])
-        return f"{where}: {key}{': ' if key else ''}{problem}; found {found}"
+        return f"{where}: {key}{': ' if key else ''}{problem}; found {shown}"
     if kind == "literal_error":
-        found += nearest(str(value), re.findall(r"'(\w+)'", fault["ctx"]["expected"]))
+        shown += nearest(str(value), re.findall(r"'(\w+)'", fault["ctx"]["expected"]))
     if kind == "string_type" and not isinstance(value, dict | list):
-        found += "; in quotes it is text"
-    return f"{where}: {key}: must be {_allowed(path, spec)}; found {found}"
+        shown += "; in quotes it is text"
+    return f"{where}: {key}: must be {_allowed(path, spec)}; found {shown}"
 
 
 def nearest(name: str, allowed: Sequence[str], cutoff: float = 0.5) -> str:

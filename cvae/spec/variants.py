@@ -117,14 +117,14 @@ def _lay_over(
         if name not in swept and name != "seeds":
             apply_overrides(document, [override])
             continue
-        found = Document(f"SET {override!r}", {})
-        apply_overrides(found, [override])
+        change = Document(f"SET {override!r}", {})
+        apply_overrides(change, [override])
         section, dot, field = key.partition(".")
-        swept[name] = found.tree[section][field] if dot else found.tree[key]
+        swept[name] = change.tree[section][field] if dot else change.tree[key]
         document.lines = {
-            line: found.source if line[:2] == ("sweep", name) else place
+            line: change.source if line[:2] == ("sweep", name) else place
             for line, place in document.lines.items()
-        } | {("sweep", name): found.source}
+        } | {("sweep", name): change.source}
 
 
 def _axes(document: Document, block: Any) -> Iterator[list[Point]]:
@@ -231,7 +231,7 @@ def _variants(document: Document, axes: list[list[Point]]) -> Iterator[Variant]:
     """
     faults: dict[str, None] = {}
     for points in itertools.product(*axes):
-        swept = {key: found for point in points for key, found in point.items()}
+        swept = {key: entry for point in points for key, entry in point.items()}
         one = Document(document.source, copy.deepcopy(document.tree))
         one.lines = dict(document.lines)
         for key, (value, at) in swept.items():
@@ -260,7 +260,7 @@ def _refuse_twins(document: Document, variants: Sequence[Variant]) -> None:
             )
 
 
-def _refused(document: Document, at: Path_, problem: str, found: Any) -> SpecError:
+def _refused(document: Document, at: Path_, problem: str, value: Any) -> SpecError:
     key = ".".join(map(str, ("sweep", *at)))
-    text = "" if found is None else f"; found {str(found)[:60]}"
+    text = "" if value is None else f"; found {str(value)[:60]}"
     return SpecError(f"{document.where(('sweep', *at))}: {key}: {problem}{text}")

@@ -38,7 +38,7 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         self.lifeline.close()  # which every worker takes as its end
-        _end(self.workers)
+        _stop(self.workers)
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Event]:
         """Every job by one of the processes; yields what they say, as they say it.
@@ -57,7 +57,7 @@ class Pool:
                     self.workers.remove(worker)
                     if waiting:
                         self.workers.append(self._worker())
-                    yield from worker.obituary()
+                    yield from worker.report_death()
                     continue
                 if isinstance(event, Ended):
                     worker.job = None
@@ -74,12 +74,12 @@ class _Worker:
         self.connection, theirs = spawn.Pipe()
         self.job: Job | None = None
         given = (theirs, alive, tracked)
-        self.process = spawn.Process(target=_serve, args=given, daemon=True)
+        self.process = spawn.Process(target=_work, args=given, daemon=True)
         # its OpenMP reads the number of threads once, when torch is loaded
         before = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = str(threads)
         try:
-            with interrupts_wait():
+            with defer_interrupts():
                 self.process.start()
         finally:
             if before is None:
@@ -95,7 +95,7 @@ class _Worker:
         except OSError:  # it died while idle; its end of the pipe says so to `recv`
             return
 
-    def obituary(self) -> Iterator[Ended]:
+    def report_death(self) -> Iterator[Ended]:
         """The end of the run that a dead worker was at."""
         self.process.join()
         code = self.process.exitcode or 0
@@ -106,7 +106,7 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def interrupts_wait() -> Iterator[None]:
+def defer_interrupts() -> Iterator[None]:
     """Ctrl-C never reaches a process that is started here, which its parent tells to
     stop; the parent itself takes it afterwards.
 
@@ -131,7 +131,7 @@ def _ready(pool: Sequence[_Worker]) -> list[_Worker]:
     return [worker for worker in pool if worker.connection in heard]
 
 
-def _end(pool: Sequence[_Worker]) -> None:
+def _stop(pool: Sequence[_Worker]) -> None:
     """Wait for the workers: each has time to write where its run stopped."""
     try:
         for worker in pool:
@@ -142,9 +142,9 @@ def _end(pool: Sequence[_Worker]) -> None:
             worker.process.kill()
 
 
-def _serve(connection: Connection, alive: Connection, tracked: bool) -> None:
+def _work(connection: Connection, alive: Connection, tracked: bool) -> None:
     """A worker's life: a job, its answer, the next, until the parent is gone."""
-    threading.Thread(target=_watch, args=(alive,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
     if tracked:
         preload()  # a signal in the middle of an import just ends it: nothing is lost
     signal.signal(signal.SIGTERM, _terminate)
@@ -162,7 +162,7 @@ def _serve(connection: Connection, alive: Connection, tracked: bool) -> None:
         return
 
 
-def _watch(alive: Connection) -> None:
+def _end_with_parent(alive: Connection) -> None:
     """The pipe that only the parent holds tells its end, also when it was killed."""
     alive.poll(None)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -16,7 +16,7 @@ from cvae.sweep.table import parameters
 from cvae.sweep.worker import Ended, Event, Job, Progressed, Said
 
 
-def many_runs(
+def sweep_progress(
     events: Iterator[Event], jobs: Sequence[Job], name: str, total: int
 ) -> Iterator[Ended]:
     """One bar over all epochs on a terminal, one line a run everywhere.
@@ -25,7 +25,7 @@ def many_runs(
         total: runs of the sweep, those finished before included.
     """
     by_number = {job.number: job for job in jobs}
-    work = {job.number: _work(job.spec) for job in jobs}
+    work = {job.number: _multiply_adds(job.spec) for job in jobs}
     done = dict.fromkeys(work, 0.0)
     before: dict[int, float] = {}  # done by an earlier call
     began, ended = time.monotonic(), total - len(jobs)
@@ -58,12 +58,12 @@ def many_runs(
             )
             bar.set_postfix_str(f"{ended}/{total} runs{left}")
             if isinstance(event, Ended):
-                bar.write(f"[{ended}/{total}] {_line(job, event)}{left}")
+                bar.write(f"[{ended}/{total}] {_outcome(job, event)}{left}")
                 sys.stdout.flush()
                 yield event
 
 
-def _line(job: Job, ended: Ended) -> str:
+def _outcome(job: Job, ended: Ended) -> str:
     text = f"{job.label}  {ended.status.lower()}  {ended.seconds:.0f} s"
     if ended.status != "FINISHED":
         return f"{text}  {ended.reason}"
@@ -72,7 +72,7 @@ def _line(job: Job, ended: Ended) -> str:
     return f"{text}  test neg_elbo {metrics.get('test/neg_elbo', math.nan):.2f}"
 
 
-def _work(spec: Spec) -> float:
+def _multiply_adds(spec: Spec) -> float:
     """Multiply-adds of a run, up to a factor: what the time left is reckoned by."""
     images = spec.data.train_images or 60_000
     return float(spec.training.epochs * images * parameters(spec))

@@ -43,7 +43,7 @@ def run_jobs(
         num_gpus=gpus,
         max_retries=RETRIES,
         runtime_env={"env_vars": environment},
-    )(_work)
+    )(_run_task)
     pending = {task.remote(job): job for job in jobs}
     try:
         while pending:
@@ -88,7 +88,7 @@ def _connect(cpus: int) -> Any:
     return ray
 
 
-def _work(job: Job) -> list[Event]:
+def _run_task(job: Job) -> list[Event]:
     """The task: a run, and what it said."""
     said: list[Event] = []
     began = time.monotonic()

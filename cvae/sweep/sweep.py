@@ -82,12 +82,12 @@ def sweep(
         with _events(jobs, use) as events:
             check_data(plan, runs)
             tracker = None if offline else runner.connect(runs, Clock())
-            _introduce(folder, plan, command)
+            _write_description(folder, plan, command)
             publish(folder, plan, tracker)
             runner.mark_dead(runs, tracker)
             if tracker and use.engine == "threads":
                 events = _published(events, plan, runs, tracker)
-            broken = _run(events, jobs, plan) if jobs else []
+            broken = _failed_runs(events, jobs, plan) if jobs else []
     except KeyboardInterrupt:
         if folder.info.get("status") == "RUNNING":
             folder.update(status="KILLED", ended=time.time())
@@ -98,7 +98,7 @@ def sweep(
     folder.update(status=status, ended=time.time())
     publish(folder, plan, tracker)
     if broken:
-        raise SweepIncomplete(_report(plan, broken))
+        raise SweepIncomplete(_failures(plan, broken))
     return folder
 
 
@@ -143,7 +143,7 @@ def publish(folder: SweepFolder, plan: Plan, tracker: Tracker | None) -> None:
         tracker.try_publish_sweep(folder)
 
 
-def _introduce(folder: SweepFolder, plan: Plan, command: str) -> None:
+def _write_description(folder: SweepFolder, plan: Plan, command: str) -> None:
     """Write what the sweep is; one of the same name with other runs is replaced."""
     ids = {variant.spec.id for variant in plan.variants}
     dropped = [run for run in folder.info.get("runs", []) if run["id"] not in ids]
@@ -235,13 +235,15 @@ def _published(
         yield event
 
 
-def _run(events: Iterator[Event], jobs: Sequence[Job], plan: Plan) -> list[Ended]:
+def _failed_runs(
+    events: Iterator[Event], jobs: Sequence[Job], plan: Plan
+) -> list[Ended]:
     """Show how the jobs go; returns what went wrong."""
-    ends = progress.many_runs(events, jobs, plan.name, len(plan.variants))
+    ends = progress.sweep_progress(events, jobs, plan.name, len(plan.variants))
     return [ended for ended in ends if ended.status != "FINISHED"]
 
 
-def _report(plan: Plan, broken: Sequence[Ended]) -> str:
+def _failures(plan: Plan, broken: Sequence[Ended]) -> str:
     lines = [f"{len(broken)} of {len(plan.variants)} runs did not finish:"]
     for ended in broken:
         label = plan.variants[ended.number].label

@@ -21,7 +21,7 @@ from cvae.spec.variants import SEEDS, Plan, Variant
 
 def rows(plan: Plan, runs: Path) -> list[dict[str, Any]]:
     """A row a variant: run, status, parameters, swept fields, final figures."""
-    found = []
+    lines = []
     for variant in plan.variants:
         folder = run_of(variant.spec, runs)
         metrics = folder.metrics
@@ -30,8 +30,8 @@ def rows(plan: Plan, runs: Path) -> list[dict[str, Any]]:
         row |= {key: variant.swept.get(key) for key in plan.keys}
         row |= {key: metrics.get(key) for key in SCORES}
         row["seconds"] = metrics.get("time/total")
-        found.append(row)
-    return found
+        lines.append(row)
+    return lines
 
 
 def parameters(spec: Spec) -> int:
@@ -68,8 +68,10 @@ def summary(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[list[str]]:
             group.append(row)
     lines = []
     for point, group in groups.items():
-        found = [[row[key] for row in group if row[key] is not None] for key in scores]
-        cells = [mean_sd(each, key) for each, key in zip(found, scores, strict=True)]
+        columns = [
+            [row[key] for row in group if row[key] is not None] for key in scores
+        ]
+        cells = [mean_sd(each, key) for each, key in zip(columns, scores, strict=True)]
         lines.append([*point, str(len(group)), *cells])
     return [[*keys, "n", *scores], *lines]
 
@@ -88,14 +90,14 @@ def figures(plan: Plan, runs: Path) -> tuple[dict[str, Any], dict[str, float]]:
             settings.setdefault(str(swept), (swept, []))[1].append(folder.metrics)
     if not settings:
         return {}, {}
-    every = [metrics for _, found in settings.values() for metrics in found]
+    every = [metrics for _, members in settings.values() for metrics in members]
     key = f"val/{HEADLINE}"
     if not all(key in metrics for metrics in every):
         key = f"test/{HEADLINE}"
-    best, found = min(settings.values(), key=lambda setting: _mean(setting[1], key))
+    best, members = min(settings.values(), key=lambda setting: _mean(setting[1], key))
     means = {
         key.replace("test", part): _mean(some, key)
-        for part, some in (("best", found), ("mean", every))
+        for part, some in (("best", members), ("mean", every))
         for key in SCORES
     }
     return best, {key: mean for key, mean in means.items() if math.isfinite(mean)}

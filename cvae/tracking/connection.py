@@ -62,7 +62,7 @@ def make_database(path: Path) -> None:
     aside.replace(path)
 
 
-def keep_artifacts_beside(path: Path) -> None:
+def relocate_artifacts(path: Path) -> None:
     """Make the locations in a database follow it, after its folder was copied or moved.
 
     MLflow stores absolute ones, so a copy would write into the original's artifacts. A
@@ -100,7 +100,7 @@ def _exists(uri: str) -> bool:
     return Path(unquote(urlsplit(uri).path)).exists()
 
 
-def within(seconds: float, act: Callable[[], T]) -> T:
+def with_timeout(seconds: float, act: Callable[[], T]) -> T:
     """`act()`, but not waited for any longer; it may then go on behind the scenes.
 
     Raises:

@@ -38,7 +38,17 @@ def swept_values(info: dict[str, Any]) -> dict[str, str]:
     for run in info["runs"]:
         for key, value in run["swept"].items():
             values[key][text(value)] = None
-    return {key: ", ".join(found) for key, found in values.items()}
+    return {key: ", ".join(distinct) for key, distinct in values.items()}
+
+
+def source_tags(info: dict[str, Any]) -> dict[str, str]:
+    """Who made a run or a sweep, by which command, and its uid."""
+    return {
+        "mlflow.user": user(),
+        "mlflow.source.name": info.get("command", "cvae"),
+        "mlflow.source.type": "LOCAL",
+        "cvae.uid": info["uid"],
+    }
 
 
 def user() -> str:

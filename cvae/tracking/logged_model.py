@@ -36,7 +36,7 @@ def publish(client: MlflowClient, folder: RunFolder, run_id: str) -> str:
     """
     run = client.get_run(run_id)
     experiment, last = run.info.experiment_id, folder.records()[-1]["epoch"]
-    model = _known(client, experiment, run_id) or client.create_logged_model(
+    model = _find_model(client, experiment, run_id) or client.create_logged_model(
         experiment,
         folder.spec().name.replace(".", "_"),  # a dot is refused
         run_id,
@@ -59,10 +59,12 @@ def publish(client: MlflowClient, folder: RunFolder, run_id: str) -> str:
     return name
 
 
-def _known(client: MlflowClient, experiment: str, run_id: str) -> LoggedModel | None:
+def _find_model(
+    client: MlflowClient, experiment: str, run_id: str
+) -> LoggedModel | None:
     query = f"source_run_id = '{run_id}'"
-    found = client.search_logged_models([experiment], query)
-    return found[0] if found else None
+    models = client.search_logged_models([experiment], query)
+    return models[0] if models else None
 
 
 def save(folder: RunFolder, place: Path, facts: Model) -> Path:
@@ -72,7 +74,7 @@ def save(folder: RunFolder, place: Path, facts: Model) -> Path:
     for name in ("spec.yaml", "run.json"):
         shutil.copy(folder.path / name, run)
     (run / "model.safetensors").write_bytes(folder.read_weights())
-    with _quick():
+    with _without_requirements_check():
         import mlflow.pyfunc  # warns of its own types
 
         mlflow.pyfunc.save_model(
@@ -87,7 +89,7 @@ def save(folder: RunFolder, place: Path, facts: Model) -> Path:
 
 
 @contextmanager
-def _quick() -> Iterator[None]:
+def _without_requirements_check() -> Iterator[None]:
     """Without the check whether this environment has what the model needs.
 
     It does, for its versions are those that are named; but MLflow would read the lists

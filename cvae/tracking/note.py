@@ -23,7 +23,7 @@ def description(folder: RunFolder) -> str:
         terms = [f"{name} {number(final[f'test/{name}'], name)}" for name in BOUND[:3]]
         headline = f"test {terms[0]} = {terms[1]} + {terms[2]} {NATS}"
     lines = [f"**{headline}**", ""]
-    if header := stated(info):
+    if header := applicable_header(info):
         lines += [_question(header), ""]
     if changes := _changes(info):
         lines += [f"Changed from the file: {', '.join(map(_code, changes))}", ""]
@@ -32,7 +32,7 @@ def description(folder: RunFolder) -> str:
     if final:
         figures = [
             [key, f"{_with_error(final, key)} {metric(key).unit}"]
-            for key in sorted(final, key=_place)
+            for key in sorted(final, key=_metric_position)
             if not key.endswith(ERROR)
         ]
         lines += [markdown([["figure", "value"], *figures]), ""]
@@ -44,13 +44,13 @@ def _with_error(figures: Mapping[str, float], key: str) -> str:
     return value if error is None else f"{value} ± {number(error, key)}"
 
 
-def _place(key: str) -> int:
+def _metric_position(key: str) -> int:
     """Where a metric stands in the order of all; those that are not listed last."""
     name = metric(key).name
     return list(BY_NAME).index(name) if name in BY_NAME else len(BY_NAME)
 
 
-def stated(info: Mapping[str, Any]) -> str:
+def applicable_header(info: Mapping[str, Any]) -> str:
     """The head comment of a run's file, from its `run.json`.
 
     What it expects holds for the file as it is: left out where fields were changed.

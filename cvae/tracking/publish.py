@@ -28,8 +28,8 @@ from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.fields import Spec
 from cvae.spec.identity import flatten
 from cvae.tracking import charts, logged_model
-from cvae.tracking.connection import clear_errors, within
-from cvae.tracking.entities import datasets, points, swept_values, text, user
+from cvae.tracking.connection import clear_errors, with_timeout
+from cvae.tracking.entities import datasets, points, source_tags, swept_values, text
 from cvae.tracking.note import description, sweep_description
 from cvae.tracking.store import BATCH, FACT, Store
 
@@ -63,15 +63,15 @@ class Tracker(Store):
             TrackingError: the store cannot be reached or refuses; call again later.
         """
         with clear_errors(self.address):
-            seen = self._begin(folder)
-            self._metrics(folder, seen)
-            self._images(folder, seen)
+            cursor = self._start_run(folder)
+            self._metrics(folder, cursor)
+            self._images(folder, cursor)
             status = folder.status
             if status not in ("NEW", "RUNNING"):
-                self._artifacts(folder, seen)
+                self._artifacts(folder, cursor)
             if status == "FINISHED":
-                self._model(folder, seen, asked=model)
-            self._describe(folder, seen, status)
+                self._model(folder, cursor, asked=model)
+            self._describe(folder, cursor, status)
 
     def publish_sweep(self, folder: SweepFolder) -> str:
         """Make the run that a sweep's runs are nested under, or bring it up to date.
@@ -84,7 +84,7 @@ class Tracker(Store):
         """
         info = folder.info
         with clear_errors(self.address):
-            run_id = self._parent(folder)
+            run_id = self._sweep_run(folder)
             tags = {f"sweep.{key}": value for key, value in swept_values(info).items()}
             tags |= {"mlflow.note.content": sweep_description(folder)}
             tags |= {"cvae.best": text(info.get("best", {}))}
@@ -104,25 +104,18 @@ class Tracker(Store):
                 self.client.set_terminated(run_id, info["status"], ended)
         return run_id
 
-    def _parent(self, folder: SweepFolder) -> str:
+    def _sweep_run(self, folder: SweepFolder) -> str:
         """The id of the sweep's run, found by its uid or made."""
         info = folder.info
         experiment = self.experiment(info["experiment"])
-        seen = _cursor(folder, self.uri)
-        if seen.get("experiment_id") == experiment and self.has(seen["run_id"]):
-            return str(seen["run_id"])
-        tags = {
-            "mlflow.user": user(),
-            "mlflow.source.name": info["command"],
-            "mlflow.source.type": "LOCAL",
-            "cvae.kind": "sweep",
-            "cvae.sweep": folder.name,
-            "cvae.uid": info["uid"],
-        }
+        cursor = _read_cursor(folder, self.uri)
+        if cursor.get("experiment_id") == experiment and self.has(cursor["run_id"]):
+            return str(cursor["run_id"])
+        tags = source_tags(info) | {"cvae.kind": "sweep", "cvae.sweep": folder.name}
         began = int(1000 * info["started"])
         run_id = self._find_or_create(experiment, folder.name, tags, began)
-        seen = {"uri": self.uri, "run_id": run_id, "experiment_id": experiment}
-        _remember(folder, seen)
+        cursor = {"uri": self.uri, "run_id": run_id, "experiment_id": experiment}
+        _write_cursor(folder, cursor)
         return run_id
 
     def try_publish_sweep(self, folder: SweepFolder) -> bool:
@@ -141,7 +134,7 @@ class Tracker(Store):
             return False
         try:
             with clear_errors(self.address):
-                within(seconds, lambda: self.publish(folder))
+                with_timeout(seconds, lambda: self.publish(folder))
         except TrackingError as error:
             self.failed_at = time.monotonic()
             goes_on = "training goes on, " if running else ""
@@ -150,17 +143,17 @@ class Tracker(Store):
         self.failed_at = -PAUSE
         return True
 
-    def missed(self, folder: RunFolder) -> bool:
+    def needs_publishing(self, folder: RunFolder) -> bool:
         """Whether a run ended and the store, which has it, was not told."""
-        seen = _cursor(folder, self.uri)
-        return bool(seen) and seen.get("status") != folder.status and not folder.held()
+        cursor = _read_cursor(folder, self.uri)
+        told = cursor.get("status") == folder.status
+        return bool(cursor) and not told and not folder.held()
 
-    def _begin(self, folder: RunFolder) -> dict[str, Any]:
+    def _start_run(self, folder: RunFolder) -> dict[str, Any]:
         """The run in the store, found by its uid or made; what was published so far."""
-        seen = _cursor(folder, self.uri)
-        whole = seen.keys() >= {"records", "images"}
-        if whole and self.has(seen["run_id"]):
-            return seen
+        cursor = _read_cursor(folder, self.uri)
+        if cursor.keys() >= {"records", "images"} and self.has(cursor["run_id"]):
+            return cursor
         spec, info = folder.resolved(), folder.info
         experiment = self.experiment(spec.tracking.experiment)
         run_id = self._find_or_create(
@@ -177,27 +170,23 @@ class Tracker(Store):
         self.client.log_batch(run_id, params=params, tags=tags)
         self.client.log_inputs(run_id, datasets(info))
         self.client.log_artifact(run_id, str(folder.path / "spec.yaml"))
-        seen = {"uri": self.uri, "run_id": run_id, "experiment_id": experiment}
-        seen |= {"records": 0, "images": []}
-        _remember(folder, seen)
-        return seen
+        cursor = {"uri": self.uri, "run_id": run_id, "experiment_id": experiment}
+        cursor |= {"records": 0, "images": []}
+        _write_cursor(folder, cursor)
+        return cursor
 
     def _find_or_create(
         self, experiment: str, name: str, tags: dict[str, str], began: int
     ) -> str:
         query = f"tags.`cvae.uid` = '{tags['cvae.uid']}'"
-        found = self.client.search_runs([experiment], query)
-        run = found or [self.client.create_run(experiment, began, tags, name)]
+        runs = self.client.search_runs([experiment], query)
+        run = runs or [self.client.create_run(experiment, began, tags, name)]
         return str(run[0].info.run_id)
 
     def _tags(self, folder: RunFolder) -> dict[str, str]:
         """What the run is found, sorted and nested by."""
         info = folder.info
-        tags = {
-            "mlflow.user": user(),
-            "mlflow.source.name": info.get("command", "cvae"),
-            "mlflow.source.type": "LOCAL",
-            "cvae.uid": info["uid"],
+        tags = source_tags(info) | {
             "cvae.id": info["id"],
             "cvae.folder": folder.name,
             "cvae.host": info.get("host", ""),
@@ -207,7 +196,7 @@ class Tracker(Store):
             tags[f"mlflow.source.git.{key}"] = value
         if name := info.get("sweep"):
             parent = SweepFolder(folder.path.parent / "sweeps" / name)
-            run_id = _cursor(parent, self.uri).get("run_id")
+            run_id = _read_cursor(parent, self.uri).get("run_id")
             if not run_id and parent.info:
                 run_id = self.publish_sweep(parent)
             tags["cvae.sweep"] = name
@@ -216,28 +205,28 @@ class Tracker(Store):
                 tags["mlflow.parentRunId"] = run_id
         return tags
 
-    def _metrics(self, folder: RunFolder, seen: dict[str, Any]) -> None:
+    def _metrics(self, folder: RunFolder, cursor: dict[str, Any]) -> None:
         records = folder.records()
-        unseen = records[seen["records"] :]
+        unseen = records[cursor["records"] :]
         new = [point for record in unseen for point in points(record)]
         for start in range(0, len(new), BATCH):
-            self.client.log_batch(seen["run_id"], metrics=new[start : start + BATCH])
+            self.client.log_batch(cursor["run_id"], metrics=new[start : start + BATCH])
         if new:
-            seen["records"] = len(records)
-            _remember(folder, seen)
+            cursor["records"] = len(records)
+            _write_cursor(folder, cursor)
 
-    def _images(self, folder: RunFolder, seen: dict[str, Any]) -> None:
+    def _images(self, folder: RunFolder, cursor: dict[str, Any]) -> None:
         """As `log_image` does, but under names that are the same at every call."""
         times = {record["epoch"]: record["time"] for record in folder.records()[::-1]}
         for path in sorted(folder.figures.glob("*.png")):
             match = STEP_IMAGE.fullmatch(path.name)
-            if not match or path.name in seen["images"]:
+            if not match or path.name in cursor["images"]:
                 continue
             key, step = match["key"], int(match["step"])
             if step not in times:  # drawn, then killed before the record
                 continue
-            if not seen["images"]:
-                self.client.set_tag(seen["run_id"], "mlflow.loggedImages", True)
+            if not cursor["images"]:
+                self.client.set_tag(cursor["run_id"], "mlflow.loggedImages", True)
             one = uuid.uuid5(uuid.UUID(folder.info["uid"]), path.name)
             name = f"{key}+step+{step}+timestamp+{times[step]}+{one}"
             with tempfile.TemporaryDirectory() as place:
@@ -245,56 +234,57 @@ class Tracker(Store):
                 with Image.open(path) as picture:
                     picture.thumbnail((256, 256))
                     picture.convert("RGB").save(Path(place, f"{name}+compressed.webp"))
-                self.client.log_artifacts(seen["run_id"], place, "images")
-            seen["images"].append(path.name)
-            _remember(folder, seen)
+                self.client.log_artifacts(cursor["run_id"], place, "images")
+            cursor["images"].append(path.name)
+            _write_cursor(folder, cursor)
 
-    def _artifacts(self, folder: RunFolder, seen: dict[str, Any]) -> None:
+    def _artifacts(self, folder: RunFolder, cursor: dict[str, Any]) -> None:
         for name in ARTIFACTS:
             if (path := folder.path / name).exists():
-                self.client.log_artifact(seen["run_id"], str(path))
+                self.client.log_artifact(cursor["run_id"], str(path))
         for path in sorted(folder.figures.glob("*.png")):
             if not STEP_IMAGE.fullmatch(path.name):
-                self.client.log_artifact(seen["run_id"], str(path), "figures")
+                self.client.log_artifact(cursor["run_id"], str(path), "figures")
 
-    def _model(self, folder: RunFolder, seen: dict[str, Any], *, asked: bool) -> None:
+    def _model(self, folder: RunFolder, cursor: dict[str, Any], *, asked: bool) -> None:
         """The final model, and the test figures that were added since, once."""
         spec, count = folder.resolved(), len(folder.records())
-        new = seen.get("model", {}).get("records") != count and folder.weights.exists()
+        logged = cursor.get("model", {}).get("records")
+        new = logged != count and folder.weights.exists()
         if asked or (new and isinstance(spec, Spec) and spec.tracking.log_model):
-            name = logged_model.publish(self.client, folder, seen["run_id"])
-            seen["model"] = {"id": name, "records": count}
-            _remember(folder, seen)
+            name = logged_model.publish(self.client, folder, cursor["run_id"])
+            cursor["model"] = {"id": name, "records": count}
+            _write_cursor(folder, cursor)
 
-    def _describe(self, folder: RunFolder, seen: dict[str, Any], status: str) -> None:
+    def _describe(self, folder: RunFolder, cursor: dict[str, Any], status: str) -> None:
         info = folder.info
-        known = [status, seen["records"]] if status != "RUNNING" else [status]
-        if seen.get("described") == known:
+        known = [status, cursor["records"]] if status != "RUNNING" else [status]
+        if cursor.get("described") == known:
             return
         tags = {"mlflow.note.content": description(folder)}
         if info.get("reason"):
             tags["cvae.reason"] = info["reason"][:5000]
         self.client.log_batch(
-            seen["run_id"], tags=[RunTag(key, value) for key, value in tags.items()]
+            cursor["run_id"], tags=[RunTag(key, value) for key, value in tags.items()]
         )
         if status in ("NEW", "RUNNING"):
-            self.client.update_run(seen["run_id"], status="RUNNING")
+            self.client.update_run(cursor["run_id"], status="RUNNING")
         else:
             ended = int(1000 * info.get("ended", time.time()))
-            self.client.set_terminated(seen["run_id"], status, ended)
+            self.client.set_terminated(cursor["run_id"], status, ended)
             if isinstance(spec := folder.resolved(), Spec):  # a step of most pictures
                 step = min(spec.tracking.images_every, spec.training.epochs)
-                view = charts.view(step)
-                self.client.set_experiment_tag(seen["experiment_id"], charts.TAG, view)
-        seen |= {"status": status, "described": known}
-        _remember(folder, seen)
+                experiment, view = cursor["experiment_id"], charts.view(step)
+                self.client.set_experiment_tag(experiment, charts.TAG, view)
+        cursor |= {"status": status, "described": known}
+        _write_cursor(folder, cursor)
 
 
-def _cursor(folder: RunFolder | SweepFolder, uri: str) -> dict[str, Any]:
-    """What `_remember` wrote for this store; losing it costs time, not truth."""
-    seen = folder.published
-    return seen if "run_id" in seen and seen.get("uri") == uri else {}
+def _read_cursor(folder: RunFolder | SweepFolder, uri: str) -> dict[str, Any]:
+    """What `_write_cursor` wrote for this store; losing it costs time, not truth."""
+    cursor = folder.published
+    return cursor if "run_id" in cursor and cursor.get("uri") == uri else {}
 
 
-def _remember(folder: RunFolder | SweepFolder, seen: dict[str, Any]) -> None:
-    write_atomic(folder.path / "tracking.json", json.dumps(seen).encode())
+def _write_cursor(folder: RunFolder | SweepFolder, cursor: dict[str, Any]) -> None:
+    write_atomic(folder.path / "tracking.json", json.dumps(cursor).encode())

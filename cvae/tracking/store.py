@@ -25,9 +25,9 @@ from cvae.tracking.connection import (
     MlflowClient,
     MlflowException,
     clear_errors,
-    keep_artifacts_beside,
     make_database,
-    within,
+    relocate_artifacts,
+    with_timeout,
 )
 from cvae.tracking.note import report_link
 
@@ -74,12 +74,12 @@ class Store:
             if self.local:
                 with self._one_at_a_time():
                     make_database(place := database(self.address))
-            self.client = self.greet()  # a database of another MLflow is left alone
+            self.client = self.connect()  # a database of another MLflow is left alone
             if self.local and place.parent == runs.resolve():  # the layout made here
                 with self._one_at_a_time():
-                    keep_artifacts_beside(place)
+                    relocate_artifacts(place)
 
-    def greet(self) -> MlflowClient:
+    def connect(self) -> MlflowClient:
         """A client of a store that answers.
 
         Raises:
@@ -87,15 +87,15 @@ class Store:
         """
         seconds = math.inf if self.local else CONNECT
         with clear_errors(self.address):
-            client = within(seconds, lambda: MlflowClient(self.address))
-            within(seconds, lambda: client.search_experiments(max_results=1))
+            client = with_timeout(seconds, lambda: MlflowClient(self.address))
+            with_timeout(seconds, lambda: client.search_experiments(max_results=1))
         return client
 
     def experiment(self, name: str) -> str:
         """The id of the experiment, made if there is none."""
         with self._one_at_a_time():
-            found = self.client.get_experiment_by_name(name)
-            if found is None:
+            stored = self.client.get_experiment_by_name(name)
+            if stored is None:
                 place = (self.runs.resolve() / "artifacts").as_uri()
                 kind = {
                     "mlflow.experimentKind": "custom_model_development",
@@ -107,15 +107,17 @@ class Store:
                         name, place if self.local else None, kind
                     )
                 )
-        if found.lifecycle_stage != "active":
+        if stored.lifecycle_stage != "active":
             raise TrackingError(
                 f"the experiment {name!r} was deleted but keeps its name; choose "
                 "another with tracking.experiment, or restore it:\n  "
                 + mlflow_command(
-                    self.address, *("experiments", "restore", "-x"), found.experiment_id
+                    self.address,
+                    *("experiments", "restore", "-x"),
+                    stored.experiment_id,
                 )
             )
-        return str(found.experiment_id)
+        return str(stored.experiment_id)
 
     def has(self, run_id: str) -> bool:
         """Whether the run is there and not deleted."""
@@ -142,8 +144,8 @@ class Store:
     def experiments(self) -> dict[str, str]:
         """The id of every experiment by its name."""
         with clear_errors(self.address):
-            found = self.client.search_experiments()
-        return {each.name: str(each.experiment_id) for each in found}
+            stored = self.client.search_experiments()
+        return {each.name: str(each.experiment_id) for each in stored}
 
     def search(self, experiments: list[str], query: str = "") -> Iterator[Stored]:
         """The runs of these experiment ids that fit MLflow's filter, newest first.
@@ -178,8 +180,8 @@ class Store:
         """The content of a run's artifact; None if there is none."""
         with tempfile.TemporaryDirectory() as aside, suppress(TrackingError, OSError):
             with clear_errors(self.address):
-                found = self.client.download_artifacts(run_id, path, aside)
-            return Path(found).read_bytes()
+                copy = self.client.download_artifacts(run_id, path, aside)
+            return Path(copy).read_bytes()
         return None
 
     def attach(self, run_id: str, path: Path, folder: str) -> None:

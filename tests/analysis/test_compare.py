@@ -339,11 +339,11 @@ def test_words_of_crowded_points_do_not_cover_each_other() -> None:
     axes = figure.subplots()
     points = [(0.0, 0.0), (0.0, 0.001), (0.01, 0.0), (1.0, 1.0)]
     axes.plot(*zip(*points, strict=True), "o")
-    texts = [labels.beside(axes, "β = 0.25", point, "black") for point in points]
+    texts = [labels.annotate(axes, "β = 0.25", point, "black") for point in points]
     figure.draw_without_rendering()
     crowded = [each.get_window_extent() for each in texts]
     assert crowded[0].count_overlaps(crowded) == 3
-    labels.part(axes, texts)
+    labels.spread_labels(axes, texts)
     boxes = [each.get_window_extent() for each in texts]
     assert all(box.count_overlaps(boxes) == 1 for box in boxes)  # each with itself
     spots = axes.transData.transform(points)
@@ -498,5 +498,5 @@ def test_one_run_alone_is_a_comparison_too(tmp_path: Path) -> None:
 
 def test_values_are_ordered_as_numbers() -> None:
     values = [10, 2, [512], [64, 64], "relu", None, 0.5]
-    ordered = sorted(values, key=settings.rank)
+    ordered = sorted(values, key=settings.sort_key)
     assert ordered == [0.5, 2, 10, [64, 64], [512], None, "relu"]

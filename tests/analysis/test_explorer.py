@@ -72,7 +72,7 @@ def test_the_page_in_docs_holds_the_published_weights_to_the_bit(
 ) -> None:
     text = DOCS.read_text()
     assert len(text.encode()) <= MOST
-    assert facts(text)["model"] == packed.described(published.model, "relu")
+    assert facts(text)["model"] == packed.model_facts(published.model, "relu")
     for name in ("encoder", "decoder"):
         part = getattr(published.model, name)
         found = weights(unpacked(text, name), part)

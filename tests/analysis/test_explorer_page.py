@@ -159,7 +159,7 @@ def test_the_encoder_is_pytorchs(shown: tuple[Run, Path], opened: Page) -> None:
 def images(run: Run) -> Tensor:
     """The images of the page (40, D) in [0, 1]."""
     test = load_data(run.spec, run.folder).test
-    return test.images[explorer._shown(test.labels.numpy())] / 255
+    return test.images[explorer._example_rows(test.labels.numpy())] / 255
 
 
 @torch.no_grad()

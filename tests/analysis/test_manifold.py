@@ -122,9 +122,11 @@ def test_the_columns_of_every_sheet_are_labelled(tmp_path: Path) -> None:
     }
     digits = [str(digit) for digit in range(10)]
     assert words["transfer"][1:] == ["image", *digits]
-    assert words["plane_3"][1:] == latent_plates.steps(latent_plates.LARGE)
+    assert words["plane_3"][1:] == latent_plates.column_labels(latent_plates.LARGE)
     assert words["plane_3"][1] == "−1.96"
-    assert words["traversals_3"][1:] == latent_plates.steps(latent_pictures.STEPS)
+    assert words["traversals_3"][1:] == latent_plates.column_labels(
+        latent_pictures.STEPS
+    )
     assert words["planes"][0] == "digit 0"
     assert [words["planes"][1], words["planes"][-1]] == ["−1.38", "1.38"]
 

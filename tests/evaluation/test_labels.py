@@ -22,7 +22,7 @@ def images(y: Tensor, size: int = 4) -> mnist.Images:
 
 
 def measured(logs: Tensor, y: Tensor) -> Measured:
-    return labels.named(logs, images(y), generator(), samples=5)
+    return labels.classification(logs, images(y), generator(), samples=5)
 
 
 def constructed(count: int = 4000) -> tuple[Tensor, Tensor]:
@@ -69,7 +69,7 @@ def test_every_image_named_wrongly_is_listed_the_surest_first() -> None:
     found = measured(logs, y)
     assert found.per_image["label_named"].tolist() == [0, 1, 1]
     assert found.per_image["label_runner_up"][:2].tolist() == [1, 0]
-    arrays = labels.mistakes(logs, images(y), (2, 2))
+    arrays = labels.misclassified(logs, images(y), (2, 2))
     assert torch.equal(arrays["wrong_images"].flatten(1), images(y).images[[2, 1]])
     named, second = [2, 1], [0, 1, 0, math.log(2)]
     assert arrays["wrong_said"][0, :2].tolist() == named
@@ -104,14 +104,14 @@ def test_a_confidence_that_is_as_often_right_has_no_error(sure: float) -> None:
 
 def test_what_is_no_digit_is_made_of_the_same_pixels() -> None:
     x = torch.arange(24, dtype=torch.uint8).view(2, 12)
-    made = labels.strange(x, (3, 4), generator())
+    made = labels.non_digits(x, (3, 4), generator())
     assert sorted(made) == ["flipped", "inverted", "noise"]
     assert torch.equal(made["noise"].sort(1).values, x)
     assert not torch.equal(made["noise"], x)
     assert torch.equal(made["inverted"], 255 - x)
     assert made["flipped"][0].tolist() == [3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8]
     square = torch.arange(9, dtype=torch.uint8).view(1, 9)
-    turned = labels.strange(square, (3, 3), generator())["rotated"]
+    turned = labels.non_digits(square, (3, 3), generator())["rotated"]
     assert turned[0].tolist() == [2, 5, 8, 1, 4, 7, 0, 3, 6]
 
 
@@ -135,7 +135,7 @@ def test_likelihoods_tell_apart_what_they_order_and_the_ratio_takes_pixels_off()
         log_p: Tensor = Bernoulli(mean, validate_args=False).log_prob(x).sum(1)
         return (log_p + 9 * x[:, 3]).double()[:, None].expand(-1, 10)
 
-    found = labels.told_apart(
+    found = labels.out_of_distribution(
         digits, likelihoods(digits), others, mean, likelihoods, generator(), samples=5
     )
     figures, scores = found.figures, likelihoods(digits)[:, 0]

@@ -112,8 +112,8 @@ def test_labels_without_a_mistake_have_no_picture_of_mistakes() -> None:
     y = torch.arange(20) % 10
     logs = 10 * torch.eye(10).double()[y]
     images = mnist.Images(torch.zeros(20, 4, dtype=torch.uint8), y)
-    found = labels.named(logs, images, generator(), samples=1)
-    found |= Measured({}, arrays=labels.mistakes(logs, images, (2, 2)))
+    found = labels.classification(logs, images, generator(), samples=1)
+    found |= Measured({}, arrays=labels.misclassified(logs, images, (2, 2)))
     assert [plate.name for plate in label_plots.draw_labels(found, {})] == ["labels"]
 
 
@@ -129,7 +129,7 @@ def test_fashion_of_another_size_is_refused_in_one_line(
     other = request(1, 1, data=asked.data, root=tmp_path / "raw")
     with pytest.raises(DataError, match="25 pixels cannot stand beside digits of 784"):
         labels.labels(model(), asked.data.test, other)
-    assert labels.fashion(request(root=tmp_path / "none" / "raw")) == {}
+    assert labels.fashion_mnist(request(root=tmp_path / "none" / "raw")) == {}
 
 
 def test_samples_of_a_data_set_that_no_judge_knows_are_measured_without_it(
@@ -185,6 +185,6 @@ def test_two_labels_and_few_images_leave_out_what_they_cannot_tell(
     few = mnist.Images(data.images[rows_kept], data.labels[rows_kept])
     assert "label_in_z_linear" not in latents.latents(model(), few, asked).figures
     assert "too few images" in caplog.text
-    arrays = quality.copying(few, asked.data).arrays
+    arrays = quality.memorisation(few, asked.data).arrays
     assert arrays["sample_labels"].tolist()[:2] == [3, 7]
     assert len(arrays["samples"]) == 4

@@ -19,7 +19,7 @@ from cvae.run.find import folders
 from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.variants import Plan, read_plan
 from cvae.sweep import table
-from cvae.sweep.processes import interrupts_wait
+from cvae.sweep.processes import defer_interrupts
 from cvae.tracking import charts
 from tests import children
 from tests.children import Child, Done, until
@@ -286,7 +286,7 @@ def test_an_interrupt_while_a_worker_starts_is_the_parents_alone_and_not_lost() 
     said = []
 
     def begin() -> None:
-        with interrupts_wait():
+        with defer_interrupts():
             os.kill(os.getpid(), signal.SIGINT)
             said.append(children.python("-c", ask).stdout)
 

@@ -74,13 +74,13 @@ def test_a_second_sweep_of_one_name_says_what_leaves_the_table(
 ) -> None:
     plan = plan_on(tmp_path, write(tmp_path / "data", data_set()))
     folder = SweepFolder(tmp_path / "sweeps" / plan.name)
-    sweep._introduce(folder, plan, "make sweep")
+    sweep._write_description(folder, plan, "make sweep")
     more = tmp_path / "small.yaml"
     more.write_text(more.read_text().replace("seeds: 2", "seeds: 3"))
-    sweep._introduce(folder, read_plan(more), "make sweep")
+    sweep._write_description(folder, read_plan(more), "make sweep")
     assert not caplog.messages  # a wider sweep keeps the runs of the first
     more.write_text(more.read_text() + "training: {epochs: 7}\n")
-    sweep._introduce(folder, read_plan(more), "make sweep")
+    sweep._write_description(folder, read_plan(more), "make sweep")
     (message,) = caplog.messages
     assert "3 of them are not in this sweep" in message
     assert str(folder.path) in message
