@@ -37,13 +37,7 @@ def control(
         sample_diversity: standard deviation within a digit over that of real images.
         sample_coverage: share of real images that have a sample near (Naeem et al.).
     """
-    device, prior = next(model.parameters()).device, model.prior
-    noise = torch.randn(
-        PER_DIGIT * mnist.CLASSES, model.latent_dim, generator=generator
-    )
-    asked = torch.arange(mnist.CLASSES).repeat_interleave(PER_DIGIT)
-    z = prior.sample(asked.to(device), noise.to(device))
-    read, features = judging.read(judge, grids.digits(model, z, asked))
+    asked, read, features = _prior_samples(model, judge, generator)
     overall, worst = fidelity(read, asked)
     real = _of_each_digit(data)
     _, real_features = judging.read(judge, mnist.pixels(data.images[real].cpu()))
@@ -52,23 +46,44 @@ def control(
         (features[asked == digit], real_features[real_labels == digit])
         for digit in range(mnist.CLASSES)
     ]
-
-    some = slice(0, min(KNOWN, len(data)))
-    x, y = mnist.pixels(data.images[some]).to(device), data.labels[some].to(device)
-    u = prior.whiten(model.encode(x, y)[0], y)
-    y = y.cpu()
-    moved = u[:TRANSFERRED].repeat_interleave(mnist.CLASSES - 1, 0)
-    wanted = other_labels(y[:TRANSFERRED])
-    z = prior.unwhiten(moved, wanted.to(device))
-    transferred, _ = judging.read(judge, grids.digits(model, z, wanted))
+    u, y = _whitened_means(model, data)
     return {
         "label_fidelity": overall,
         "label_fidelity_worst": worst,
-        "transfer_fidelity": fidelity(transferred, wanted)[0],
+        "transfer_fidelity": _transfer_fidelity(model, judge, u, y),
         "label_in_z": label_in_z(u.cpu(), y),
         "sample_diversity": sum(diversity(*pair) for pair in pairs) / len(pairs),
         "sample_coverage": sum(coverage(*pair) for pair in pairs) / len(pairs),
     }
+
+
+def _prior_samples(
+    model: CVAE, judge: Judge, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Digits asked for (N,), the digits read (N,) and the judge's features (N, F)."""
+    device = next(model.parameters()).device
+    count = PER_DIGIT * mnist.CLASSES
+    noise = torch.randn(count, model.latent_dim, generator=generator)
+    asked = torch.arange(mnist.CLASSES).repeat_interleave(PER_DIGIT)
+    z = model.prior.sample(asked.to(device), noise.to(device))
+    return asked, *judging.read(judge, grids.digits(model, z, asked))
+
+
+def _whitened_means(model: CVAE, data: mnist.Images) -> tuple[Tensor, Tensor]:
+    """Posterior means in units of the prior (N, Z) of the first images; labels (N,)."""
+    device = next(model.parameters()).device
+    some = slice(0, min(KNOWN, len(data)))
+    x, y = mnist.pixels(data.images[some]).to(device), data.labels[some].to(device)
+    return model.prior.whiten(model.encode(x, y)[0], y), y.cpu()
+
+
+def _transfer_fidelity(model: CVAE, judge: Judge, u: Tensor, y: Tensor) -> float:
+    """Share of the first images read as the digit that their u (N, Z) is decoded as."""
+    moved = u[:TRANSFERRED].repeat_interleave(mnist.CLASSES - 1, 0)
+    wanted = other_labels(y[:TRANSFERRED])
+    z = model.prior.unwhiten(moved, wanted.to(u.device))
+    transferred, _ = judging.read(judge, grids.digits(model, z, wanted))
+    return fidelity(transferred, wanted)[0]
 
 
 def can_be_judged(model: CVAE, data: mnist.Images) -> bool:

@@ -163,55 +163,46 @@ class Fused:
         self.library, self.data, self.streams = library, data, streams
         self.latent, self.corrupt = model.latent_dim, spec.data.corrupt
         self.dynamic = spec.data.binarize == "dynamic"
-        self.done = optimizer.state["step"]
-        encoder, decoder = _widths(model.encoder), _widths(model.decoder)
+        self.done, flat = optimizer.state["step"], optimizer.flat
         self.threads = min(torch.get_num_threads(), THREADS)
-        batch, flat = spec.training.batch_size, optimizer.flat
-        most = -(-batch // self.threads)  # images of one thread
-        widest, inputs = max(*encoder, *decoder), decoder[0]
-        pixels, latent = model.pixels, model.latent_dim
-        buffers = [*encoder, *decoder, widest, widest, pixels, latent, inputs]
-        stride = sum(-(-most * width // ALIGNED) * ALIGNED for width in buffers)
-        stride += -(-most * 2 * latent // ALIGNED) * ALIGNED
-        stride += 4 * (most + 1) * (encoder[0] + ALIGNED)  # what is not 0, in lists
-        self.kept = [data.images.contiguous(), data.labels.contiguous()]
-        self.grads = flat.new_zeros(self.threads, len(flat))
-        self.scratch = flat.new_empty(self.threads, stride)
-        options, averaged = optimizer.options, optimizer.state.get("ema")
         inked = float(data.images.count_nonzero()) / max(1, data.images.numel())
         self.sparse = inked + self.corrupt / 2 < SPARSE
-        self.first = []  # its weights and what Adam knows of them, each (out, in)
-        for one in [flat, *optimizer.state.values()] if self.sparse else []:
-            if one.dim():  # not the count of steps
-                first = one[: encoder[0] * encoder[1]]
-                self.first.append(first.view(encoder[1], encoder[0]))
-        self.job = _Job(
-            encoder=_half(encoder),
-            decoder=_half(decoder),
-            pixels=pixels,
+        self.first = _first_layer(model, optimizer) if self.sparse else []
+        most = -(-spec.training.batch_size // self.threads)  # images of one thread
+        self.kept = [data.images.contiguous(), data.labels.contiguous()]
+        self.grads = flat.new_zeros(self.threads, len(flat))
+        self.scratch = flat.new_empty(self.threads, _scratch_size(model, most))
+        self.job = self._job(model, optimizer, spec)
+
+    def _job(self, model: CVAE, optimizer: Adam, spec: Spec) -> _Job:
+        """What all steps have in common; it holds addresses, `self` the arrays."""
+        state, options = optimizer.state, optimizer.options
+        return _Job(
+            encoder=_half(model.encoder),
+            decoder=_half(model.decoder),
+            pixels=model.pixels,
             classes=model.classes,
-            latent=latent,
+            latent=model.latent_dim,
             is_tanh=any(isinstance(layer, nn.Tanh) for layer in model.encoder),
             threads=self.threads,
-            batch=batch,
+            batch=spec.training.batch_size,
             sparse=self.sparse,
             label_scale=model.label_scale,
             **{name: options[name] for name in ("beta1", "beta2", "eps")},
             decay=options["weight_decay"],
             clip=spec.training.grad_clip or 0.0,
             ema=optimizer.ema,
-            numbers=len(flat),
-            weights=flat.data_ptr(),
-            mean=optimizer.state["mean"].data_ptr(),
-            square=optimizer.state["square"].data_ptr(),
-            averaged=averaged.data_ptr() if averaged is not None else None,
-            grads=self.grads.data_ptr(),
-            scratch=self.scratch.data_ptr(),
-            stride=stride,
-            images=self.kept[0].data_ptr(),
-            labels=self.kept[1].data_ptr(),
-            sgemm=library.sgemm,
-            product_threads=library.product_threads,
+            numbers=len(optimizer.flat),
+            weights=_address(optimizer.flat),
+            **{name: _address(state[name]) for name in ("mean", "square")},
+            averaged=_address(state.get("ema")),
+            grads=_address(self.grads),
+            scratch=_address(self.scratch),
+            stride=self.scratch.shape[1],
+            images=_address(self.kept[0]),
+            labels=_address(self.kept[1]),
+            sgemm=self.library.sgemm,
+            product_threads=self.library.product_threads,
         )
 
     def __call__(self, batches: Sequence[Tensor], controls: Tensor) -> Tensor:
@@ -237,33 +228,22 @@ class Fused:
                 weights.copy_(weights.view(weights.shape[::-1]).t().clone())
 
     def _run(self, batches: Sequence[Tensor], controls: Tensor) -> Tensor:
-        noise = torch.cat([self._noise(len(rows)) for rows in batches])
+        empty = [torch.empty((1, len(rows), self.latent)) for rows in batches]
+        noise = torch.cat(
+            [e.normal_(generator=self.streams["noise"])[0] for e in empty]
+        )
         x, target = self._pixels(batches)
         rows, controls = torch.cat(list(batches)), controls.contiguous()
         sizes = torch.tensor([len(rows) for rows in batches], dtype=torch.int32)
         shape = self.threads, len(batches), 3 + 2 * self.latent
         sums = torch.zeros(shape, dtype=torch.float64)
-        steps = _Steps(
-            count=len(batches),
-            rows=rows.data_ptr(),
-            sizes=sizes.data_ptr(),
-            noise=noise.data_ptr(),
-            control=controls.data_ptr(),
-            x=None if x is None else x.data_ptr(),
-            target=None if target is None else target.data_ptr(),
-            done=float(self.done),
-            sums=sums.data_ptr(),
-        )
+        arrays = map(_address, (rows, sizes, noise, controls, x, target))
+        steps = _Steps(len(batches), *arrays, float(self.done), _address(sums))
         fault = self.library.run_steps(ctypes.byref(self.job), ctypes.byref(steps))
         if fault:
             raise OSError(fault, f"no {self.threads} threads: {os.strerror(fault)}")
         self.done.add_(len(batches))
         return sums.sum(0)
-
-    def _noise(self, n: int) -> Tensor:
-        """Standard normal, (n, Z)."""
-        empty = torch.empty((1, n, self.latent))
-        return empty.normal_(generator=self.streams["noise"])[0]
 
     def _pixels(self, batches: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
         """What the encoder sees and what is explained, each (images, D); None where
@@ -275,19 +255,17 @@ class Fused:
             target = mnist.pixels(self.data.images[rows])
             if self.dynamic:
                 target = torch.bernoulli(target, generator=self.streams["binarize"])
-            x = target
-            if self.corrupt:
-                x = mnist.salt_and_pepper(x, self.corrupt, self.streams["corrupt"])
-            seen.append(x)
             explained.append(target)
-        target = torch.cat(explained)
-        return torch.cat(seen) if self.corrupt else None, target
+            if self.corrupt:
+                noise = self.streams["corrupt"]
+                seen.append(mnist.salt_and_pepper(target, self.corrupt, noise))
+        return torch.cat(seen) if seen else None, torch.cat(explained)
 
 
 def covers(model: CVAE) -> bool:
     """Whether the steps are written for so many layers, of what `ByHand` covers."""
-    halves = _widths(model.encoder), _widths(model.decoder)
-    return all(len(widths) <= LAYERS + 1 for widths in halves)
+    halves = model.encoder, model.decoder
+    return all(len(_widths(half)) <= LAYERS + 1 for half in halves)
 
 
 def _widths(layers: nn.Sequential) -> list[int]:
@@ -295,5 +273,27 @@ def _widths(layers: nn.Sequential) -> list[int]:
     return [linear[0].in_features, *(layer.out_features for layer in linear)]
 
 
-def _half(widths: Sequence[int]) -> _Half:
+def _half(layers: nn.Sequential) -> _Half:
+    widths = _widths(layers)
     return _Half(len(widths) - 1, (_int * (LAYERS + 1))(*widths))
+
+
+def _address(array: Tensor | None) -> int | None:
+    return None if array is None else array.data_ptr()
+
+
+def _first_layer(model: CVAE, optimizer: Adam) -> list[Tensor]:
+    """The encoder's first weights and what Adam knows of them, each (out, in)."""
+    inputs, outputs, *_ = _widths(model.encoder)
+    numbers = [optimizer.flat, *optimizer.state.values()]
+    of_weights = [each for each in numbers if each.dim()]  # not the count of steps
+    return [each[: inputs * outputs].view(outputs, inputs) for each in of_weights]
+
+
+def _scratch_size(model: CVAE, images: int) -> int:
+    """Floats that one thread works on for so many images, each buffer ALIGNED."""
+    encoder, decoder = _widths(model.encoder), _widths(model.decoder)
+    widest, z = max(*encoder, *decoder), model.latent_dim
+    buffers = [*encoder, *decoder, widest, widest, model.pixels, z, 2 * z, decoder[0]]
+    size = sum(-(-images * width // ALIGNED) * ALIGNED for width in buffers)
+    return size + 4 * (images + 1) * (encoder[0] + ALIGNED)  # what is not 0, in lists

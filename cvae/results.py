@@ -66,36 +66,73 @@ def publish(
     known, wanted = published.at(results), [name for name in names if name != JUDGE]
     sweeps, singles, evaluated = _chosen(wanted, runs, known)
     _refuse([*singles, *(run for sweep in sweeps for run in _members(sweep, runs))])
-    before = dict(known.files) if known else {}
-    figures = dict(known.figures) if known else {}
-    listed, files = dict(before), Files()
+    contents = _Contents(known)
     for sweep in sweeps:
-        members = {_name(folder): folder for folder in _members(sweep, runs)}
-        for old in set(_runs_of(known, sweep.name)) - set(members):
-            figures.pop(old, None)
-            listed = _without(listed, old)
-        listed = _without(listed, f"sweeps/{sweep.name}")
-        files |= _sweep_files(sweep, runs)
-        singles += [run for name, run in members.items() if name in figures]
+        singles += contents.put_sweep(sweep, runs)
         singles += _first_seeds(sweep, runs) if weights else []
-    whole = {_name(folder): folder for folder in singles}
-    for name, folder in whole.items():
-        files |= _run_files(folder, runs)
-        listed = _without(listed, name)
-        figures[name] = _test_figures(folder.records())
-    for again, lines in evaluated:
-        files[f"{again.name}/records.jsonl"] = b"".join(_json(r, None) for r in lines)
-        figures[again.name] = _test_figures(lines)
+    by_name = {_name(folder): folder for folder in singles}
+    for name, folder in by_name.items():
+        contents.put_run(name, folder, runs)
+    for folder, lines in evaluated:
+        contents.put_records(folder.name, lines)
     if JUDGE in names:
         judge = find.find_run(JUDGE, runs=runs / JUDGES)
         _refuse([judge])
-        files |= _judge_files(judge)
-    listed |= {name: digest(data) for name, data in files.items()}
-    _refuse_too_much(results, listed, files)
-    _write(results, files, set(before) - set(listed), _manifest(listed, figures))
-    done = [*(f"sweeps/{sweep.name}" for sweep in sweeps), *whole]
-    done += [again.name for again, _ in evaluated]
+        contents.files |= _judge_files(judge)
+    contents.write(results)
+    done = [*(f"sweeps/{sweep.name}" for sweep in sweeps), *by_name]
+    done += [folder.name for folder, _ in evaluated]
     return [*done, JUDGE] if JUDGE in names else done
+
+
+class _Contents:
+    """What `results/` is to hold: its manifest, and the files that are new."""
+
+    def __init__(self, known: published.Results | None) -> None:
+        self.known = known
+        self.listed = dict(known.files) if known else {}  # SHA-256 by path
+        self.figures = dict(known.figures) if known else {}  # of runs with weights
+        self.files = Files()
+
+    def put_sweep(self, sweep: SweepFolder, runs: Path) -> list[RunFolder]:
+        """Put a sweep's records; returns its runs that were published with weights."""
+        members = {_name(folder): folder for folder in _members(sweep, runs)}
+        for old in set(_runs_of(self.known, sweep.name)) - set(members):
+            self.figures.pop(old, None)
+            self._drop(old)
+        self._drop(f"sweeps/{sweep.name}")
+        self.files |= _sweep_files(sweep, runs)
+        return [run for name, run in members.items() if name in self.figures]
+
+    def put_run(self, name: str, folder: RunFolder, runs: Path) -> None:
+        self.files |= _run_files(folder, runs)
+        self._drop(name)
+        self.figures[name] = _test_figures(folder.records())
+
+    def put_records(self, name: str, records: Sequence[Record]) -> None:
+        """Replace the records of a published run."""
+        self.files[f"{name}/records.jsonl"] = _json_lines(records)
+        self.figures[name] = _test_figures(records)
+
+    def write(self, results: Path) -> None:
+        """Files first, the manifest last: until then the old one names what differs."""
+        self.listed |= {name: digest(data) for name, data in self.files.items()}
+        _refuse_too_much(results, self.listed, self.files)
+        for name, data in self.files.items():
+            (results / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(results / name, data)
+        before = set(self.known.files) if self.known else set()
+        for name in sorted(before - set(self.listed)):
+            (results / name).unlink(missing_ok=True)
+            if not any((results / name).parent.iterdir()):
+                shutil.rmtree((results / name).parent)
+        facts = {"format": published.FORMAT, "read_by": published.READ_BY}
+        manifest = facts | {"files": self.listed, "runs": self.figures}
+        write_atomic(results / published.MANIFEST, _json(manifest))
+
+    def _drop(self, folder: str) -> None:
+        kept = {k: v for k, v in self.listed.items() if not k.startswith(f"{folder}/")}
+        self.listed = kept
 
 
 def _chosen(
@@ -164,10 +201,6 @@ def _runs_of(known: published.Results | None, sweep: str) -> Iterator[str]:
         yield from (run["name"] for run in known.archive(sweep))
 
 
-def _without(listed: dict[str, str], folder: str) -> dict[str, str]:
-    return {k: v for k, v in listed.items() if not k.startswith(f"{folder}/")}
-
-
 def _name(folder: RunFolder) -> str:
     """The run's name in `results/`, whatever repetition it was."""
     return f"{folder.spec().name}-{folder.spec().id}"
@@ -180,6 +213,10 @@ def _facts(folder: RunFolder) -> dict[str, Any]:
 
 def _test_figures(records: Sequence[Record]) -> dict[str, float]:
     return {k: v for k, v in latest(records).items() if k.startswith("test/")}
+
+
+def _json_lines(values: Sequence[Any]) -> bytes:
+    return b"".join(_json(value, indent=None) for value in values)
 
 
 def _json(value: Any, indent: int | None = 2) -> bytes:
@@ -210,11 +247,10 @@ def _sweep_files(sweep: SweepFolder, runs: Path) -> Files:
         for folder in members
     ]
     home = f"sweeps/{sweep.name}"
-    archive = b"".join(_json(line, indent=None) for line in lines)
     return {
         f"{home}/sweep.json": _json(facts),
         f"{home}/sweep.yaml": (sweep.path / "sweep.yaml").read_bytes(),
-        f"{home}/{published.ARCHIVE}": gzip.compress(archive, 9, mtime=0),
+        f"{home}/{published.ARCHIVE}": gzip.compress(_json_lines(lines), 9, mtime=0),
     }
 
 
@@ -225,7 +261,7 @@ def _run_files(folder: RunFolder, runs: Path) -> Files:
     return {
         f"{name}/run.json": _json(_facts(folder)),
         f"{name}/spec.yaml": dump(folder.spec()).encode(),
-        f"{name}/records.jsonl": b"".join(_json(r, None) for r in folder.records()),
+        f"{name}/records.jsonl": _json_lines(folder.records()),
         f"{name}/{published.WEIGHTS}": lzma.compress(data, filters=XZ),
     }
 
@@ -253,20 +289,3 @@ def _refuse_too_much(results: Path, listed: dict[str, str], files: Files) -> Non
             f"{results} would hold {total / 1e6:.1f} MB, {MOST / 1e6:.0f} are allowed; "
             f"the largest are {', '.join(largest)}"
         )
-
-
-def _manifest(listed: dict[str, str], figures: dict[str, dict[str, float]]) -> bytes:
-    facts = {"format": published.FORMAT, "read_by": published.READ_BY}
-    return _json(facts | {"files": listed, "runs": figures})
-
-
-def _write(results: Path, files: Files, dropped: set[str], manifest: bytes) -> None:
-    """Files first, the manifest last: until then the old one names what differs."""
-    for name, data in files.items():
-        (results / name).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(results / name, data)
-    for name in sorted(dropped):
-        (results / name).unlink(missing_ok=True)
-        if not any((results / name).parent.iterdir()):
-            shutil.rmtree((results / name).parent)
-    write_atomic(results / published.MANIFEST, manifest)

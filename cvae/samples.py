@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import numbers
 import os
-import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -35,7 +33,7 @@ from cvae.spec.document import (
     split_overrides,
     validate,
 )
-from cvae.spec.fields import LABEL_PARTS, Spec
+from cvae.spec.fields import Spec
 from cvae.spec.identity import flatten, nested
 
 FIGURE_SAMPLES = (
@@ -170,69 +168,36 @@ def evaluate(
         ValueError: a number of samples is not an integer of 0 to 10⁶.
         RunNotFound: no such run.
         UsageError: a part that there is not, labels of an unconditional run.
-        DataError: the data are not those that the run was made with, or its weights
-            are not finite.
+        DataError: other data than the run was made with, or weights are not finite.
         Busy: another process is at this run.
     """
-    samples, of_labels = PART_SAMPLES if what else FIGURE_SAMPLES
-    samples = samples if importance_samples is None else importance_samples
-    of_labels = of_labels if label_samples is None else label_samples
-    for count in (samples, of_labels):
-        if not _whole(count) or not 0 <= count <= 10**6:
-            raise ValueError(
-                f"samples must be an integer of 0 to 10**6, found {count!r}"
-            )
-    loaded = run if isinstance(run, Run) else load_run(run, runs=runs)
+    defaults = PART_SAMPLES if what else FIGURE_SAMPLES
+    counts = _counts((importance_samples, label_samples), defaults)
+    loaded = _loaded(run, runs)
     if label_samples and not loaded.model.classes:
         raise UsageError(
             f"{loaded.folder.name} is unconditional: it has no label posterior"
         )
-    what_of = loaded.folder, loaded.spec, loaded.model
-    if what:
-        parts = chosen_parts(what, loaded, samples, of_labels)
-        figures = measure_run(*what_of, parts, samples=samples, label_samples=of_labels)
-    else:
-        figures = evaluate_run(
-            *what_of, importance_samples=samples, label_samples=of_labels
-        )
+    figures = _measured(loaded, what, *counts)
     if loaded.folder.published:
         _publish(loaded.folder)
     return figures
 
 
-def chosen_parts(
-    what: str | Sequence[str], run: Run, samples: int, label_samples: int
-) -> list[str]:
-    """The parts of an evaluation that are asked for, in the order of `PARTS`.
+def _measured(
+    run: Run, what: str | Sequence[str], samples: int, label_samples: int
+) -> dict[str, float]:
+    """The parts named by `what`, or without it the estimates of `evaluate_run`."""
+    known = run.folder, run.spec, run.model
+    if not what:
+        return evaluate_run(
+            *known, importance_samples=samples, label_samples=label_samples
+        )
+    from cvae.evaluation.parts import chosen_parts  # scikit-learn takes seconds
 
-    Raises:
-        UsageError: one that there is not, or that this run or these numbers of samples
-            cannot answer.
-    """
-    from cvae.evaluation.parts import NEED_SAMPLES, PARTS
-
-    asked = re.split(r"[\s,]+", what.strip()) if isinstance(what, str) else list(what)
-    for name in asked:
-        if name != "all" and name not in PARTS:
-            near = difflib.get_close_matches(name, [*PARTS, "all"], 1)
-            raise UsageError(
-                f"WHAT={name[:80]}: no such part; allowed: {', '.join(PARTS)}, all"
-                + (f"; did you mean {near[0]}?" if near else "")
-            )
-    plain = not run.model.classes
-    if "all" in asked:
-        asked = [name for name in PARTS if not (plain and name in LABEL_PARTS)]
-    for name in asked:
-        if plain and name in LABEL_PARTS:
-            raise UsageError(
-                f"{run.folder.name} is unconditional: it has no {name} to evaluate"
-            )
-        counts = {"K": samples, "LABEL_K": label_samples}
-        if counts.get(NEED_SAMPLES.get(name, "")) == 0:
-            raise UsageError(
-                f"{NEED_SAMPLES[name]}=0: {name} needs at least one draw of z an image"
-            )
-    return [name for name in PARTS if name in asked]
+    conditional = bool(run.model.classes)
+    parts = chosen_parts(what, run.folder.name, conditional, samples, label_samples)
+    return measure_run(*known, parts, samples=samples, label_samples=label_samples)
 
 
 def _publish(folder: RunFolder) -> None:
@@ -271,17 +236,8 @@ def generate_conditional_samples(
             model.
         RunNotFound: no such run.
     """
-    if isinstance(digit, bool) or digit not in range(mnist.CLASSES):
-        raise ValueError(f"digit must be 0 to 9, found {digit!r}")
-    if not _whole(num_samples) or num_samples < 1:
-        raise ValueError(f"num_samples must be an integer ≥ 1, found {num_samples!r}")
-    if seed is not None and not (_whole(seed) and -(2**63) <= seed < 2**64):
-        raise ValueError(
-            f"seed must be an integer of −2**63 to 2**64 − 1, found {seed!r}"
-        )
-    if not isinstance(temperature, numbers.Real) or not 0 <= temperature <= 1e3:
-        raise ValueError(f"temperature must be 0 to 1000, found {temperature!r}")
-    loaded = run if isinstance(run, Run) else load_run(run, runs=runs)
+    _check_request(digit, num_samples, seed, temperature)
+    loaded = _loaded(run, runs)
     if not loaded.model.classes:
         raise ValueError(
             f"{loaded.folder.name} is unconditional: it cannot be asked for a digit; "
@@ -299,5 +255,45 @@ def generate_conditional_samples(
     return grids.digits(loaded.model, z, labels)
 
 
-def _whole(value: object) -> bool:
+def _loaded(
+    run: str | os.PathLike[str] | Run | None, runs: str | os.PathLike[str]
+) -> Run:
+    return run if isinstance(run, Run) else load_run(run, runs=runs)
+
+
+def _counts(
+    asked: tuple[int | None, int | None], defaults: tuple[int, int]
+) -> list[int]:
+    """The numbers of samples, with the default where none is asked for.
+
+    Raises:
+        ValueError: one that is not an integer of 0 to 10⁶.
+    """
+    pairs = zip(asked, defaults, strict=True)
+    counts = [default if count is None else count for count, default in pairs]
+    for count in counts:
+        if not _is_integer(count) or not 0 <= count <= 10**6:
+            raise ValueError(
+                f"samples must be an integer of 0 to 10**6, found {count!r}"
+            )
+    return counts
+
+
+def _check_request(
+    digit: int, count: int, seed: int | None, temperature: float
+) -> None:
+    """Raises ValueError for what `generate_conditional_samples` cannot be asked."""
+    if isinstance(digit, bool) or digit not in range(mnist.CLASSES):
+        raise ValueError(f"digit must be 0 to 9, found {digit!r}")
+    if not _is_integer(count) or count < 1:
+        raise ValueError(f"num_samples must be an integer ≥ 1, found {count!r}")
+    if seed is not None and not (_is_integer(seed) and -(2**63) <= seed < 2**64):
+        raise ValueError(
+            f"seed must be an integer of −2**63 to 2**64 − 1, found {seed!r}"
+        )
+    if not isinstance(temperature, numbers.Real) or not 0 <= temperature <= 1e3:
+        raise ValueError(f"temperature must be 0 to 1000, found {temperature!r}")
+
+
+def _is_integer(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)

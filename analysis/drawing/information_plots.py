@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from analysis.drawing import style
 from analysis.drawing.plates import Plate
@@ -22,45 +23,15 @@ BINS = np.linspace(-4, 4, 65)
 
 def draw_latents(measured: Measured, facts: Facts) -> list[Plate]:
     """The kl by dimension and by term; the aggregate posterior against the prior."""
-    return [nats(measured), densities(measured)]
+    return [kl_terms(measured), densities(measured)]
 
 
-def nats(measured: Measured) -> Plate:
+def kl_terms(measured: Measured) -> Plate:
+    """The kl by dimension of z, and taken apart into its terms."""
     figure = style.figure(2.8)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    kl, variance = (measured.arrays[k].numpy() for k in ("kl_per_dim", "variance"))
-    order = np.argsort(-kl, kind="stable")
-    colours = np.where(variance[order] > ACTIVE_VARIANCE, BLUE, GREY)
-    left.bar(range(len(kl)), kl[order], color=list(colours))
-    if len(kl) <= 24:
-        left.set_xticks(range(len(kl)), [f"{dim + 1}" for dim in order], size=7)
-    active = int(measured.figures["active_units"])
-    left.set(xlabel="dimension of z, most nats first", ylabel="kl, nats per image")
-    left.set_title(f"{active} of {len(kl)} dimensions are active")
-    left.grid(visible=False, axis="x")
-    terms = {
-        "information_in_digit": "I(x; z | y)",
-        "aggregate_kl": "KL(q(z|y) ‖ p(z|y))",
-    }
-    if "marginal_kl" in measured.figures:
-        del terms["aggregate_kl"]
-        terms["label_information"] = "I(y; z)"
-        terms["marginal_kl"] = "KL(q(z) ‖ p(z))"
-    values = [measured.figures[name] for name in terms]
-    bars = right.barh(
-        range(len(terms)),
-        values,
-        xerr=[measured.errors[name] for name in terms],
-        color=BLUE,
-        error_kw={"lw": 0.8},
-    )
-    right.bar_label(bars, [f" {value:.2f}" for value in values], size=8)
-    right.set_yticks(range(len(terms)), list(terms.values()), size=8)
-    right.invert_yaxis()
-    right.margins(x=0.18)
-    right.set(xlabel="nats per image")
-    right.grid(visible=False, axis="y")
-    right.set_title(f"They add up to the kl, {measured.figures['kl']:.2f}")
+    _by_dimension(left, measured)
+    _by_term(right, measured)
     caption = (
         "Left: kl of each coordinate, in units of p(z given y), against N(0, 1); grey "
         "dimensions do not vary with the image. Right: the kl taken apart (Hoffman & "
@@ -75,6 +46,45 @@ def nats(measured: Measured) -> Plate:
             f"{value['information_upper']:.2f} at most."
         )
     return Plate("information", figure, caption)
+
+
+def _by_dimension(axes: Axes, measured: Measured) -> None:
+    kl, variance = (measured.arrays[k].numpy() for k in ("kl_per_dim", "variance"))
+    order = np.argsort(-kl, kind="stable")
+    colours = np.where(variance[order] > ACTIVE_VARIANCE, BLUE, GREY)
+    axes.bar(range(len(kl)), kl[order], color=list(colours))
+    if len(kl) <= 24:
+        axes.set_xticks(range(len(kl)), [f"{dim + 1}" for dim in order], size=7)
+    active = int(measured.figures["active_units"])
+    axes.set(xlabel="dimension of z, most nats first", ylabel="kl, nats per image")
+    axes.set_title(f"{active} of {len(kl)} dimensions are active")
+    axes.grid(visible=False, axis="x")
+
+
+def _by_term(axes: Axes, measured: Measured) -> None:
+    terms = {
+        "information_in_digit": "I(x; z | y)",
+        "aggregate_kl": "KL(q(z|y) ‖ p(z|y))",
+    }
+    if "marginal_kl" in measured.figures:
+        del terms["aggregate_kl"]
+        terms["label_information"] = "I(y; z)"
+        terms["marginal_kl"] = "KL(q(z) ‖ p(z))"
+    values = [measured.figures[name] for name in terms]
+    bars = axes.barh(
+        range(len(terms)),
+        values,
+        xerr=[measured.errors[name] for name in terms],
+        color=BLUE,
+        error_kw={"lw": 0.8},
+    )
+    axes.bar_label(bars, [f" {value:.2f}" for value in values], size=8)
+    axes.set_yticks(range(len(terms)), list(terms.values()), size=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.18)
+    axes.set(xlabel="nats per image")
+    axes.grid(visible=False, axis="y")
+    axes.set_title(f"They add up to the kl, {measured.figures['kl']:.2f}")
 
 
 def densities(measured: Measured) -> Plate:

@@ -120,14 +120,7 @@ def scatter(
     axes = drawn.add_subplot(title=title, xlabel=names[0])
     random = np.random.default_rng(0)
     colours = np.array(style.DIGITS)[labels]
-    farthest = np.abs(points).max(1)
-    edge = max(3.5, 1.05 * float(np.quantile(farthest, 0.999)))
-    if outside := int((farthest > edge).sum()):
-        note = f"{outside} farther out"
-        axes.annotate(
-            note, (1, 0), (-4, 4), "axes fraction", "offset points", ha="right"
-        )
-    axes.set_xlim(-edge, edge)
+    edge = _limit(axes, points)
     if points.shape[1] == 1:
         spread = labels + random.uniform(-0.35, 0.35, len(labels))
         points = np.column_stack([points[:, 0], spread])
@@ -144,13 +137,31 @@ def scatter(
     x, y = points[order].T
     alpha = 1.0 if sigma is None else 0.25  # or the ellipses drown in them
     axes.scatter(x, y, s=4, c=colours[order], lw=0, alpha=alpha, rasterized=True)
+    _digit_legend(axes, points, labels)
+    return drawn
+
+
+def _limit(axes: Axes, points: Array) -> float:
+    """Where the axes end: what lies outside is counted in a note."""
+    farthest = np.abs(points).max(1)
+    edge = max(3.5, 1.05 * float(np.quantile(farthest, 0.999)))
+    if outside := int((farthest > edge).sum()):
+        note = f"{outside} farther out"
+        axes.annotate(
+            note, (1, 0), (-4, 4), "axes fraction", "offset points", ha="right"
+        )
+    axes.set_xlim(-edge, edge)
+    return edge
+
+
+def _digit_legend(axes: Axes, points: Array, labels: NDArray[np.int64]) -> None:
+    """The colours of the digits, and each digit that is frequent at its middle."""
     for digit in np.unique(labels):
         axes.scatter([], [], s=30, c=style.DIGITS[digit], label=str(digit))
         if (labels == digit).sum() >= NAMED:
             _name(axes, points[labels == digit], int(digit))
     axes.plot([], [], **RING, label="prior,\n1, 2, 3 σ")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), title="digit")
-    return drawn
 
 
 def _name(axes: Axes, points: Array, digit: int) -> None:

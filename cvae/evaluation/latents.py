@@ -76,6 +76,24 @@ def latents(model: CVAE, images: mnist.Images, request: Request) -> Measured:
     """
     generator, y = request.stream("evaluate"), images.labels.cpu()
     encoded = encode(model, images, generator, corrupt=request.corrupt)
+    variance = encoded.mu.var(0, correction=0)
+    active = int((variance > likelihood.ACTIVE_VARIANCE).sum())
+    noise = torch.randn(encoded.z.shape, generator=generator)
+    drawn = {
+        "kl_per_dim": encoded.kl_per_dim.mean(0),
+        "variance": variance,
+        "u": encoded.u,
+        "prior_u": _prior_u(model, images.labels, noise),
+    }
+    return (
+        mean_and_error(kl_terms(model, encoded, y), drawn)
+        | Measured({"active_units": active})
+        | label_in_z(encoded.u_mu, y)
+    )
+
+
+def kl_terms(model: CVAE, encoded: Encoded, y: Tensor) -> dict[str, Tensor]:
+    """The kl and the terms it is taken apart into, by name; each (N,), nats."""
     q = encoded.mu, encoded.logvar
     log_q = gaussian_log_density(encoded.z, q)
     log_all, log_others, log_label = aggregate(encoded.z, q, y)
@@ -94,20 +112,7 @@ def latents(model: CVAE, images: mnist.Images, request: Request) -> Measured:
     terms["total_correlation"] = log_all - log_marginals
     if isinstance(model.prior, Standard):
         terms["dimension_kl"] = log_marginals - encoded.log_p
-    variance = encoded.mu.var(0, correction=0)
-    active = int((variance > likelihood.ACTIVE_VARIANCE).sum())
-    noise = torch.randn(encoded.z.shape, generator=generator)
-    drawn = {
-        "kl_per_dim": encoded.kl_per_dim.mean(0),
-        "variance": variance,
-        "u": encoded.u,
-        "prior_u": _prior_u(model, images.labels, noise),
-    }
-    return (
-        mean_and_error(terms, drawn)
-        | Measured({"active_units": active})
-        | label_in_z(encoded.u_mu, y)
-    )
+    return terms
 
 
 @torch.no_grad()

@@ -90,13 +90,19 @@ def run(
             publish()
             if not origin.sweep:
                 mark_dead(runs, tracker)
-            done = state.resume(folder, task.state)
-            for epoch in show(task.train(done), folder, done, task.last):
-                clock.add("training", epoch.seconds)
-                recorder.epoch(epoch)
-                publish()
-            recorder.finish(publish)
+            _train(task, recorder, publish, show)
     return folder
+
+
+def _train(task: Task, recorder: Recorder, publish: Publish, show: Progress) -> None:
+    """From the last checkpoint to the final figures, every epoch recorded."""
+    folder = recorder.folder
+    done = state.resume(folder, task.state)
+    for epoch in show(task.train(done), folder, done, task.last):
+        recorder.clock.add("training", epoch.seconds)
+        recorder.epoch(epoch)
+        publish()
+    recorder.finish(publish)
 
 
 def _task(
