@@ -24,7 +24,7 @@ from analysis.drawing import (
 )
 from analysis.drawing.plates import Plate
 from analysis.reading import arguments
-from analysis.reading.attach import attach
+from analysis.reading.attach import attach_to_run
 from analysis.reading.load import load_runs
 from analysis.reading.runs import RunRow
 from analysis.report import embedded, render
@@ -77,7 +77,7 @@ def write(run: Run, out: Path, others: Sequence[RunRow] = ()) -> list[Path]:
         RunNotFound: nothing of this run was evaluated yet.
         Damaged: a file of an evaluation is not what was written.
     """
-    stored = measurements.load(measurements.place(run.folder))
+    stored = measurements.load(measurements.directory(run.folder))
     if not stored:
         raise RunNotFound(
             f"{run.folder.name} was not evaluated yet: make evaluate "
@@ -190,8 +190,7 @@ def _settings(facts: Facts) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    options = dict(arguments.COMMON)
-    options["--run"] = {"help": "name, id, folder or MLflow run id; newest if none"}
+    options = arguments.COMMON | arguments.ONE_RUN
     return arguments.command("evaluation", __doc__, options, _main, words)
 
 
@@ -201,10 +200,9 @@ def _main(options: argparse.Namespace) -> None:
     every = load_runs(runs=options.runs)
     files = write(run, out, every.rows)
     print(f"{files[0]}: {len(files) - 2} figures; {files[1].name} beside it")
-    home = measurements.place(run.folder)
+    home = measurements.directory(run.folder)
     values = sorted([*home.glob("*.csv"), *home.glob("*.json")])
-    chosen = load_runs(ids=[run.folder.name], runs=options.runs)
-    print(attach(chosen, [*files, *values], "evaluation"))
+    print(attach_to_run(run, options.runs, [*files, *values], "evaluation"))
 
 
 if __name__ == "__main__":

@@ -22,9 +22,8 @@ import torch
 from numpy.typing import NDArray
 
 from analysis.reading import arguments, latent, packed
-from analysis.reading.attach import attach
+from analysis.reading.attach import attach_to_run
 from analysis.reading.latent import Posterior
-from analysis.reading.load import load_runs
 from cvae.errors import UsageError
 from cvae.files import write_atomic
 from cvae.metrics import headline
@@ -207,7 +206,7 @@ def _render(facts: dict[str, Any], blocks: Blocks) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     options: arguments.Options = {
-        "--run": {"help": "name, id, folder or MLflow run id; newest if none"},
+        **arguments.ONE_RUN,
         "--against": {"help": "a plain VAE to stand beside it"},
         "--out": {"type": Path, "help": "HTML file or folder to write"},
         "--attach": {"action": "store_true", "help": "to the run in MLflow, too"},
@@ -226,8 +225,7 @@ def _main(options: argparse.Namespace) -> None:
     size = file.stat().st_size / 1e6
     print(f"{file}: {size:.2f} MB; open it in a browser")
     if options.attach:
-        chosen = load_runs(ids=[run.folder.name], runs=options.runs)
-        print(attach(chosen, [file], "figures"))
+        print(attach_to_run(run, options.runs, [file], "figures"))
 
 
 def _file(out: Path) -> Path:

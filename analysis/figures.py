@@ -12,7 +12,6 @@ to train. Made again from the same runs, not one byte differs.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +59,7 @@ def make_figures(
     for name, page in pages.items():
         if page not in texts:
             texts[page] = page.read_text(encoding="utf-8")
-        replaced(texts[page], name, "", page)  # said before hours of training
+        replace_section(texts[page], name, "", page)  # said before hours of training
     needs = [n for name in tables for n in TABLES[name][0]]
     needs += [n for name in exhibits for n in EXHIBITS[name].needs]
     for name in dict.fromkeys(needs):
@@ -71,13 +70,13 @@ def make_figures(
     if anew:
         texts[results] = results_page(drawn)
     for name, page in pages.items():
-        texts[page] = replaced(texts[page], name, TABLES[name][1](needed), page)
+        texts[page] = replace_section(texts[page], name, TABLES[name][1](needed), page)
     for page, text in texts.items():
         write_atomic(page, text.encode())
     return [*written, *texts]
 
 
-def replaced(text: str, name: str, table_text: str, path: Path) -> str:
+def replace_section(text: str, name: str, table_text: str, path: Path) -> str:
     """`text` with what stands between the markers of `name` exchanged.
 
     Raises:
@@ -105,8 +104,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "--only": {"default": "", "help": f"of {', '.join([*TABLES, *EXHIBITS])}"},
         "--jobs": {"type": int, "help": "runs of a sweep at once; one a core if none"},
         "--seeds": {"type": int, "default": 1, "help": "of each single experiment"},
-        "--set": {"default": "", "metavar": "'a.b=1 c.d=2'", "help": "for a try-out"},
-        "--offline": {"action": "store_true", "help": "publish later, with sync"},
+        **arguments.TRAINING,
         "--runs": {
             "type": Path,
             "default": PUBLISHED,
@@ -114,22 +112,19 @@ def main(words: Sequence[str] | None = None) -> int:
         },
         "--readme": {"type": Path, "default": Path("README.md"), "help": "to fill"},
     }
-    later = "interrupted; the same command goes on"
     return arguments.command(
         "figures",
         __doc__,
         arguments.COMMON | options,
         _main,
         words,
-        interrupted=later,
+        interrupted=arguments.GOES_ON,
     )
 
 
 def _main(options: argparse.Namespace) -> None:
     everything = [*TABLES, *EXHIBITS]
-    names = re.findall(r"[^\s,]+", options.only) or everything
-    if wrong := [name for name in names if name not in everything]:
-        raise ValueError(f"{wrong[0]!r}: there is {', '.join(everything)}")
+    names = arguments.chosen_names(options.only, everything) or everything
     if options.runs == PUBLISHED and published.at(PUBLISHED) is None:
         raise RunNotFound(
             f"nothing is published in {PUBLISHED}/; make figures FROM=runs trains what "

@@ -18,9 +18,8 @@ from analysis.comparing.tables import escaped, write_page
 from analysis.drawing.latent_plates import draw_latent
 from analysis.drawing.plates import Plate
 from analysis.reading import arguments, latent
-from analysis.reading.attach import attach
+from analysis.reading.attach import attach_to_run
 from analysis.reading.latent import Posterior
-from analysis.reading.load import load_runs
 from cvae.run.find import display_name
 from cvae.samples import Run, load_run
 from cvae.tracking import note
@@ -127,9 +126,8 @@ def main(words: Sequence[str] | None = None) -> int:
             "help": "1-σ ellipses of the posteriors",
         },
     }
-    shared = ("--run", "--formats", "--out", "--runs")
-    options |= {name: arguments.OPTIONS[name] for name in shared}
-    options["--run"] = {"help": "name, id, folder or MLflow run id; newest if none"}
+    options |= arguments.ONE_RUN
+    options |= {"--formats": arguments.OPTIONS["--formats"]} | arguments.COMMON
     return arguments.command("manifold", __doc__, options, _main, words)
 
 
@@ -143,8 +141,7 @@ def _main(options: argparse.Namespace) -> None:
         ellipses=options.ellipses,
     )
     print(f"{page}: the latent space of {run.folder.name}, with {len(files)} files")
-    chosen = load_runs(ids=[run.folder.name], runs=options.runs)
-    print(attach(chosen, [page, *files], "manifold", always=True))
+    print(attach_to_run(run, options.runs, [page, *files], "manifold"))
 
 
 if __name__ == "__main__":

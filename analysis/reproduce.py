@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -94,14 +93,12 @@ def main(words: Sequence[str] | None = None) -> int:
     options: arguments.Options = {
         "--only": {"required": True, "help": f"of {', '.join(_names())}"},
         "--jobs": {"type": int, "help": "runs at once; one a core if none"},
-        "--offline": {"action": "store_true", "help": "publish later, with sync"},
-        "--set": {"default": "", "metavar": "'a.b=1 c.d=2'", "help": "for a try-out"},
+        **arguments.TRAINING,
         "--runs": arguments.OPTIONS["--runs"],
         "--results": {"type": Path, "default": Path("results"), "help": "published"},
     }
-    later = "interrupted; the same command goes on"
     return arguments.command(
-        "reproduce", __doc__, options, _main, words, interrupted=later
+        "reproduce", __doc__, options, _main, words, interrupted=arguments.GOES_ON
     )
 
 
@@ -114,9 +111,7 @@ def _names() -> dict[str, tuple[str, ...]]:
 
 def _main(options: argparse.Namespace) -> None:
     known = _names()
-    asked = re.findall(r"[^\s,]+", options.only)
-    if wrong := [name for name in asked if name not in known]:
-        raise ValueError(f"{wrong[0]!r}: there is {', '.join(known)}")
+    asked = arguments.chosen_names(options.only, list(known))
     overrides = tuple(split_overrides(options.set))
     published = Needed(options.results, overrides)
     head = ["setting", "figure", "published", "own", "difference", "allowed", "within"]

@@ -23,6 +23,7 @@ from cvae.errors import guarded, raise_on_signals  # noqa: E402
 
 gc.set_threshold(100_000)  # what torch and MLflow load is no garbage: a second less
 Command = Callable[..., Any]  # adds a command; its result adds an argument to it
+ONE_RUN = "name, id, folder or MLflow run id; newest if none"
 GOES_ON = "interrupted; the same command goes on from the last checkpoint"
 KEPT_NOTHING = "interrupted; figures are kept once all are computed: none were now"
 
@@ -48,9 +49,11 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(act=act, interrupted=stop)
         return one.add_argument
 
-    _add_training(command)
-    _add_reading(command)
-    _add_shipped(command)
+    for add in (
+        *(_add_training, _add_samples, _add_evaluate, _add_compression),
+        *(_add_tracking, _add_shipped),
+    ):
+        add(command)
     schema = command("schema", commands.schema, "the spec's JSON schema, for editors")
     schema("--markdown", action="store_true", help="as the tables of docs/fields.md")
     ui = command("ui", commands.ui, "the MLflow UI over the runs")
@@ -77,24 +80,27 @@ def _add_training(command: Command) -> None:
     sweep("--gpus", type=float, default=0.0, help="share of a GPU, for ray")
 
 
-def _add_reading(command: Command) -> None:
+def _add_samples(command: Command) -> None:
     samples = command(
         "samples", commands.samples, "draw a digit from a finished run as PNG"
     )
-    evaluate = command(
-        "evaluate",
-        commands.evaluate,
-        "importance-sampled figures of a run",
-        KEPT_NOTHING,
-    )
-    for add in (samples, evaluate):
-        add("--run", help="name, id, folder or MLflow run id; newest if none")
+    samples("--run", help=ONE_RUN)
     samples("--digit", type=whole(0, 9), help="0 to 9; all ten if left out")
     samples("--n", type=whole(1, 10**5), default=16, help="how many (of each digit)")
     seeds = whole(-(2**63), 2**64 - 1)
     samples("--seed", type=seeds, help="the same seed, the same images")
     samples("--temperature", type=float, default=1.0, help="spread of z")
     samples("--out", type=Path, help="PNG to write, or a folder for it")
+
+
+def _add_evaluate(command: Command) -> None:
+    evaluate = command(
+        "evaluate",
+        commands.evaluate,
+        "importance-sampled figures of a run",
+        KEPT_NOTHING,
+    )
+    evaluate("--run", help=ONE_RUN)
     k = {"type": whole(0, 10**6), "metavar": "K"}
     evaluate(
         *("--importance-samples",),
@@ -105,6 +111,8 @@ def _add_reading(command: Command) -> None:
     parts = "parts with their errors, such as 'nll gaps', or all (5000, 100 samples)"
     evaluate("--what", default="", help=parts)
 
+
+def _add_compression(command: Command) -> None:
     text = "the test images as a file of as many bits as −ELBO says"
     pack = command("compress", compress.compress, text)
     unpack = command(
@@ -112,17 +120,18 @@ def _add_reading(command: Command) -> None:
     )
     unpack("file", type=Path)
     for add in (pack, unpack):
-        add("--run", help="name, id, folder or MLflow run id; newest if none")
+        add("--run", help=ONE_RUN)
     pack("--out", type=Path, help="the file; in reports/<run>/ if left out")
     unpack("--out", type=Path, help="folder for the two IDX files; beside it if none")
 
-    serve = command("serve", commands.serve, "a run's model over HTTP, by MLflow")
-    serve("--run", help="name, id, folder or MLflow run id; newest if none")
-    serve("--port", type=whole(0, 65535), default=5001, help="of 127.0.0.1; 0: any")
 
+def _add_tracking(command: Command) -> None:
+    """What needs MLflow, and the list of the runs."""
+    serve = command("serve", commands.serve, "a run's model over HTTP, by MLflow")
+    serve("--run", help=ONE_RUN)
+    serve("--port", type=whole(0, 65535), default=5001, help="of 127.0.0.1; 0: any")
     sync = command("sync", commands.sync, "publish what the tracking store lacks")
     sync("--run", help="one run's name, id or folder; all if left out")
-
     command("list", commands.list_runs, "the runs in a folder, oldest first")
 
 

@@ -70,7 +70,7 @@ def sweep(
     from cvae.sweep import sweep, table  # only now: a wrong spec is said at once
 
     if dry:
-        print_table(table.dry(plan, runs))
+        print_table(table.dry_run(plan, runs))
         return
     folder = sweep.sweep(
         plan,
@@ -162,7 +162,7 @@ def evaluate(
     label_samples: int | None,
     what: str,
 ) -> None:
-    from cvae.run.measurements import place
+    from cvae.run.measurements import directory
     from cvae.samples import evaluate, load_run
 
     known = load_run(run, runs=runs)
@@ -179,7 +179,7 @@ def evaluate(
             more = "" if error is None else f" ± {error:.4f}"
             print(f"  {key:32} {value:.4f}{more} {metric(key).unit}".rstrip())
     if what:
-        print(f"  values by image: {place(known.folder)}")
+        print(f"  values by image: {directory(known.folder)}")
 
 
 def serve(*, runs: Path, run: str | None, port: int) -> None:
@@ -249,14 +249,14 @@ def list_runs(*, runs: Path) -> None:
         return
     if every:
         head = ["run", "status", "epochs", "neg_elbo", "fidelity", "what it changes"]
-        print_table([head, *(_line(folder, FIDELITY) for folder in every)])
+        print_table([head, *(_run_line(folder, FIDELITY) for folder in every)])
     if readers:
         head = ["judge", "status", "epochs", "accuracy", "what it changes"]
-        lines = [_line(folder, "test/accuracy") for folder in readers]
+        lines = [_run_line(folder, "test/accuracy") for folder in readers]
         print_table([head, *([*line[:3], *line[4:]] for line in lines)])
 
 
-def _line(folder: RunFolder, share: str) -> list[str]:
+def _run_line(folder: RunFolder, share: str) -> list[str]:
     """A run in the list; `share` is the key of the last figure shown."""
     from cvae.run.find import display_name
 

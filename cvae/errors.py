@@ -108,14 +108,14 @@ def raise_on_signals() -> None:
     """
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _raise)
+            signal.signal(number, _raise_terminated)
 
 
-def _raise(number: int, frame: Any) -> NoReturn:
+def _raise_terminated(number: int, frame: Any) -> NoReturn:
     raise Terminated(number)
 
 
-def in_words(stop: KeyboardInterrupt) -> str:
+def signal_name(stop: KeyboardInterrupt) -> str:
     """The interruption in words."""
     return str(stop) if isinstance(stop, Terminated) else "Ctrl-C"
 
@@ -135,7 +135,7 @@ NO_ROOM_ADVICE = (
 )
 
 
-class _Forgiving:
+class _LossyStream:
     """A text stream that loses what cannot be written: progress ends no run."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -183,22 +183,22 @@ def guarded(act: Callable[[], None], *, interrupted: str = "interrupted") -> int
     ValueErrors of the public functions (a digit of 12) are expected, too (exit code 2).
     """
     _open_streams()
-    with contextlib.redirect_stderr(cast(TextIO, _Forgiving(sys.stderr))):
-        code = _ended(act, interrupted)
+    with contextlib.redirect_stderr(cast(TextIO, _LossyStream(sys.stderr))):
+        code = _exit_code(act, interrupted)
     try:
         sys.stderr.flush()
     except (
         OSError
     ):  # what it did not take is still held, and Python would exit with 120
-        _lead_nowhere(sys.stderr)
+        _redirect_to_null(sys.stderr)
     return code
 
 
-def _lead_nowhere(stream: TextIO) -> None:
+def _redirect_to_null(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _ended(act: Callable[[], None], interrupted: str) -> int:
+def _exit_code(act: Callable[[], None], interrupted: str) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     log.setLevel(logging.INFO)
     try:
@@ -207,7 +207,7 @@ def _ended(act: Callable[[], None], interrupted: str) -> int:
         log.error("%s", "; ".join(getattr(stop, "__notes__", [interrupted])))
         return _interrupted(stop)
     except BrokenPipeError:
-        _lead_nowhere(sys.stdout)
+        _redirect_to_null(sys.stdout)
         return 1
     except Expected as error:
         log.error("%s", error)

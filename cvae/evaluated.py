@@ -24,7 +24,7 @@ def evaluated_since(name: str, known: Results | None) -> Evaluated:
         raise RunNotFound("nothing is published, either")
     folder = find.find_published(name.replace("_", "-"), known)
     assert isinstance(folder, Published)
-    home, new = measurements.place(folder), dict[str, float]()
+    home, new = measurements.directory(folder), dict[str, float]()
     parts = [
         part
         for part in measurements.load(home).values()

@@ -16,7 +16,7 @@ def digest(data: bytes) -> str:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
+def errors_naming(path: Path) -> Iterator[None]:
     """Make an error of the disk name `path`: that of a write names no file, that of a
     part file one that nobody asked for."""
     try:
@@ -33,14 +33,14 @@ def write_atomic(path: Path, data: bytes, *, keep: Path | None = None) -> None:
     stands at `path` all the time.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with naming(path):
+    with errors_naming(path):
         try:
             with aside.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             if keep and path.exists():
-                _name_too(path, keep)
+                _link_or_rename(path, keep)
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
@@ -51,7 +51,7 @@ def write_atomic(path: Path, data: bytes, *, keep: Path | None = None) -> None:
             os.close(folder)
 
 
-def _name_too(path: Path, name: Path) -> None:
+def _link_or_rename(path: Path, name: Path) -> None:
     """Give the file at `path` a second name in the same folder, in one step."""
     spare = name.with_name(f".{name.name}.{os.getpid()}.part")
     try:

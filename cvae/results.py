@@ -65,19 +65,21 @@ def publish(
         raise UsageError(f"{runs} is what is published; runs come from runs/")
     known, wanted = published.at(results), [name for name in names if name != JUDGE]
     sweeps, singles, evaluated = _chosen(wanted, runs, known)
-    _refuse([*singles, *(run for sweep in sweeps for run in _members(sweep, runs))])
+    _check_publishable(
+        [*singles, *(run for sweep in sweeps for run in _members(sweep, runs))]
+    )
     contents = _Contents(known)
     for sweep in sweeps:
         singles += contents.put_sweep(sweep, runs)
         singles += _first_seeds(sweep, runs) if weights else []
-    by_name = {_name(folder): folder for folder in singles}
+    by_name = {_published_name(folder): folder for folder in singles}
     for name, folder in by_name.items():
         contents.put_run(name, folder, runs)
     for folder, lines in evaluated:
         contents.put_records(folder.name, lines)
     if JUDGE in names:
         judge = find.find_run(JUDGE, runs=runs / JUDGES)
-        _refuse([judge])
+        _check_publishable([judge])
         contents.files |= _judge_files(judge)
     contents.write(results)
     done = [*(f"sweeps/{sweep.name}" for sweep in sweeps), *by_name]
@@ -96,8 +98,8 @@ class _Contents:
 
     def put_sweep(self, sweep: SweepFolder, runs: Path) -> list[RunFolder]:
         """Put a sweep's records; returns its runs that were published with weights."""
-        members = {_name(folder): folder for folder in _members(sweep, runs)}
-        for old in set(_runs_of(self.known, sweep.name)) - set(members):
+        members = {_published_name(folder): folder for folder in _members(sweep, runs)}
+        for old in set(_published_runs(self.known, sweep.name)) - set(members):
             self.figures.pop(old, None)
             self._drop(old)
         self._drop(f"sweeps/{sweep.name}")
@@ -117,7 +119,7 @@ class _Contents:
     def write(self, results: Path) -> None:
         """Files first, the manifest last: until then the old one names what differs."""
         self.listed |= {name: digest(data) for name, data in self.files.items()}
-        _refuse_too_much(results, self.listed, self.files)
+        _check_size(results, self.listed, self.files)
         for name, data in self.files.items():
             (results / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomic(results / name, data)
@@ -170,7 +172,7 @@ def _members(sweep: SweepFolder, runs: Path) -> list[RunFolder]:
     return [RunFolder(runs / run["folder"]) for run in sweep.info.get("runs", [])]
 
 
-def _refuse(folders: Sequence[RunFolder]) -> None:
+def _check_publishable(folders: Sequence[RunFolder]) -> None:
     """Raise a UsageError that names every run which may not be published, and why."""
     faults = []
     for folder in folders:
@@ -195,13 +197,13 @@ def _first_seeds(sweep: SweepFolder, runs: Path) -> list[RunFolder]:
     return [folder for folder, seed in members if seed == seeds[0]]
 
 
-def _runs_of(known: published.Results | None, sweep: str) -> Iterator[str]:
+def _published_runs(known: published.Results | None, sweep: str) -> Iterator[str]:
     """The names of the runs that the published sweep of this name has."""
     if known and f"sweeps/{sweep}/{published.ARCHIVE}" in known.files:
         yield from (run["name"] for run in known.archive(sweep))
 
 
-def _name(folder: RunFolder) -> str:
+def _published_name(folder: RunFolder) -> str:
     """The run's name in `results/`, whatever repetition it was."""
     return f"{folder.spec().name}-{folder.spec().id}"
 
@@ -234,12 +236,12 @@ def _sweep_files(sweep: SweepFolder, runs: Path) -> Files:
         )
     members = _members(sweep, runs)
     facts["runs"] = [
-        {"folder": _name(folder), "id": run["id"], "swept": run["swept"]}
+        {"folder": _published_name(folder), "id": run["id"], "swept": run["swept"]}
         for folder, run in zip(members, sweep.info["runs"], strict=True)
     ]
     lines = [
         {
-            "name": _name(folder),
+            "name": _published_name(folder),
             "info": _facts(folder),
             "spec": dump(folder.spec()),
             "records": folder.records(),
@@ -257,7 +259,10 @@ def _sweep_files(sweep: SweepFolder, runs: Path) -> Files:
 def _run_files(folder: RunFolder, runs: Path) -> Files:
     """The files of a run with its rounded weights, if they are as good as its own."""
     run = load_run(folder.path.resolve(), runs=runs)
-    name, data = _name(folder), safetensors.torch.save(rounded_weights(folder, run))
+    name, data = (
+        _published_name(folder),
+        safetensors.torch.save(rounded_weights(folder, run)),
+    )
     return {
         f"{name}/run.json": _json(_facts(folder)),
         f"{name}/spec.yaml": dump(folder.spec()).encode(),
@@ -278,7 +283,7 @@ def _judge_files(folder: RunFolder) -> Files:
     return weights | {f"{JUDGE}/judge.json": _json(record)}
 
 
-def _refuse_too_much(results: Path, listed: dict[str, str], files: Files) -> None:
+def _check_size(results: Path, listed: dict[str, str], files: Files) -> None:
     sizes = {
         name: len(files[name]) if name in files else (results / name).stat().st_size
         for name in listed

@@ -38,24 +38,26 @@ def verify(path: Path, *, full: bool = False) -> Iterator[Row]:
     results = published.at(path)
     if results is None:
         raise Altered(f"{path / published.MANIFEST}: missing; nothing is published")
-    faults = list(_files(results))
+    faults = list(_file_faults(results))
     broken = {fault.partition(":")[0] for fault in faults}
     for name in sorted(results.figures):
         files = [file for file in results.files if file.startswith(f"{name}/")]
         if any(str(path / file) in broken for file in files):
             continue  # it is named, and nothing is computed from it
-        for row in _run(load_run(name, runs=path), results.figures[name], full=full):
+        for row in _check_run(
+            load_run(name, runs=path), results.figures[name], full=full
+        ):
             yield row
             faults += _fault(path, row)
     if not any(str(path / "judge") in name for name in broken):
-        for row in _judge(path):
+        for row in _check_judge(path):
             yield row
             faults += _fault(path, row)
     if faults:
         raise Altered("\n".join(faults))
 
 
-def _files(results: published.Results) -> Iterator[str]:
+def _file_faults(results: published.Results) -> Iterator[str]:
     """What is wrong with the files themselves."""
     for name in results.files:
         try:
@@ -68,7 +70,7 @@ def _files(results: published.Results) -> Iterator[str]:
             yield f"{file}: not published: {published.MANIFEST} does not list it"
 
 
-def _run(run: Run, known: dict[str, float], *, full: bool) -> Iterator[Row]:
+def _check_run(run: Run, known: dict[str, float], *, full: bool) -> Iterator[Row]:
     """The figures of one run anew, those that are published and can be checked."""
     name, spec, data = run.folder.name, run.spec, load_data(run.spec, run.folder)
     for key, value in known.items():
@@ -104,7 +106,7 @@ def _run(run: Run, known: dict[str, float], *, full: bool) -> Iterator[Row]:
             yield name, f"test/{figure}", known[f"test/{figure}"], value, allowed
 
 
-def _judge(path: Path) -> Iterator[Row]:
+def _check_judge(path: Path) -> Iterator[Row]:
     """The judge's accuracy on the shipped test images."""
     if judged := judge.published(path / "judge"):
         network, record = judged

@@ -76,7 +76,9 @@ def _distance(each: Difference, setting: Setting, comparison: Comparison) -> str
         pairs = "pair" if each.pairs == 1 else "pairs"
         details.append(f"{each.pairs} {pairs} by {what}")
     if not math.isnan(summary.low):
-        low, high = tables.between(summary.low, summary.high, metric).split(" to ")
+        low, high = tables.interval_text(summary.low, summary.high, metric).split(
+            " to "
+        )
         details.append(f"95 % interval {low} to {high}")
     if math.isnan(each.p):
         details.append(f"too few seeds for a test, which takes {ENOUGH}")

@@ -28,7 +28,7 @@ def settings(comparison: Comparison) -> list[Row]:
         row["n"] = str(whole.n)
         for key in scores(comparison):
             row[key] = mean_sd(setting.column(key).tolist(), key)
-        row["95 % interval"] = between(whole.low, whole.high, comparison.metric)
+        row["95 % interval"] = interval_text(whole.low, whole.high, comparison.metric)
         row["difference"] = row["p"] = ""
         if each:
             row["difference"] = number(each.summary.mean, comparison.metric, sign=True)
@@ -89,7 +89,7 @@ def scores(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys([comparison.metric, *usual]))
 
 
-def between(low: float, high: float, metric: str) -> str:
+def interval_text(low: float, high: float, metric: str) -> str:
     if math.isnan(low):
         return "–"
     return f"{number(low, metric)} to {number(high, metric)}"

@@ -209,7 +209,7 @@ def densities(
     for panel, (digit, (at, mixture)) in zip(
         panels.flat, by_digit.items(), strict=False
     ):
-        count, nats = len(posterior.of(digit)), latent.gap(at, mixture)
+        count, nats = len(posterior.of(digit)), latent.kl_to_prior(at, mixture)
         panel.set_title(f"{digit} · n={count:,}\n{nats:.2f} nats", size=8)
         panel.grid(False)
         panel.set(xlim=(-3.5, 3.5), xticks=(-2, 0, 2))

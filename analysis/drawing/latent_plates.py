@@ -223,4 +223,4 @@ def random_gap(posterior: Posterior, dims: list[int]) -> float:
     """The gap of a random tenth of the images: that of a digit without a meaning."""
     count = len(posterior.labels)
     tenth = np.random.default_rng(0).permutation(count)[: max(1, count // 10)]
-    return latent.gap(*latent.density(posterior, tenth, dims))
+    return latent.kl_to_prior(*latent.density(posterior, tenth, dims))

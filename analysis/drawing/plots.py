@@ -35,7 +35,7 @@ def draw_comparison(runs: Runs, comparison: Comparison) -> list[Plate]:
         planes.rate_distortion(comparison),
         planes.control(comparison),
         swept(comparison),
-        active(comparison),
+        active_units(comparison),
     )
     return [plate for plate in drawn if plate]
 
@@ -191,7 +191,7 @@ def _tick_labels(axes: Axes, ticks: Sequence[float]) -> list[str]:
     return labels
 
 
-def active(comparison: Comparison) -> Plate | None:
+def active_units(comparison: Comparison) -> Plate | None:
     """Active units of each setting, inside the latent dimensions that it has."""
     key = f"{comparison.metric.partition('/')[0]}/active_units"
     shown = [each for each in _best_settings(comparison, ROWS) if len(each.column(key))]

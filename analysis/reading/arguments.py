@@ -36,6 +36,14 @@ OPTIONS: Options = {
 }
 COMMON = {name: OPTIONS[name] for name in ("--out", "--runs")}
 CHOICE = OPTIONS  # the commands on chosen runs have them all
+ONE_RUN: Options = {
+    "--run": {"help": "name, id, folder or MLflow run id; newest if none"}
+}
+TRAINING: Options = {  # of the commands that train what is missing
+    "--set": {"default": "", "metavar": "'a.b=1 c.d=2'", "help": "for a try-out"},
+    "--offline": {"action": "store_true", "help": "publish later, with sync"},
+}
+GOES_ON = "interrupted; the same command goes on"
 
 
 def command(
@@ -81,6 +89,18 @@ def selected_runs(options: argparse.Namespace) -> Runs:
         runs=options.runs,
         source=options.source,
     )
+
+
+def chosen_names(text: str, known: Sequence[str]) -> list[str]:
+    """The names in an option, with blanks or commas between.
+
+    Raises:
+        ValueError: one that is not known.
+    """
+    names = re.findall(r"[^\s,]+", text)
+    if wrong := [name for name in names if name not in known]:
+        raise ValueError(f"{wrong[0]!r}: there is {', '.join(known)}")
+    return names
 
 
 def formats(options: argparse.Namespace) -> list[str]:

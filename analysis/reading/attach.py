@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.reading.load import load_runs
 from analysis.reading.runs import Runs
 from cvae.errors import TrackingError
 from cvae.run.folder import SweepFolder
 from cvae.tracking.address import has_store
 
 if TYPE_CHECKING:
+    from cvae.samples import Run
     from cvae.tracking.store import Store
 
 
@@ -43,6 +45,11 @@ def attach(
     except TrackingError as error:
         return f"not in MLflow: {error}"
     return f"in MLflow: run {home}, artifacts {folder}/"
+
+
+def attach_to_run(run: Run, runs: Path, files: Sequence[Path], folder: str) -> str:
+    """Files as artifacts of the one run that they were made of; as `attach`."""
+    return attach(load_runs(ids=[run.folder.name], runs=runs), files, folder)
 
 
 def _parent(runs: Runs, store: Store) -> str | None:

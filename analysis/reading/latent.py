@@ -188,7 +188,7 @@ def density(
     return at, np.asarray(mixture / len(rows))
 
 
-def gap(at: Array, mixture: Array) -> float:
+def kl_to_prior(at: Array, mixture: Array) -> float:
     """KL(mixture ‖ standard normal) in nats, by quadrature over the points `at`.
 
     0 if the images fill the prior. A mixture of few narrow posteriors is never smooth:

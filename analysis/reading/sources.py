@@ -14,7 +14,7 @@ from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.identity import flatten
 
 if TYPE_CHECKING:
-    from cvae.tracking.store import Store, Stored
+    from cvae.tracking.store import Store, StoredRun
 
 SECTIONS = {key.partition(".")[0] for key in DEFAULTS if "." in key}
 OVERFLOW = 1.79e308  # MLflow stores infinity as the largest double
@@ -53,7 +53,7 @@ def _is_readable(folder: RunFolder) -> bool:
     return True
 
 
-def _stored_run(stored: Stored, folder: RunFolder | None) -> RunRow:
+def _stored_run(stored: StoredRun, folder: RunFolder | None) -> RunRow:
     known = {key: value for key, value in stored.params.items() if _is_field(key)}
     facts = {key: stored.params[key] for key in stored.params.keys() - known.keys()}
     facts |= stored.facts  # runs published before have them among the params

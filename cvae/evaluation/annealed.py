@@ -119,7 +119,7 @@ def anneal(
     log_weight = torch.zeros_like(point.gain, dtype=torch.float64)
     for at, (before, beta) in enumerate(itertools.pairwise(betas)):
         log_weight = log_weight + (beta - before) * point.gain.double()
-        point, accepted = _move(
+        point, accepted = hmc_move(
             path, point, beta, steps[at], generator, leapfrogs=leapfrogs
         )
         if adapt and at + 1 < len(steps):
@@ -159,7 +159,7 @@ def evaluate(path: Path, z: Tensor) -> Point:
     return Point(z.detach(), start.detach(), gain.detach(), to_start, to_gain)
 
 
-def _move(
+def hmc_move(
     path: Path,
     point: Point,
     beta: float,

@@ -36,9 +36,9 @@ def certified(model: CVAE, images: mnist.Images, request: Request) -> Measured:
     jobs: list[tuple[mnist.Images, Tensor | None]] = [
         *(
             (part, z_part)
-            for part, z_part in zip(split(drawn), z.split(BATCH), strict=True)
+            for part, z_part in zip(in_batches(drawn), z.split(BATCH), strict=True)
         ),
-        *((part, None) for part in split(some)),
+        *((part, None) for part in in_batches(some)),
     ]
     rows: dict[bool, list[Tensor]] = {True: [], False: []}
     for part, exact in request.track(jobs):
@@ -100,10 +100,10 @@ def bounds(
     """
     ((x, target, y),) = likelihood.chunks(model, images, generator, corrupt=corrupt)
     path = annealed.from_encoder(model, x, target, y)
-    steps, lower = forward(path, (len(x), model.latent_dim), generator)
+    steps, lower = forward_chains(path, (len(x), model.latent_dim), generator)
     if exact is None:
         of_prior = annealed.from_prior(model, x, target, y)
-        _, other = forward(of_prior, (len(x), model.latent_dim), generator)
+        _, other = forward_chains(of_prior, (len(x), model.latent_dim), generator)
         both = annealed.log_mean(torch.stack([lower, other]))
         return both, torch.full_like(both, torch.inf)
     *_, end = annealed.anneal(
@@ -117,7 +117,7 @@ def bounds(
     return lower, -annealed.log_mean(end.log_weight)
 
 
-def forward(
+def forward_chains(
     path: annealed.Path, shape: tuple[int, int], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """The adapted steps (T, B), and the lower bound (B,) of chains that use them."""
@@ -131,6 +131,6 @@ def forward(
     return steps, annealed.log_mean(end.log_weight)
 
 
-def split(images: mnist.Images) -> list[mnist.Images]:
+def in_batches(images: mnist.Images) -> list[mnist.Images]:
     parts = zip(images.images.split(BATCH), images.labels.split(BATCH), strict=True)
     return [mnist.Images(*part) for part in parts]

@@ -36,18 +36,18 @@ def rate_distortion(model: CVAE, images: mnist.Images, request: Request) -> Meas
     """
     generator = request.stream("rate_distortion")
     some = mnist.Images(images.images[:IMAGES], images.labels[:IMAGES])
-    betas = path_of_betas()
+    betas = beta_path()
     curves, own = [], []
     parts = list(
         likelihood.chunks(model, some, generator, corrupt=request.corrupt, size=BATCH)
     )
     for x, target, y in request.track(parts):
         curves.append(curve(model, x, target, y, betas, generator).cpu())
-        own.append(_own(model, x, target, y, generator).cpu())
+        own.append(_encoder_point(model, x, target, y, generator).cpu())
     rate, distortion = torch.cat(curves, 2)  # each (T, N)
     own_rate, own_distortion = torch.cat(own, 1)  # each (N,)
     at_one = betas[1:].index(1.0)
-    excess = own_rate - at_distortion(rate, distortion, own_distortion.mean())
+    excess = own_rate - rate_at(rate, distortion, own_distortion.mean())
     return mean_and_error(
         {
             "rd_rate": rate[at_one],
@@ -64,7 +64,7 @@ def rate_distortion(model: CVAE, images: mnist.Images, request: Request) -> Meas
     )
 
 
-def path_of_betas() -> list[float]:
+def beta_path() -> list[float]:
     """From 0 to 1 as for a likelihood, then on in equal ratios."""
     on = [FURTHEST ** (step / BEYOND) for step in range(1, BEYOND + 1)]
     return [*annealed.temperatures(TEMPERATURES)[:-1], 1.0, *on]
@@ -95,7 +95,7 @@ def curve(
     return torch.stack(rows, 1)
 
 
-def at_distortion(rate: Tensor, distortion: Tensor, wanted: Tensor) -> Tensor:
+def rate_at(rate: Tensor, distortion: Tensor, wanted: Tensor) -> Tensor:
     """The rates (N,) where the mean of distortions (T, N) is `wanted`: interpolated."""
     means = distortion.mean(1)
     low = int((means >= wanted).sum().clamp(1, len(means) - 1)) - 1
@@ -104,7 +104,7 @@ def at_distortion(rate: Tensor, distortion: Tensor, wanted: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _own(
+def _encoder_point(
     model: CVAE, x: Tensor, target: Tensor, y: Tensor, generator: torch.Generator
 ) -> Tensor:
     """The encoder's rate and distortion of each image, (2, B)."""

@@ -217,7 +217,7 @@ def measure(
         "samples": request.samples,
         "label_samples": request.label_samples,
     }
-    home = measurements.place(folder)
+    home = measurements.directory(folder)
     measurements.save(home, part, measured, data.test.labels.cpu(), facts)
     _append_new(folder, metrics)
     return metrics

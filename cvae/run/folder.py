@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae.errors import Damaged, SpecError
-from cvae.files import naming, write_atomic
+from cvae.files import errors_naming, write_atomic
 from cvae.run import facts, lock
 from cvae.spec.document import a_cvae, dump, load_resolved
 from cvae.spec.fields import Spec
@@ -186,7 +186,7 @@ class RunFolder(FactsFolder):
         """Add a line, on the disk when this returns; a torn last line is cut first."""
         line = json.dumps(record, allow_nan=False) + "\n"
         path = self.path / "records.jsonl"
-        with naming(path), path.open("a+b") as file:
+        with errors_naming(path), path.open("a+b") as file:
             known = self._stamp is not None and self._stamp == _stamp(path)
             if end := file.seek(0, os.SEEK_END):
                 file.seek(end - 1)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from cvae.errors import Busy
-from cvae.files import naming
+from cvae.files import errors_naming
 
 PATIENCE = 1.0  # seconds; others look at a lock for a moment, and owners sign it late
 BEAT = 5.0  # seconds between a holder's signs of life
@@ -38,7 +38,7 @@ def hold(path: Path) -> Iterator[None]:
     """
     with path.open("a+") as file:
         _claim(file)
-        with naming(path):
+        with errors_naming(path):
             file.truncate(0)
             file.write(_owner())
             file.flush()

@@ -30,7 +30,7 @@ Facts = dict[str, Any]  # how it was measured: settings, commit, seconds
 Stored = dict[str, tuple[Measured, Facts]]  # by part
 
 
-def place(folder: RunFolder) -> Path:
+def directory(folder: RunFolder) -> Path:
     """Where a run's measurements lie; beside the reports for a published run."""
     if isinstance(folder, Published):
         return REPORTS / folder.name / "evaluation"

@@ -23,7 +23,7 @@ from cvae.errors import (
     SpecError,
     TrackingError,
     UsageError,
-    in_words,
+    signal_name,
 )
 from cvae.run import progress, state
 from cvae.run.clock import Clock
@@ -169,7 +169,7 @@ def _record_outcome(folder: RunFolder, publish: Publish) -> Iterator[None]:
         yield
     except KeyboardInterrupt as stop:
         with contextlib.suppress(OSError):  # which must not hide why the run ended
-            reason = f"interrupted by {in_words(stop)}"
+            reason = f"interrupted by {signal_name(stop)}"
             folder.update(status="KILLED", reason=reason, ended=time.time())
             publish(LAST_WORDS)
         raise

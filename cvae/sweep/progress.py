@@ -13,7 +13,7 @@ from cvae.run.find import finished_run
 from cvae.run.progress import time_left
 from cvae.spec.fields import Spec
 from cvae.sweep.table import parameters
-from cvae.sweep.worker import Ended, Event, Job, Progressed, Said
+from cvae.sweep.worker import Ended, Event, Job, LogMessage, Progressed
 
 
 def sweep_progress(
@@ -40,7 +40,7 @@ def sweep_progress(
     ) as bar:
         for event in events:
             job = by_number[event.number]
-            if isinstance(event, Said):
+            if isinstance(event, LogMessage):
                 bar.write(f"{job.label}: {event.text}", file=sys.stderr)
                 continue
             if isinstance(event, Progressed):

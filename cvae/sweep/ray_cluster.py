@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae.errors import UsageError
-from cvae.sweep.worker import Ended, Event, Job, Said, perform
+from cvae.sweep.worker import Ended, Event, Job, LogMessage, perform
 
 RETRIES = 3  # of a task whose process or node died
 PATIENCE = 60.0  # seconds until the lock of a dead node's run is free
@@ -95,5 +95,5 @@ def _run_task(job: Job) -> list[Event]:
     while True:
         ended = perform(job, said.append)
         if ended.status != "BUSY" or time.monotonic() - began > PATIENCE:
-            return [*(event for event in said if isinstance(event, Said)), ended]
+            return [*(event for event in said if isinstance(event, LogMessage)), ended]
         time.sleep(1)

@@ -168,7 +168,7 @@ def _write_description(folder: SweepFolder, plan: Plan, command: str) -> None:
         keys=list(plan.keys),
         runs=[
             {
-                "folder": table.run_of(variant.spec, runs).name,
+                "folder": table.run_folder(variant.spec, runs).name,
                 "id": variant.spec.id,
                 "swept": dict(variant.swept),
             }
@@ -229,7 +229,7 @@ def _published(
     """The events; a run that ended is published, which its thread leaves to us."""
     for event in events:
         if isinstance(event, Ended):
-            folder = table.run_of(plan.variants[event.number].spec, runs)
+            folder = table.run_folder(plan.variants[event.number].spec, runs)
             if folder.info:  # it got as far as to have a folder
                 tracker.try_publish(folder)
         yield event

@@ -23,7 +23,7 @@ def rows(plan: Plan, runs: Path) -> list[dict[str, Any]]:
     """A row a variant: run, status, parameters, swept fields, final figures."""
     lines = []
     for variant in plan.variants:
-        folder = run_of(variant.spec, runs)
+        folder = run_folder(variant.spec, runs)
         metrics = folder.metrics
         row: dict[str, Any] = {"run": folder.name, "status": folder.status}
         row |= {"parameters": parameters(variant.spec)}
@@ -108,12 +108,12 @@ def _mean(some: Sequence[dict[str, float]], key: str) -> float:
     return statistics.fmean(metrics.get(key, math.nan) for metrics in some)
 
 
-def dry(plan: Plan, runs: Path) -> list[list[str]]:
+def dry_run(plan: Plan, runs: Path) -> list[list[str]]:
     """Head and lines of what a call would do."""
     head = ["run", *plan.keys, "parameters", "status"]
     lines = []
     for variant in plan.variants:
-        folder = run_of(variant.spec, runs)
+        folder = run_folder(variant.spec, runs)
         status = folder.status.lower()
         if status not in ("new", "finished"):
             records = folder.records()
@@ -131,6 +131,6 @@ def _cell(variant: Variant, key: str) -> str:
     return str(variant.swept[key]) if key in variant.swept else "–"
 
 
-def run_of(spec: Spec, runs: Path) -> RunFolder:
+def run_folder(spec: Spec, runs: Path) -> RunFolder:
     """The finished run of a variant, or the one that would be begun or gone on with."""
     return finished_run(spec, runs) or folder_for(spec, runs)

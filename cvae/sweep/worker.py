@@ -48,7 +48,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Said:
+class LogMessage:
     """A line for the user."""
 
     number: int
@@ -73,7 +73,7 @@ class Ended:
     seconds: float
 
 
-Event = Said | Progressed | Ended
+Event = LogMessage | Progressed | Ended
 
 
 def perform(job: Job, say: Callable[[Event], None]) -> Ended:
@@ -114,7 +114,7 @@ def perform(job: Job, say: Callable[[Event], None]) -> Ended:
                 return ended("FINISHED")
             return ended("FAILED", str(error))
         except Exception as error:
-            say(Said(job.number, redacted(traceback.format_exc())))
+            say(LogMessage(job.number, redacted(traceback.format_exc())))
             return ended("FAILED", redacted(f"{type(error).__name__}: {error}"))
     return ended("FINISHED")
 
@@ -139,7 +139,7 @@ def _log_to(number: int, say: Callable[[Event], None]) -> Iterator[None]:
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.thread == me or alone:
-                say(Said(number, record.getMessage()))
+                say(LogMessage(number, record.getMessage()))
 
     handler, propagates = Handler(), log.propagate
     log.setLevel(logging.INFO)

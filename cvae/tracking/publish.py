@@ -109,7 +109,7 @@ class Tracker(Store):
         info = folder.info
         experiment = self.experiment(info["experiment"])
         cursor = _read_cursor(folder, self.uri)
-        if cursor.get("experiment_id") == experiment and self.has(cursor["run_id"]):
+        if cursor.get("experiment_id") == experiment and self.has_run(cursor["run_id"]):
             return str(cursor["run_id"])
         tags = source_tags(info) | {"cvae.kind": "sweep", "cvae.sweep": folder.name}
         began = int(1000 * info["started"])
@@ -152,7 +152,7 @@ class Tracker(Store):
     def _start_run(self, folder: RunFolder) -> dict[str, Any]:
         """The run in the store, found by its uid or made; what was published so far."""
         cursor = _read_cursor(folder, self.uri)
-        if cursor.keys() >= {"records", "images"} and self.has(cursor["run_id"]):
+        if cursor.keys() >= {"records", "images"} and self.has_run(cursor["run_id"]):
             return cursor
         spec, info = folder.resolved(), folder.info
         experiment = self.experiment(spec.tracking.experiment)

@@ -39,7 +39,7 @@ CONNECT = 6.0  # seconds that a server or database may take to say hello
 log = logging.getLogger("cvae")
 
 
-class Stored(NamedTuple):
+class StoredRun(NamedTuple):
     """A run as the store has it; every param is text, every metric its last value."""
 
     run_id: str
@@ -119,7 +119,7 @@ class Store:
             )
         return str(stored.experiment_id)
 
-    def has(self, run_id: str) -> bool:
+    def has_run(self, run_id: str) -> bool:
         """Whether the run is there and not deleted."""
         try:
             return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
@@ -128,18 +128,18 @@ class Store:
                 return False
             raise
 
-    def pages(self, address: str) -> dict[str, str]:
+    def page_links(self, address: str) -> dict[str, str]:
         """The links to a UI at `address` by experiment, that of the newest run last."""
         with clear_errors(self.address):
             known = self.client.search_experiments()
             ids = [experiment.experiment_id for experiment in known]
             newest = self.client.search_runs(ids, charts.RUNS_ONLY, max_results=1)
         last = newest[0].info.experiment_id if newest else ""
-        pages = {}
+        links = {}
         for one in sorted(known, key=lambda one: one.experiment_id == last):
             if (view := charts.TAG in one.tags) or one.name == REPORTS:
-                pages[one.name] = charts.link(address, one.experiment_id, view=view)
-        return pages
+                links[one.name] = charts.link(address, one.experiment_id, view=view)
+        return links
 
     def experiments(self) -> dict[str, str]:
         """The id of every experiment by its name."""
@@ -147,7 +147,7 @@ class Store:
             stored = self.client.search_experiments()
         return {each.name: str(each.experiment_id) for each in stored}
 
-    def search(self, experiments: list[str], query: str = "") -> Iterator[Stored]:
+    def search(self, experiments: list[str], query: str = "") -> Iterator[StoredRun]:
         """The runs of these experiment ids that fit MLflow's filter, newest first.
 
         Raises:
@@ -167,7 +167,7 @@ class Store:
                         redacted(f"filter {query!r}: {error.__cause__}")
                     ) from error
                 raise
-            yield from map(_stored, page)
+            yield from map(_stored_run, page)
             token = page.token or ""
 
     def history(self, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -235,9 +235,9 @@ class Store:
             yield
 
 
-def _stored(run: Any) -> Stored:
+def _stored_run(run: Any) -> StoredRun:
     inputs = run.inputs.dataset_inputs if run.inputs else []
-    return Stored(
+    return StoredRun(
         run.info.run_id,
         run.info.run_name or run.info.run_id,
         run.info.status,

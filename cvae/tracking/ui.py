@@ -40,7 +40,7 @@ def serve(runs: Path, host: str, port: int) -> None:
 
 
 def _print_links(store: Store, address: str) -> None:
-    pages = store.pages(address) or {"no runs yet": address}
+    pages = store.page_links(address) or {"no runs yet": address}
     for name, page in pages.items():
         print(f"  {name}: {page}", flush=True)
 

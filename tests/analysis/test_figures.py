@@ -132,7 +132,7 @@ def test_every_picture_that_readme_shows_is_drawn(everything: Path) -> None:
 def test_readme_and_results_have_a_place_for_every_table() -> None:
     for name in readme_tables.TABLES:
         page = "docs/results.md" if name in figures.IN_RESULTS else "README.md"
-        figures.replaced((ROOT / page).read_text(), name, "", Path(page))
+        figures.replace_section((ROOT / page).read_text(), name, "", Path(page))
 
 
 def test_a_single_spec_is_one_row_over_its_seeds(everything: Path) -> None:

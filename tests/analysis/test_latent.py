@@ -129,13 +129,15 @@ def test_the_density_is_that_of_the_gaussians_and_its_gap_their_kl(
     if len(dims) == 2:
         wanted = norm.pdf(at, -1.0, 1.5)[:, None] * wanted
     np.testing.assert_allclose(found, wanted)
-    assert latent.gap(at, found) == pytest.approx(alone.kl[0, dims].sum(), rel=1e-3)
+    assert latent.kl_to_prior(at, found) == pytest.approx(
+        alone.kl[0, dims].sum(), rel=1e-3
+    )
 
 
 def test_the_prior_itself_leaves_no_gap_and_far_means_are_inside_the_grid() -> None:
     still = posterior(np.zeros((3, 2)), 1.0)
     at, found = latent.density(still, np.arange(3), [0, 1])
-    assert latent.gap(at, found) == pytest.approx(0, abs=1e-4)
+    assert latent.kl_to_prior(at, found) == pytest.approx(0, abs=1e-4)
     far = posterior(np.array([[11.0, -11.0]]), 0.5)
     at, found = latent.density(far, np.array([0]), [0, 1])
     assert found.sum() * (at[1] - at[0]) ** 2 == pytest.approx(1.0, rel=1e-3)

@@ -43,7 +43,7 @@ def test_parameters_are_counted_for_the_size_of_the_images(
     plan = plan_on(tmp_path, write(tmp_path / "data", data_set() | images))
     expected = weights(height * width)
     assert [row["parameters"] for row in table.rows(plan, tmp_path)] == [expected] * 2
-    head, *lines = table.dry(plan, tmp_path)
+    head, *lines = table.dry_run(plan, tmp_path)
     column = head.index("parameters")
     assert [line[column] for line in lines] == [f"{expected:,}"] * 2
 
@@ -52,7 +52,7 @@ def test_without_data_nothing_is_counted_and_the_missing_file_is_named(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(DataError, match="train-images-idx3-ubyte"):
-        table.dry(plan_on(tmp_path, write(tmp_path / "data", {})), tmp_path)
+        table.dry_run(plan_on(tmp_path, write(tmp_path / "data", {})), tmp_path)
 
 
 def test_a_run_on_other_data_is_not_simply_finished(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_run_on_other_data_is_not_simply_finished(tmp_path: Path) -> None:
     ):
         folder.create(spec)
         folder.update(status="FINISHED", data={"digest": digest})
-    head, *lines = table.dry(plan, tmp_path)
+    head, *lines = table.dry_run(plan, tmp_path)
     said = [line[head.index("status")] for line in lines]
     assert said == ["finished", "finished, with other data"]
 

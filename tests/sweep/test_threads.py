@@ -11,7 +11,7 @@ from cvae.run import runner
 from cvae.run.folder import Origin, RunFolder
 from cvae.spec.fields import Spec
 from cvae.sweep import threads
-from cvae.sweep.worker import Ended, Job, Progressed, Said
+from cvae.sweep.worker import Ended, Job, LogMessage, Progressed
 from tests.conftest import data_set, spec, write
 from tests.test_commands import cvae
 
@@ -79,7 +79,9 @@ def test_what_a_run_logs_is_said_once_and_under_its_number(
             if event == Progressed(0, 1):
                 events.close()
     jobs = [job(number, made, tmp_path) for number, made in enumerate(specs[:2])]
-    said = [event for event in threads.run_jobs(jobs, 2) if isinstance(event, Said)]
+    said = [
+        event for event in threads.run_jobs(jobs, 2) if isinstance(event, LogMessage)
+    ]
     going_on = [event.number for event in said if "going on with" in event.text]
     assert sorted(going_on) == [0, 1]
 

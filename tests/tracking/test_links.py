@@ -72,8 +72,8 @@ def test_the_experiment_of_the_newest_run_is_the_last_link(
         )
         tracker.publish(folder)
     tracker.report_run("old")  # it ended last, but is no run
-    assert list(tracker.pages("http://x"))[-1] == "new"
-    assert {"cvae", "old", "reports"} < set(tracker.pages("http://x"))
+    assert list(tracker.page_links("http://x"))[-1] == "new"
+    assert {"cvae", "old", "reports"} < set(tracker.page_links("http://x"))
 
 
 def test_reports_are_in_no_list_of_runs(
