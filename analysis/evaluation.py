@@ -119,19 +119,14 @@ def rows(measured: Measured) -> list[tables.Row]:
 
     Figures of samples have a column for each thing that they are held against.
     """
-    stem_and_set = {name: split_baseline(name) for name in measured.figures}
-    columns = [
-        end for end in BASELINES if end in {end for _, end in stem_and_set.values()}
-    ]
+    split = {name: split_baseline(name) for name in measured.figures}
+    columns = [end for end in BASELINES if end in {end for _, end in split.values()}]
     listed = []
-    for name in dict.fromkeys(stem for stem, _ in stem_and_set.values()):
+    for name in dict.fromkeys(stem for stem, _ in split.values()):
         known = metric(f"test/{name}")
-        beside = {end: _value_with_error(measured, f"{name}_{end}") for end in columns}
+        beside = {end: _with_error(measured, f"{name}_{end}") for end in columns}
         listed.append(
-            {
-                "figure": name,
-                "value ± standard error": _value_with_error(measured, name),
-            }
+            {"figure": name, "value ± standard error": _with_error(measured, name)}
             | beside
             | {
                 "unit": known.unit,
@@ -142,7 +137,7 @@ def rows(measured: Measured) -> list[tables.Row]:
     return listed
 
 
-def _value_with_error(measured: Measured, name: str) -> str:
+def _with_error(measured: Measured, name: str) -> str:
     """value ± standard error; empty where there is none."""
     if name not in measured.figures:
         return ""

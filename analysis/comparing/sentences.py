@@ -6,7 +6,12 @@ import math
 from collections.abc import Mapping
 
 from analysis.comparing import settings, tables
-from analysis.comparing.settings import Comparison, Difference, Setting
+from analysis.comparing.settings import (
+    Comparison,
+    Difference,
+    Setting,
+    differing_fields,
+)
 from analysis.comparing.significance import ENOUGH
 from cvae import metrics
 from cvae.metrics import FIDELITY
@@ -33,11 +38,7 @@ def verdicts(comparison: Comparison) -> list[str]:
     for setting, whole, each in comparison.rows:
         name = comparison.name(setting)
         if comparison.lettered:
-            differs = (
-                settings.differing_fields(setting, reference)
-                if each
-                else setting.values
-            )
+            differs = differing_fields(setting, reference) if each else setting.values
             name = f"{name} ({settings.label(differs)})"
         amount = f"{metrics.mean_sd(setting.column(metric).tolist(), metric)} {unit}"
         n = "one run" if whole.n == 1 else f"n = {whole.n}"
@@ -69,17 +70,15 @@ def _distance(each: Difference, setting: Setting, comparison: Comparison) -> str
     if summary.mean == 0:
         verdict = f"the same as {whom}"
     details = []
-    if (fields := len(settings.differing_fields(setting, reference))) > 1:
+    if (fields := len(differing_fields(setting, reference))) > 1:
         details.append(f"they differ in {fields} fields: no single cause")
     if each.pairs:
         what = "run" if setting.pooled or reference.pooled else "seed"
         pairs = "pair" if each.pairs == 1 else "pairs"
         details.append(f"{each.pairs} {pairs} by {what}")
     if not math.isnan(summary.low):
-        low, high = tables.interval_text(summary.low, summary.high, metric).split(
-            " to "
-        )
-        details.append(f"95 % interval {low} to {high}")
+        interval = tables.interval_text(summary.low, summary.high, metric)
+        details.append(f"95 % interval {interval}")
     if math.isnan(each.p):
         details.append(f"too few seeds for a test, which takes {ENOUGH}")
     else:

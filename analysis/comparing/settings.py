@@ -164,9 +164,7 @@ def group_by(runs: Sequence[RunRow], by: Sequence[str] = ()) -> tuple[Setting, .
         )
         for members in groups.values()
     ]
-    return tuple(
-        sorted(made, key=lambda each: [sort_key(v) for v in each.values.values()])
-    )
+    return tuple(sorted(made, key=lambda s: [*map(sort_key, s.values.values())]))
 
 
 def compare_settings(

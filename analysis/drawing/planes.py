@@ -155,19 +155,10 @@ def _scatter(
     axes = figure.subplots()
     colour = [coloured[hue] for hue in by]
     axes.scatter(x, y, s=sizes, c=colour, alpha=0.8, lw=0.6, ec="white")
-    axes.set(
-        xlim=_padded_limits(x),
-        ylim=_padded_limits(y),
-        xlabel=axis(across),
-        ylabel=axis(up),
-    )
+    axes.set(xlim=_limits(x), ylim=_limits(y), xlabel=axis(across), ylabel=axis(up))
     handles = [
-        *(
-            _legend_dot(colour, 36, name)
-            for name, colour in _legend_entries(coloured)
-            if name
-        ),
-        *(_legend_dot(GREY, size, name) for name, size in _legend_entries(sized)),
+        *(_legend_dot(colour, 36, name) for name, colour in _thinned(coloured) if name),
+        *(_legend_dot(GREY, size, name) for name, size in _thinned(sized)),
         Line2D([], [], label="equal neg_elbo", **ISO),
     ]
     figure.legend(handles=handles, loc="outside right upper", fontsize=8)
@@ -244,7 +235,7 @@ def _iso_lines(axes: Axes) -> None:
     axes.set(xlim=(left, right), ylim=(low, high))
 
 
-def _padded_limits(values: NDArray[np.float64]) -> tuple[float, float]:
+def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     room = 0.12 * (high - low) or 1.0
     return max(0.0, low - room), high + room
@@ -254,7 +245,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _legend_entries(named: dict[str, Any]) -> list[tuple[str, Any]]:
+def _thinned(named: dict[str, Any]) -> list[tuple[str, Any]]:
     """What a legend has room for: all, or some from the first to the last."""
     items = list(named.items())
     if len(items) <= SHOWN:

@@ -113,7 +113,7 @@ def swept(comparison: Comparison) -> Plate | None:
     figure = style.figure(0.4 + (2.9 + 0.17 * legend) * rows)
     every = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for key, axes in zip(keys, every.flat, strict=False):
-        _draw_swept_field(axes, key, panels[key], comparison)
+        _field_panel(axes, key, panels[key], comparison)
         if axes in every[:, 0]:
             axes.set_ylabel(axis(comparison.metric))
     for axes in every.flat[len(keys) :]:
@@ -142,9 +142,7 @@ def _swept_lines(comparison: Comparison, key: str) -> Lines:
     return {name: line for name, line in lines.items() if len(line) > 1}
 
 
-def _draw_swept_field(
-    axes: Axes, key: str, lines: Lines, comparison: Comparison
-) -> None:
+def _field_panel(axes: Axes, key: str, lines: Lines, comparison: Comparison) -> None:
     """One panel: the metric by a field."""
     every = [each.values[key] for line in lines.values() for each in line]
     values = list(dict.fromkeys(map(text, sorted(every, key=sort_key))))

@@ -116,7 +116,7 @@ def _select(rows: list[RunRow], ids: Sequence[str]) -> list[RunRow]:
         ]
         if not fitting:
             names = sorted({run.name for run in rows})
-            raise RunNotFound(f"no run {wanted[:80]!r}; {_suggestion(wanted, names)}")
+            raise RunNotFound(f"no run {wanted[:80]!r}; {_hint(wanted, names)}")
         chosen |= {run.uid or run.name: run for run in fitting}
     return list(chosen.values())
 
@@ -133,9 +133,7 @@ def _no_match(
     if experiment:
         known = _experiments(runs, store)
         if known and experiment not in known:
-            return (
-                f"no experiment {experiment[:80]!r}; {_suggestion(experiment, known)}"
-            )
+            return f"no experiment {experiment[:80]!r}; {_hint(experiment, known)}"
     if query:
         return f"no run fits the filter {query!r}"
     if sweep:
@@ -153,7 +151,7 @@ def _experiments(runs: Path, store: Store | None) -> list[str]:
     return sorted(names)
 
 
-def _suggestion(wanted: str, names: Sequence[str]) -> str:
+def _hint(wanted: str, names: Sequence[str]) -> str:
     near = difflib.get_close_matches(wanted[:300], names, 3, 0.4)
     return (
         f"did you mean {' or '.join(near)}?" if near else f"there is {_listed(names)}"

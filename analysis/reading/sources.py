@@ -33,9 +33,7 @@ def from_store(
         tagged = f"tags.`cvae.sweep` = '{sweep}'"
         query = f"{tagged} and {query}" if query else tagged
     here = {
-        folder.info.get("uid"): folder
-        for folder in folders(runs)
-        if _is_readable(folder)
+        folder.info.get("uid"): folder for folder in folders(runs) if _readable(folder)
     }
     return store, [
         _stored_run(stored, here.get(stored.tags.get("cvae.uid", "")))
@@ -44,7 +42,7 @@ def from_store(
     ]
 
 
-def _is_readable(folder: RunFolder) -> bool:
+def _readable(folder: RunFolder) -> bool:
     """Whether a run can be read from its folder; otherwise the store has all of it."""
     try:
         folder.check_files()
@@ -67,9 +65,7 @@ def _stored_run(stored: StoredRun, folder: RunFolder | None) -> RunRow:
         experiment=str(fields["tracking.experiment"]),
         started=stored.started,
         fields=fields,
-        metrics={
-            key: _restore_infinity(value) for key, value in stored.metrics.items()
-        },
+        metrics={key: _infinite(value) for key, value in stored.metrics.items()},
         facts=facts,
         digest=stored.digest,
         command=stored.tags.get("mlflow.source.name", ""),
@@ -141,5 +137,5 @@ def _value(key: str, text: str) -> Any:
         return text
 
 
-def _restore_infinity(value: float) -> float:
+def _infinite(value: float) -> float:
     return math.copysign(math.inf, value) if abs(value) > OVERFLOW else value

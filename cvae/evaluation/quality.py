@@ -107,9 +107,7 @@ def feature_figures(
     for suffix, some in sets.items():
         drawn = _judge_features(judge, some)
         if suffix != "_shuffled":
-            measured |= _with_affixes(
-                compare_features(drawn, real, generator), "", suffix
-            )
+            measured |= _renamed(compare_features(drawn, real, generator), "", suffix)
         if by_digit:
             pairs = [
                 (drawn[some.labels == digit], real[test.labels == digit])
@@ -119,7 +117,7 @@ def feature_figures(
                 compare_features(*pair, generator) | diversity_ratio(*pair, generator)
                 for pair in pairs
             ]
-            measured |= _with_affixes(mean_over_digits(each), "digit_", suffix)
+            measured |= _renamed(mean_over_digits(each), "digit_", suffix)
     return measured
 
 
@@ -233,7 +231,7 @@ def _judge_features(judge: Judge, images: mnist.Images) -> Tensor:
     return judging.read(judge, mnist.pixels(images.images.cpu()))[1]
 
 
-def _with_affixes(measured: Measured, prefix: str, suffix: str) -> Measured:
+def _renamed(measured: Measured, prefix: str, suffix: str) -> Measured:
     figures, errors = (
         {f"{prefix}{name}{suffix}": value for name, value in values.items()}
         for values in (measured.figures, measured.errors)

@@ -23,10 +23,7 @@ from cvae.run.published import Published
 from cvae.run.state import stream
 from cvae.spec.fields import Spec
 
-PART_SAMPLES = (
-    5000,
-    100,
-)  # draws of z an image, and for each of its labels, of the parts
+PART_SAMPLES = (5000, 100)  # draws of z an image, and for each of its labels
 TOLERANCE = 1e-5  # relative; threads and processors change the last digits
 log = logging.getLogger("cvae")
 

@@ -155,7 +155,7 @@ def find_run(
             return done[-1]
         raise RunNotFound(f"no finished run in {runs}/; make one with\n  {FIRST}")
     wanted = os.fspath(run)
-    fitting = [folder for folder in everything if _is_called(folder, wanted)]
+    fitting = [folder for folder in everything if _matches(folder, wanted)]
     fitting = fitting or _run_at_path(wanted)
     if done := _finished(fitting):
         return done[-1]
@@ -180,17 +180,15 @@ def find_published(run: str | os.PathLike[str] | None, results: Results) -> RunF
     Raises:
         RunNotFound: none fits.
     """
-    complete = [
+    models = [
         f for f in results.folders() if isinstance(f, Published) and f.has_weights
     ]
-    if run is None and complete:
-        return max(complete, key=lambda f: f.metrics.get(FIDELITY, 0.0))
+    if run is None and models:
+        return max(models, key=lambda f: f.metrics.get(FIDELITY, 0.0))
     wanted = os.fspath(run or "")
-    if fitting := _finished(
-        folder for folder in complete if _is_called(folder, wanted)
-    ):
+    if fitting := _finished(folder for folder in models if _matches(folder, wanted)):
         return fitting[-1]
-    names = ", ".join(folder.name for folder in complete) or "none"
+    names = ", ".join(folder.name for folder in models) or "none"
     raise RunNotFound(f"no published run {wanted[:200]!r}; with weights: {names}")
 
 
@@ -224,7 +222,7 @@ def _run_at_path(wanted: str) -> list[RunFolder]:
     return []
 
 
-def _is_called(folder: RunFolder, wanted: str) -> bool:
+def _matches(folder: RunFolder, wanted: str) -> bool:
     """Whether `wanted` is this run's folder, name, spec name, id or MLflow run id."""
     if wanted in (folder.name, folder.info.get("id")):
         return True

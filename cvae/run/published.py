@@ -77,12 +77,8 @@ class Results:
 
     def folders(self) -> list[RunFolder]:
         """Every published run, those with weights and those of sweeps."""
-        has_weights = {
-            n.partition("/")[0] for n in self.files if n.endswith("/run.json")
-        }
-        return [
-            Published(self, name) for name in sorted(has_weights | set(self.archived))
-        ]
+        names = {n.partition("/")[0] for n in self.files if n.endswith("/run.json")}
+        return [Published(self, name) for name in sorted(names | set(self.archived))]
 
 
 class Published(RunFolder):
@@ -91,8 +87,8 @@ class Published(RunFolder):
     def __init__(self, results: Results, name: str) -> None:
         super().__init__(results.path / name)
         self.results = results
-        self.told_unchanged = False  # that its records stay as they are
-        self.has_weights = f"{name}/run.json" in results.files  # with weights
+        self.warned = False  # that its records stay as they are
+        self.has_weights = f"{name}/run.json" in results.files
 
     def _read(self, file: str) -> bytes:
         return self.results.read(f"{self.name}/{file}")
@@ -115,8 +111,8 @@ class Published(RunFolder):
         return self._facts
 
     def resolved(self) -> AnySpec:
-        has_weights = self.has_weights
-        text = self._read("spec.yaml").decode() if has_weights else self._entry["spec"]
+        whole = self.has_weights
+        text = self._read("spec.yaml").decode() if whole else self._entry["spec"]
         return resolve(parse(text, str(self.path / "spec.yaml")))
 
     @functools.cached_property
@@ -151,9 +147,9 @@ class Published(RunFolder):
         yield
 
     def append(self, record: Record) -> None:
-        if self.told_unchanged:
+        if self.warned:
             return
-        self.told_unchanged = True
+        self.warned = True
         log.info(
             "%s is published: new figures are not in its records; make publish RUNS=%s "
             "adds those of WHAT=…",

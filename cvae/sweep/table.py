@@ -68,10 +68,10 @@ def summary(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[list[str]]:
             group.append(row)
     lines = []
     for point, group in groups.items():
-        columns = [
-            [row[key] for row in group if row[key] is not None] for key in scores
+        cells = [
+            mean_sd([row[key] for row in group if row[key] is not None], key)
+            for key in scores
         ]
-        cells = [mean_sd(each, key) for each, key in zip(columns, scores, strict=True)]
         lines.append([*point, str(len(group)), *cells])
     return [[*keys, "n", *scores], *lines]
 

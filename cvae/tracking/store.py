@@ -112,9 +112,7 @@ class Store:
                 f"the experiment {name!r} was deleted but keeps its name; choose "
                 "another with tracking.experiment, or restore it:\n  "
                 + mlflow_command(
-                    self.address,
-                    *("experiments", "restore", "-x"),
-                    stored.experiment_id,
+                    self.address, "experiments", "restore", "-x", stored.experiment_id
                 )
             )
         return str(stored.experiment_id)
