@@ -39,7 +39,7 @@ class Result:
         """The best run of the best setting, by what the setting was chosen on."""
         key = self.comparison.chosen_on
         sign = metrics.metric(key).sign
-        finite = [run for run in self.comparison.best.runs if _finite(run, key)]
+        finite = [run for run in self.comparison.best.runs if _has_finite(run, key)]
         return min(finite, key=lambda run: sign * run.metrics[key])
 
 
@@ -61,7 +61,7 @@ def compare(
     """
     finished = [run for run in runs.rows if run.status == "FINISHED"]
     scored = [run for run in finished if metric in run.metrics]
-    finite = [run for run in scored if _finite(run, metric)]
+    finite = [run for run in scored if _has_finite(run, metric)]
     if not finite:
         raise RunNotFound(_nothing_to_compare(runs, finished, scored, metric))
     kept, repeated, other = settings.comparable(finite)
@@ -72,7 +72,7 @@ def compare(
         "not finished": [run for run in runs.rows if run.status != "FINISHED"],
         f"without {metric}": [run for run in finished if metric not in run.metrics],
         f"with a {metric} that is not finite": [
-            run for run in scored if not _finite(run, metric)
+            run for run in scored if not _has_finite(run, metric)
         ],
         "repeated with the same spec, the newest counts": repeated,
         "on other data or other pixels, in other nats": other,
@@ -177,7 +177,7 @@ def _list_runs(members: Sequence[RunRow], metric: str) -> str:
     return f"{len(members)}: {', '.join(shown)}{more}"
 
 
-def _finite(run: RunRow, metric: str) -> bool:
+def _has_finite(run: RunRow, metric: str) -> bool:
     return math.isfinite(run.metrics.get(metric, math.nan))
 
 

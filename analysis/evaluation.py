@@ -124,9 +124,9 @@ def rows(measured: Measured) -> list[tables.Row]:
     listed = []
     for name in dict.fromkeys(stem for stem, _ in split.values()):
         known = metric(f"test/{name}")
-        beside = {end: _with_error(measured, f"{name}_{end}") for end in columns}
+        beside = {end: _estimate(measured, f"{name}_{end}") for end in columns}
         listed.append(
-            {"figure": name, "value ± standard error": _with_error(measured, name)}
+            {"figure": name, "value ± standard error": _estimate(measured, name)}
             | beside
             | {
                 "unit": known.unit,
@@ -137,7 +137,7 @@ def rows(measured: Measured) -> list[tables.Row]:
     return listed
 
 
-def _with_error(measured: Measured, name: str) -> str:
+def _estimate(measured: Measured, name: str) -> str:
     """value ± standard error; empty where there is none."""
     if name not in measured.figures:
         return ""

@@ -59,7 +59,7 @@ def page(run: Run, against: Run | None = None, again: str = "") -> str:
     posterior = latent.encode(run)
     shown = _example_rows(posterior.labels)
     images = load_data(run.spec, run.folder).test.images[shown]
-    facts = _facts(run, posterior, again)
+    facts = _page_facts(run, posterior, again)
     facts["images"] = {"labels": posterior.labels[shown].tolist()}
     blocks: Blocks = {
         **_blocks("", run, posterior, facts["edge"]),
@@ -71,7 +71,7 @@ def page(run: Run, against: Run | None = None, again: str = "") -> str:
         theirs, name = latent.encode(against), display_name(against.folder)
         described = packed.model_facts(against.model, against.spec.model.activation)
         facts["twin"] = {"name": name, **described}
-        facts["images"]["twin"] = _means(against, images)
+        facts["images"]["twin"] = _posterior_means(against, images)
         blocks |= _blocks("twin-", against, theirs, facts["edge"], TWIN_BITS)
     return _render(facts, blocks)
 
@@ -116,7 +116,7 @@ def _example_rows(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.array([part[k] for k in range(EACH) for part in rounds if k < len(part)])
 
 
-def _facts(run: Run, posterior: Posterior, again: str) -> dict[str, Any]:
+def _page_facts(run: Run, posterior: Posterior, again: str) -> dict[str, Any]:
     """All that the page's text and script know besides the blocks."""
     model, kl = run.model, posterior.kl.mean(0)
     plane = model.latent_dim <= 2
@@ -178,7 +178,7 @@ def _noise(latent_dim: int) -> bytes:
 
 
 @torch.no_grad()
-def _means(run: Run, images: torch.Tensor) -> list[list[float]]:
+def _posterior_means(run: Run, images: torch.Tensor) -> list[list[float]]:
     """The plain model's posterior means of images."""
     mu, _ = run.model.encode(pixels(images), torch.zeros(len(images), dtype=torch.long))
     return [[round(value, 4) for value in row] for row in mu.tolist()]

@@ -52,7 +52,7 @@ def write(result: Result, out: Path, again: str = "") -> list[Path]:
     """
     out.mkdir(parents=True, exist_ok=True)
     plates, grids = compare.draw(result), _grids(result, out)
-    content = _content(result, again)
+    content = _page_content(result, again)
     content["figures"], drawn = [], []
     for plate in plates:
         png, svg = plate.save(out, ("png", "svg"))
@@ -80,7 +80,7 @@ def embedded(name: str, caption: str, path: Path, kind: str) -> dict[str, str]:
     return {"name": name, "caption": caption, "file": f"{name}.png", "data": uri}
 
 
-def _content(result: Result, again: str) -> dict[str, Any]:
+def _page_content(result: Result, again: str) -> dict[str, Any]:
     """All that both pages say, as plain values; the templates escape them."""
     runs, best = result.runs, result.best
     what = "sweep" if runs.sweep else "experiment" if runs.experiment else "runs"

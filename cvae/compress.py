@@ -95,7 +95,7 @@ def packed(run: Run, images: mnist.Images) -> bytes:
         "run": run.folder.name,
         "weights": digest(run.folder.read_weights()),
         "images": len(images),
-        "content": _content(images),
+        "content": _digest_of(images),
         "grid": grid._asdict(),
         "made_by": _machine(),
     }
@@ -145,7 +145,7 @@ def unpacked(path: Path, run: Run) -> mnist.Images:
         images = bits_back.decode(
             run.model, code, header["images"], grid, item_progress("read")
         )
-        content = _content(images)
+        content = _digest_of(images)
     except (IndexError, ValueError):
         content = ""
     if content != header["content"]:
@@ -157,7 +157,7 @@ def unpacked(path: Path, run: Run) -> mnist.Images:
     return images
 
 
-def _content(images: mnist.Images) -> str:
+def _digest_of(images: mnist.Images) -> str:
     return digest(images.images.numpy().tobytes() + images.labels.numpy().tobytes())
 
 

@@ -208,7 +208,7 @@ def _published_name(folder: RunFolder) -> str:
     return f"{folder.spec().name}-{folder.spec().id}"
 
 
-def _facts(folder: RunFolder) -> dict[str, Any]:
+def _published_facts(folder: RunFolder) -> dict[str, Any]:
     """What is known of a run but for what only its machine can use."""
     return {key: folder.info[key] for key in FACTS if key in folder.info}
 
@@ -242,7 +242,7 @@ def _sweep_files(sweep: SweepFolder, runs: Path) -> Files:
     lines = [
         {
             "name": _published_name(folder),
-            "info": _facts(folder),
+            "info": _published_facts(folder),
             "spec": dump(folder.spec()),
             "records": folder.records(),
         }
@@ -264,7 +264,7 @@ def _run_files(folder: RunFolder, runs: Path) -> Files:
         safetensors.torch.save(rounded_weights(folder, run)),
     )
     return {
-        f"{name}/run.json": _json(_facts(folder)),
+        f"{name}/run.json": _json(_published_facts(folder)),
         f"{name}/spec.yaml": dump(folder.spec()).encode(),
         f"{name}/records.jsonl": _json_lines(folder.records()),
         f"{name}/{published.WEIGHTS}": lzma.compress(data, filters=XZ),

@@ -26,10 +26,10 @@ from cvae.run.folder import RUNS, Origin, RunFolder, make_command
 from cvae.run.published import fallback
 from cvae.spec.document import (
     Document,
-    a_cvae,
     apply_overrides,
     one_spec,
     read_document,
+    require_cvae,
     split_overrides,
     validate,
 )
@@ -125,7 +125,7 @@ def train(
     if isinstance(spec, (str, os.PathLike)):
         path = os.fspath(spec)
         document = read_document(path)
-        wanted = a_cvae(one_spec(document, changes), path)
+        wanted = require_cvae(one_spec(document, changes), path)
         command = make_command("experiment", path, " ".join(changes))
     else:
         fields = nested(flatten(spec)) if isinstance(spec, Spec) else dict(spec)

@@ -88,7 +88,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ("os.fsync(folder)", "os.stat(folder)", DURABLE),
     ("os.fsync(file.fileno())\n            if", "pass\n            if", DURABLE),
     ('facts["device"] != here', 'facts["device"] == "tpu"', DURABLE),
-    ("if found != expected:", "if False:", CHECKPOINT),
+    ("if actual != expected:", "if False:", CHECKPOINT),
     ("age < SILENCE", "age > SILENCE", FOLDER),
     ("file.truncate(file.read()", "abs(file.read()", FOLDER),
     # samples and pictures
@@ -111,7 +111,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     # training and going on
     (" generator.set_state(", " len(", ENGINE),
     ('tensor.copy_(parts["adam"][name])', "pass", ENGINE),
-    ("_name_too(path, keep)", "pass", CHECKPOINT),
+    ("_link_or_rename(path, keep)", "pass", CHECKPOINT),
     ("os.fsync(file.fileno())\n        if known", "pass\n        if known", DURABLE),
     ("(newest, previous)", "(newest,)", ENGINE),
     ("data.digest) != data.digest", "data.digest) is None", FACTS),

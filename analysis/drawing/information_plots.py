@@ -23,10 +23,10 @@ BINS = np.linspace(-4, 4, 65)
 
 def draw_latents(measured: Measured, facts: Facts) -> list[Plate]:
     """The kl by dimension and by term; the aggregate posterior against the prior."""
-    return [kl_terms(measured), densities(measured)]
+    return [kl_plate(measured), aggregate_plate(measured)]
 
 
-def kl_terms(measured: Measured) -> Plate:
+def kl_plate(measured: Measured) -> Plate:
     """The kl by dimension of z, and taken apart into its terms."""
     figure = style.figure(2.8)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -87,7 +87,7 @@ def _by_term(axes: Axes, measured: Measured) -> None:
     axes.set_title(f"They add up to the kl, {measured.figures['kl']:.2f}")
 
 
-def densities(measured: Measured) -> Plate:
+def aggregate_plate(measured: Measured) -> Plate:
     """Histograms of the dimensions with the most nats under the prior's."""
     order = np.argsort(-measured.arrays["kl_per_dim"].numpy(), kind="stable")[:SHOWN]
     columns = min(3, len(order))

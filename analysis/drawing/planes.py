@@ -43,7 +43,7 @@ def rate_distortion(comparison: Comparison) -> Plate | None:
     """Rate against distortion on the test set (Alemi et al. 2018)."""
     part = comparison.metric.partition("/")[0]
     rate, distortion = f"{part}/kl", f"{part}/recon"
-    points = _points(comparison, rate, distortion)
+    points = _run_points(comparison, rate, distortion)
     if not points:
         return None
     figure, axes = _scatter(comparison, points, rate, distortion)
@@ -128,7 +128,7 @@ def _along_beta(
     ]
 
 
-def _points(comparison: Comparison, *keys: str) -> list[tuple[Setting, RunRow]]:
+def _run_points(comparison: Comparison, *keys: str) -> list[tuple[Setting, RunRow]]:
     """The runs that have all these metrics, small latent spaces last, so on top."""
     points = [
         (setting, run)

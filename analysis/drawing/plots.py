@@ -45,7 +45,14 @@ def curves(runs: Runs, comparison: Comparison) -> Plate | None:
     name = comparison.metric.rpartition("/")[2]
     for key in (f"val/{name}", f"train/{name}"):
         lines = [
-            (each, [h for run in each.runs if (h := _finite(runs.history(run, key)))])
+            (
+                each,
+                [
+                    h
+                    for run in each.runs
+                    if (h := _finite_values(runs.history(run, key)))
+                ],
+            )
             for each in _best_settings(comparison)
         ]
         lines = [(each, histories) for each, histories in lines if histories]
@@ -225,7 +232,7 @@ def _best_settings(comparison: Comparison, count: int = SHOWN) -> list[Setting]:
     return [comparison.settings[at] for at in sorted(best)]
 
 
-def _finite(history: Iterable[tuple[int, float]]) -> dict[int, float]:
+def _finite_values(history: Iterable[tuple[int, float]]) -> dict[int, float]:
     return {epoch: value for epoch, value in history if math.isfinite(value)}
 
 

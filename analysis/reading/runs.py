@@ -72,7 +72,7 @@ class Runs:
         return [
             key
             for key in _keys(self.rows)
-            if len({_plain(run.fields.get(key)) for run in self.rows}) > 1
+            if len({_as_json(run.fields.get(key)) for run in self.rows}) > 1
         ]
 
     @property
@@ -128,5 +128,5 @@ def _keys(rows: Iterable[RunRow]) -> list[str]:
     )
 
 
-def _plain(value: Any) -> str:
+def _as_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)

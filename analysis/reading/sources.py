@@ -36,7 +36,7 @@ def from_store(
         folder.info.get("uid"): folder for folder in folders(runs) if _readable(folder)
     }
     return store, [
-        _stored_run(stored, here.get(stored.tags.get("cvae.uid", "")))
+        _stored_row(stored, here.get(stored.tags.get("cvae.uid", "")))
         for stored in (store.search(places, query) if places else ())
         if "cvae.kind" not in stored.tags and "name" in stored.params
     ]
@@ -51,7 +51,7 @@ def _readable(folder: RunFolder) -> bool:
     return True
 
 
-def _stored_run(stored: StoredRun, folder: RunFolder | None) -> RunRow:
+def _stored_row(stored: StoredRun, folder: RunFolder | None) -> RunRow:
     known = {key: value for key, value in stored.params.items() if _is_field(key)}
     facts = {key: stored.params[key] for key in stored.params.keys() - known.keys()}
     facts |= stored.facts  # runs published before have them among the params
@@ -91,7 +91,7 @@ def from_folders(
         if store and (tagged or not sweep) and folder.published.get("uri") == store.uri:
             continue
         try:
-            run = _folder_run(folder)
+            run = _folder_row(folder)
         except Exception as error:  # whatever it is, it is wrong with this folder only
             unreadable[folder.name] = " ".join(str(error).split())[:200]
             continue
@@ -100,7 +100,7 @@ def from_folders(
     return rows, unreadable
 
 
-def _folder_run(folder: RunFolder) -> RunRow:
+def _folder_row(folder: RunFolder) -> RunRow:
     folder.check_files()
     info, fields = folder.info, flatten(folder.spec())
     return RunRow(

@@ -88,7 +88,7 @@ def latents(model: CVAE, images: mnist.Images, request: Request) -> Measured:
     return (
         mean_and_error(kl_terms(model, encoded, y), drawn)
         | Measured({"active_units": active})
-        | label_in_z(encoded.u_mu, y)
+        | label_probes(encoded.u_mu, y)
     )
 
 
@@ -184,7 +184,7 @@ def marginals(z: Tensor, q: Gaussian) -> Tensor:
     return torch.cat(rows)
 
 
-def label_in_z(u: Tensor, y: Tensor) -> Measured:
+def label_probes(u: Tensor, y: Tensor) -> Measured:
     """How often the second half's digits are named by what the first half's u show.
 
     u (N, Z): posterior means in units of the prior.

@@ -23,7 +23,7 @@ from typing import Any
 from cvae.errors import Damaged, SpecError
 from cvae.files import errors_naming, write_atomic
 from cvae.run import facts, lock
-from cvae.spec.document import a_cvae, dump, load_resolved
+from cvae.spec.document import dump, load_resolved, require_cvae
 from cvae.spec.fields import Spec
 from cvae.spec.judge import AnySpec
 
@@ -105,7 +105,7 @@ class RunFolder(FactsFolder):
         Raises:
             SpecError: as `resolved`, or it is a judge's.
         """
-        return a_cvae(self.resolved(), str(self.path))
+        return require_cvae(self.resolved(), str(self.path))
 
     def resolved(self) -> AnySpec:
         """The resolved spec of the run, a CVAE's or a judge's.

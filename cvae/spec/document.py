@@ -64,7 +64,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     Raises:
         SpecError: every mistake of file and overrides, a line each.
     """
-    return a_cvae(one_spec(read_document(path), overrides), str(path))
+    return require_cvae(one_spec(read_document(path), overrides), str(path))
 
 
 def one_spec(document: Document, overrides: Sequence[str] = ()) -> AnySpec:
@@ -84,7 +84,7 @@ def one_spec(document: Document, overrides: Sequence[str] = ()) -> AnySpec:
     return validate(document)
 
 
-def a_cvae(spec: AnySpec, source: str) -> Spec:
+def require_cvae(spec: AnySpec, source: str) -> Spec:
     """The spec, where only that of a CVAE will do.
 
     Raises:

@@ -94,7 +94,7 @@ def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
             "a block such as\nsweep: {model.latent_dim: [2, 10], seeds: 3}"
         )
     block = tree.pop("sweep", {})
-    _lay_over(document, block if isinstance(block, dict) else {}, overrides)
+    _apply_to_sweep(document, block if isinstance(block, dict) else {}, overrides)
     axes = list(_axes(document, block))
     keys = _distinct(document, axes)
     count = math.prod(len(axis) for axis in axes)
@@ -102,12 +102,12 @@ def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
         where = document.where(("sweep",))
         raise SpecError(f"{where}: sweep: {count} variants; at most {MOST}")
     variants = tuple(_variants(document, axes))
-    _refuse_twins(document, variants)
+    _check_distinct_runs(document, variants)
     name, text = variants[0].spec.name, document.text
     return Plan(name, document.header, text, keys, variants)
 
 
-def _lay_over(
+def _apply_to_sweep(
     document: Document, swept: dict[str, Any], overrides: Sequence[str]
 ) -> None:
     """Overrides of swept keys replace their lists; all others change the base."""
@@ -248,7 +248,7 @@ def _variants(document: Document, axes: list[list[Point]]) -> Iterator[Variant]:
         raise SpecError("\n".join([*shown, *([f"and {more} more"] if more else [])]))
 
 
-def _refuse_twins(document: Document, variants: Sequence[Variant]) -> None:
+def _check_distinct_runs(document: Document, variants: Sequence[Variant]) -> None:
     seen: dict[str, Variant] = {}
     for variant in variants:
         twin = seen.setdefault(variant.spec.id, variant)

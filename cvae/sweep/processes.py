@@ -38,7 +38,7 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         self.lifeline.close()  # which every worker takes as its end
-        _stop(self.workers)
+        _stop_workers(self.workers)
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Event]:
         """Every job by one of the processes; yields what they say, as they say it.
@@ -74,7 +74,7 @@ class _Worker:
         self.connection, theirs = spawn.Pipe()
         self.job: Job | None = None
         given = (theirs, alive, tracked)
-        self.process = spawn.Process(target=_work, args=given, daemon=True)
+        self.process = spawn.Process(target=_worker_main, args=given, daemon=True)
         # its OpenMP reads the number of threads once, when torch is loaded
         before = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -131,7 +131,7 @@ def _ready(pool: Sequence[_Worker]) -> list[_Worker]:
     return [worker for worker in pool if worker.connection in heard]
 
 
-def _stop(pool: Sequence[_Worker]) -> None:
+def _stop_workers(pool: Sequence[_Worker]) -> None:
     """Wait for the workers: each has time to write where its run stopped."""
     try:
         for worker in pool:
@@ -142,7 +142,7 @@ def _stop(pool: Sequence[_Worker]) -> None:
             worker.process.kill()
 
 
-def _work(connection: Connection, alive: Connection, tracked: bool) -> None:
+def _worker_main(connection: Connection, alive: Connection, tracked: bool) -> None:
     """A worker's life: a job, its answer, the next, until the parent is gone."""
     threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
     if tracked:

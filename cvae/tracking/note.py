@@ -28,7 +28,7 @@ def description(folder: RunFolder) -> str:
     if changes := _changes(info):
         lines += [f"Changed from the file: {', '.join(map(_code, changes))}", ""]
     if info.get("reason"):
-        lines += [f"Ended early: {_plain(info['reason'])}", ""]
+        lines += [f"Ended early: {_without_markup(info['reason'])}", ""]
     if final:
         figures = [
             [key, f"{_with_error(final, key)} {metric(key).unit}"]
@@ -70,7 +70,7 @@ def _changes(info: Mapping[str, Any]) -> list[str]:
 def sweep_description(folder: SweepFolder) -> str:
     """A sweep's note: question, mean ± sd over seeds, how to run it again."""
     info = folder.info
-    cells = [[_plain(cell) for cell in row] for row in info.get("summary", [])]
+    cells = [[_without_markup(cell) for cell in row] for row in info.get("summary", [])]
     parts = [_question(info["header"])]
     parts.append(markdown(cells[: 1 + MOST_ROWS]) if cells else "")
     if (more := len(cells) - 1 - MOST_ROWS) > 0:
@@ -93,13 +93,13 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _question(header: str) -> str:
-    text = _plain(header).replace("\n", "  \n")
+    text = _without_markup(header).replace("\n", "  \n")
     if len(text) > LONGEST:
         text = f"{text[:LONGEST].rpartition(' ')[0].rstrip()} … (the rest: run.json)"
     return text
 
 
-def _plain(text: str) -> str:
+def _without_markup(text: str) -> str:
     """Text that Markdown shows as it stands: no HTML, link or picture in it."""
     return re.sub(r"[\\`*_\[\]|]", r"\\\g<0>", html.escape(text, quote=False))
 

@@ -56,7 +56,7 @@ def run(
     except KeyboardInterrupt:
         return
     finally:
-        _stop(server)
+        _stop_server(server)
     raise TrackingError(f"MLflow's server ended by itself, with exit code {code}")
 
 
@@ -72,7 +72,7 @@ def _answers(host: str, port: int) -> bool:
         connection.close()
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
+def _stop_server(server: subprocess.Popen[bytes]) -> None:
     server.terminate()
     try:
         server.wait(PATIENCE)

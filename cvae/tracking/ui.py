@@ -35,7 +35,7 @@ def serve(runs: Path, host: str, port: int) -> None:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # two processes, not ten
         "MLFLOW_BACKEND_STORE_URI": store.address,  # it may hold a password
     }
-    command = _command(host, port)
+    command = _server_command(host, port)
     server.run(command, host, port, environment=environment, ready=ready)
 
 
@@ -45,7 +45,7 @@ def _print_links(store: Store, address: str) -> None:
         print(f"  {name}: {page}", flush=True)
 
 
-def _command(host: str, port: int) -> list[str]:
+def _server_command(host: str, port: int) -> list[str]:
     """The server with one worker.
 
     uvicorn says nothing: neither every page that is read, below which the links would

@@ -185,7 +185,7 @@ def test_labels_in_z_are_found_and_noise_is_named_by_chance() -> None:
     y = torch.arange(2000) % 10
     coded = torch.eye(10)[y] + 0.1 * torch.randn(2000, 10, generator=generator())
     noise = torch.randn(2000, 4, generator=generator(1))
-    known, unknown = latents.label_in_z(coded, y), latents.label_in_z(noise, y)
+    known, unknown = latents.label_probes(coded, y), latents.label_probes(noise, y)
     for name in ("label_in_z_neighbours", "label_in_z_linear"):
         assert known.figures[name] > 0.99
         assert unknown.figures[name] == pytest.approx(0.1, abs=0.04)

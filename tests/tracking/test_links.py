@@ -56,7 +56,9 @@ def test_a_server_that_ends_by_itself_is_an_error(
     tmp_path: Path, finished: tuple[Path, Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(finished[0] / "mlflow.db", tmp_path)
-    monkeypatch.setattr(ui, "_command", lambda host, port: ["/bin/sh", "-c", "exit 7"])
+    monkeypatch.setattr(
+        ui, "_server_command", lambda host, port: ["/bin/sh", "-c", "exit 7"]
+    )
     with pytest.raises(TrackingError, match="with exit code 7"):
         ui.serve(tmp_path, "127.0.0.1", 0)
 
