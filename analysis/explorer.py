@@ -40,7 +40,7 @@ SCRIPTS = (
 )
 CLOUD = 1500  # test images on the plane
 PLAIN = ("mlp", False, "none")  # networks that the page can decode with
-EACH = 4  # test images of each digit to choose from
+PER_DIGIT = 4  # test images of each digit to choose from
 DRAWS = 128  # of z for each label, where z has more than two dimensions
 TWIN_BITS = 6  # of the twin's weights: one fewer keeps both models under 3 MB
 Blocks = dict[str, str]
@@ -111,9 +111,11 @@ def _check(run: Run, against: Run | None) -> None:
 
 
 def _example_rows(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The places of the first `EACH` images of each digit, round by round."""
-    rounds = [np.flatnonzero(labels == digit)[:EACH] for digit in range(CLASSES)]
-    return np.array([part[k] for k in range(EACH) for part in rounds if k < len(part)])
+    """The places of the first `PER_DIGIT` images of each digit, round by round."""
+    rounds = [np.flatnonzero(labels == digit)[:PER_DIGIT] for digit in range(CLASSES)]
+    return np.array(
+        [part[k] for k in range(PER_DIGIT) for part in rounds if k < len(part)]
+    )
 
 
 def _page_facts(run: Run, posterior: Posterior, again: str) -> dict[str, Any]:

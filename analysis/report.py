@@ -37,7 +37,7 @@ GRIDS = {
     "column is one z.",
     "reconstructions.png": "Test images, and below them what the model makes of them.",
 }
-MOST_BESIDE = 60  # settings whose digits are shown side by side: 1 MB
+MAX_GRIDS = 60  # settings whose digits are shown side by side: 1 MB
 VERSIONS = ("python", "torch", "numpy", "mlflow")
 
 
@@ -142,7 +142,7 @@ def _digits_by_setting(result: Result) -> list[dict[str, str]]:
     """
     shown: list[dict[str, str]] = []
     comparison = result.comparison
-    for setting, whole, _ in comparison.rows[:MOST_BESIDE]:
+    for setting, whole, _ in comparison.rows[:MAX_GRIDS]:
         data = result.runs.file(setting.runs[0], "figures/digits.png")
         if len(comparison.rows) == 1 or not data:
             continue

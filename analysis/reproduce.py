@@ -32,7 +32,7 @@ from cvae.tracking.note import markdown
 
 SCORES = ("test/neg_elbo", FIDELITY)
 SHARE = 0.99  # of the means that chance alone makes, in `allowed`
-LEAST = 0.01  # apart (nats, or of 1) is allowed however near the seeds lie together
+MIN_TOLERANCE = 0.01  # nats, or of 1: allowed however near the seeds lie together
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Compared:
             return math.nan
         quantile = float(student.ppf((1 + SHARE) / 2, n - 1))
         spread = statistics.stdev(self.published) * math.sqrt(1 / n + 1 / m)
-        return max(LEAST, quantile * spread)
+        return max(MIN_TOLERANCE, quantile * spread)
 
     @property
     def within(self) -> str:

@@ -29,7 +29,7 @@ from cvae.spec.identity import flatten
 from cvae.spec.variants import SEEDS
 
 JUDGE = "judge"  # its name, and its folder in `results`
-MOST = 20_000_000  # bytes of results/ in all
+MAX_SIZE = 20_000_000  # bytes of results/ in all
 XZ: list[dict[str, Any]] = [
     {"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 3, "lp": 1, "pb": 1}  # 16-bit words
 ]
@@ -288,9 +288,9 @@ def _check_size(results: Path, listed: dict[str, str], files: Files) -> None:
         name: len(files[name]) if name in files else (results / name).stat().st_size
         for name in listed
     }
-    if (total := sum(sizes.values())) > MOST:
+    if (total := sum(sizes.values())) > MAX_SIZE:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
         raise UsageError(
-            f"{results} would hold {total / 1e6:.1f} MB, {MOST / 1e6:.0f} are allowed; "
-            f"the largest are {', '.join(largest)}"
+            f"{results} would hold {total / 1e6:.1f} MB, {MAX_SIZE / 1e6:.0f} are "
+            f"allowed; the largest are {', '.join(largest)}"
         )

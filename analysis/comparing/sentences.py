@@ -12,11 +12,11 @@ from analysis.comparing.settings import (
     Setting,
     differing_fields,
 )
-from analysis.comparing.significance import ENOUGH
+from analysis.comparing.significance import MIN_SEEDS
 from cvae import metrics
 from cvae.metrics import FIDELITY
 
-TRUSTED = 0.95  # of prior samples are read as asked; less is warned of
+MIN_FIDELITY = 0.95  # of prior samples are read as asked; less is warned of
 
 METHOD = (
     "n counts runs; ± is their sample standard deviation. Intervals are 95 % t "
@@ -80,7 +80,7 @@ def _distance(each: Difference, setting: Setting, comparison: Comparison) -> str
         interval = tables.interval_text(summary.low, summary.high, metric)
         details.append(f"95 % interval {interval}")
     if math.isnan(each.p):
-        details.append(f"too few seeds for a test, which takes {ENOUGH}")
+        details.append(f"too few seeds for a test, which takes {MIN_SEEDS}")
     else:
         p = tables.p_value(each.adjusted)
         details.append(f"adjusted p {p if p[0] == '<' else f'= {p}'}")
@@ -100,11 +100,11 @@ def cautions(comparison: Comparison) -> list[str]:
             "the paired differences, which hold these fixed, not by mean ± sd"
         )
     seeds = [setting.seeds for setting in every]
-    if len(seeds) > 1 and min(seeds) < ENOUGH:
-        few = sum(count < ENOUGH for count in seeds)
+    if len(seeds) > 1 and min(seeds) < MIN_SEEDS:
+        few = sum(count < MIN_SEEDS for count in seeds)
         notes.append(
-            f"too few seeds: {few} of {len(seeds)} settings have under {ENOUGH}, and "
-            "no p-value"
+            f"too few seeds: {few} of {len(seeds)} settings have under {MIN_SEEDS}, "
+            "and no p-value"
         )
     return [*notes, *_control(comparison)]
 
@@ -116,10 +116,10 @@ def shown_digits(figures: Mapping[str, float], key: str = FIDELITY) -> str:
         return f" How many {what} are read as the digit asked for was not measured."
     share, right = figures[key], figures.get("test/judge_accuracy")
     judge = f" (by a CNN right on {100 * right:.2f} % of real ones)" if right else ""
-    few = f", under {100 * TRUSTED:g} %: the label does not decide the digit alone"
+    few = f", under {100 * MIN_FIDELITY:g} %: the label does not decide the digit alone"
     return (
         f" {100 * share:.1f} % of all {what} are read as the digit asked for"
-        f"{judge}{few * (share < TRUSTED)}."
+        f"{judge}{few * (share < MIN_FIDELITY)}."
     )
 
 
@@ -140,7 +140,7 @@ def _control(comparison: Comparison) -> list[str]:
             f"{100 * best:.1f} %, that of {comparison.name(control)} "
             f"{100 * fidelity(control):.1f} %; METRIC={FIDELITY} compares by it"
         )
-    if best < TRUSTED:
+    if best < MIN_FIDELITY:
         notes.append(
             f"only {100 * best:.1f} % of the best setting's samples show the digit "
             "that was asked for"

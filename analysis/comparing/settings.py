@@ -204,7 +204,7 @@ def compare_settings(
 def difference(setting: Setting, reference: Setting, metric: str) -> Difference:
     """`setting` minus `reference`, run by run where two runs differ in nothing else.
 
-    Two such runs share the seed, too. p asks for ENOUGH seeds of each, not runs.
+    Two such runs share the seed, too. p asks for MIN_SEEDS seeds of each, not runs.
     """
     keys = tuple(setting.values)
     other = {_identity(run, but=keys): run for run in reference.runs}
@@ -223,11 +223,11 @@ def difference(setting: Setting, reference: Setting, metric: str) -> Difference:
         summary = Summary(0, mean, MISSING, *significance.interval(one, two))
     p = welch = MISSING
     counts = setting.seeds, reference.seeds, len(one), len(two)
-    if min(counts) >= significance.ENOUGH:
+    if min(counts) >= significance.MIN_SEEDS:
         if not (setting.pooled or reference.pooled):
             p = significance.permutation_test(one, two)
             welch = significance.welch(one, two)
-        elif len(seeds) >= significance.ENOUGH:
+        elif len(seeds) >= significance.MIN_SEEDS:
             p = significance.paired_test(paired)
     return Difference(len(paired), summary, p, welch)
 

@@ -12,16 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
 RESAMPLES = 9999
-ENOUGH = 5  # seeds of each setting for a p-value: five against five can reach 2/252
-SOME = 3  # values for an interval
+MIN_SEEDS = 5  # seeds of each setting for a p-value: five against five can reach 2/252
+MIN_VALUES = 3  # values for an interval
 
 
 @dataclass(frozen=True)
 class Summary:
     """n values by their mean, sample standard deviation and the mean's interval.
 
-    sd is nan for one value, the interval for less than SOME; values that are not finite
-    make the mean what they are.
+    sd is nan for one value, the interval for less than MIN_VALUES; values that are not
+    finite make the mean what they are.
     """
 
     n: int
@@ -45,9 +45,9 @@ def summary(values: ArrayLike) -> Summary:
 def interval(*samples: NDArray[np.float64]) -> tuple[float, float]:
     """Student's t interval of a mean; Welch's of the difference of two samples' means.
 
-    (nan, nan) with less than SOME values; without any spread the mean itself twice.
+    (nan, nan) with less than MIN_VALUES; without any spread the mean itself twice.
     """
-    if min(len(sample) for sample in samples) < SOME:
+    if min(len(sample) for sample in samples) < MIN_VALUES:
         return math.nan, math.nan
     middle = float(_difference(*samples))
     errors = [float(sample.var(ddof=1)) / len(sample) for sample in samples]

@@ -17,7 +17,7 @@ from cvae.run.measurements import Facts
 BLUE, RED = style.COLOURS[:2]
 GREY = "#bbbbbb"
 SHOWN = 6  # dimensions whose density is drawn
-NEAR = 0.5  # nats: so near to its maximum the information is not known
+INFORMATION_MARGIN = 0.5  # nats: so near to its maximum the information is not known
 BINS = np.linspace(-4, 4, 65)
 
 
@@ -38,7 +38,7 @@ def kl_plate(measured: Measured) -> Plate:
         "Johnson 2016)."
     )
     most, value = math.log(len(measured.per_image["information"])), measured.figures
-    if value["information"] > most - NEAR:
+    if value["information"] > most - INFORMATION_MARGIN:
         caption += (
             f" I(x; z) is {value['information']:.2f} nats, and so many images cannot "
             f"show more than {most:.2f}: z tells each of them from all others, and the "

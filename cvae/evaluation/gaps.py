@@ -24,7 +24,7 @@ BATCH = 100  # images at once; fewer where K is large
 WEIGHTS = 1_000_000  # K times the images at once
 STEPS, DRAWS = 300, 4  # of the optimisation, and draws of z a step
 RATE = 0.05  # in standard deviations of the encoder's q; falls to 0
-JUDGED = 500  # draws of z that both bounds are computed with
+BOUND_DRAWS = 500  # draws of z that both bounds are computed with
 
 
 def gaps(model: CVAE, images: mnist.Images, request: Request) -> Measured:
@@ -44,7 +44,7 @@ def gaps(model: CVAE, images: mnist.Images, request: Request) -> Measured:
         with torch.no_grad():
             of_encoder = model.encode(x, y)
         best = optimise(model, target, y, of_encoder, generator)
-        noise = torch.randn(JUDGED, *of_encoder[0].shape, generator=generator)
+        noise = torch.randn(BOUND_DRAWS, *of_encoder[0].shape, generator=generator)
         noise = noise.to(x.device)
         with torch.no_grad():
             both = [elbo(model, target, y, q, noise) for q in (of_encoder, best)]

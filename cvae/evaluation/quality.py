@@ -31,7 +31,7 @@ CITED = (
     *("classification_accuracy", "classification_accuracy_draws", "copied"),
 )
 EPOCHS = 4  # of a classifier that learns from samples
-COPIED = 2000  # samples whose nearest training images are looked for
+COPY_SAMPLES = 2000  # samples whose nearest training images are looked for
 log = logging.getLogger("cvae")
 
 Sets = Mapping[str, mnist.Images]  # by the suffix of their figures
@@ -184,14 +184,14 @@ def memorisation(
         For drawing: `samples`, `neighbours` (20, H, W), `sample_labels`, `apart` (20,):
         the first sample of each digit, and that nearest to a training image.
     """
-    some, train = drawn.images[:COPIED], data.train.images
+    some, train = drawn.images[:COPY_SAMPLES], data.train.images
     apart, where = nearest_neighbours(some, train)
-    labels = drawn.labels[:COPIED]
+    labels = drawn.labels[:COPY_SAMPLES]
     of_digit = [(labels == digit).nonzero()[:, 0] for digit in labels.unique()]
     first = [int(places[0]) for places in of_digit]
     closest = [int(places[apart[places].argmin()]) for places in of_digit]
     shown = torch.tensor(first + closest)
-    real, _ = nearest_neighbours(data.test.images[:COPIED], train)
+    real, _ = nearest_neighbours(data.test.images[:COPY_SAMPLES], train)
     distances = {"nearest_train": apart, "nearest_train_real": real}
     arrays = {
         "samples": some[shown].view(-1, *data.shape),

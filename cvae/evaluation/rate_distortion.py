@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cvae import likelihood, mnist
 from cvae.evaluation import annealed
-from cvae.evaluation.gaps import elbo
+from cvae.evaluation.gaps import BOUND_DRAWS, elbo
 from cvae.evaluation.measured import Measured, mean_and_error
 from cvae.evaluation.request import Request
 from cvae.model import CVAE
@@ -24,8 +24,7 @@ from cvae.priors import sample
 IMAGES = 100  # the first of the test images
 BATCH = 25  # images at once
 CHAINS, LEAPFROGS, PILOTS = 8, 4, 2
-TEMPERATURES, BEYOND, FURTHEST = 250, 50, 4.0  # up to β = 1, and on to 4
-JUDGED = 500  # draws of z of the model's own point
+TEMPERATURES, BEYOND_ONE, MAX_BETA = 250, 50, 4.0  # up to β = 1, and on to 4
 
 
 def rate_distortion(model: CVAE, images: mnist.Images, request: Request) -> Measured:
@@ -66,7 +65,7 @@ def rate_distortion(model: CVAE, images: mnist.Images, request: Request) -> Meas
 
 def beta_path() -> list[float]:
     """From 0 to 1 as for a likelihood, then on in equal ratios."""
-    on = [FURTHEST ** (step / BEYOND) for step in range(1, BEYOND + 1)]
+    on = [MAX_BETA ** (step / BEYOND_ONE) for step in range(1, BEYOND_ONE + 1)]
     return [*annealed.temperatures(TEMPERATURES)[:-1], 1.0, *on]
 
 
@@ -109,6 +108,6 @@ def _encoder_point(
 ) -> Tensor:
     """The encoder's rate and distortion of each image, (2, B)."""
     q = model.encode(x, y)
-    noise = torch.randn(JUDGED, *q[0].shape, generator=generator).to(x.device)
+    noise = torch.randn(BOUND_DRAWS, *q[0].shape, generator=generator).to(x.device)
     recon = bernoulli_nll(model.decode(sample(q, noise), y), target).double().mean(0)
     return torch.stack([-elbo(model, target, y, q, noise) - recon, recon])

@@ -31,7 +31,7 @@ from cvae.spec.fields import Spec
 from cvae.spec.mistakes import FIELDS, nearest_field
 from cvae.spec.reader import Path_
 
-MOST = 10_000  # variants; more is a slip of the pen
+MAX_VARIANTS = 10_000  # variants; more is a slip of the pen
 SEEDS = "training.seed"
 
 # One axis: its points in order, each with the fields it sets and where they stand.
@@ -98,9 +98,9 @@ def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
     axes = list(_axes(document, block))
     keys = _distinct(document, axes)
     count = math.prod(len(axis) for axis in axes)
-    if count > MOST:
+    if count > MAX_VARIANTS:
         where = document.where(("sweep",))
-        raise SpecError(f"{where}: sweep: {count} variants; at most {MOST}")
+        raise SpecError(f"{where}: sweep: {count} variants; at most {MAX_VARIANTS}")
     variants = tuple(_variants(document, axes))
     _check_distinct_runs(document, variants)
     name, text = variants[0].spec.name, document.text
@@ -138,8 +138,10 @@ def _axes(document: Document, block: Any) -> Iterator[list[Point]]:
     for name, value in block.items():
         if name == "seeds":
             if isinstance(value, int) and not isinstance(value, bool):
-                if not 1 <= value <= MOST:
-                    raise _refused(document, (name,), f"must be 1 to {MOST}", value)
+                if not 1 <= value <= MAX_VARIANTS:
+                    raise _refused(
+                        document, (name,), f"must be 1 to {MAX_VARIANTS}", value
+                    )
                 value = list(range(value))
             yield _points(document, SEEDS, value, (name,))
         elif name == "zip":

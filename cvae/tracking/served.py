@@ -22,7 +22,7 @@ from torch import Tensor
 from cvae.run.folder import RunFolder
 from cvae.samples import generate_conditional_samples, open_run
 
-MOST = 1000  # images a request: a second of work, not a machine's memory
+MAX_IMAGES = 1000  # images a request: a second of work, not a machine's memory
 
 
 class Request(BaseModel):
@@ -31,7 +31,7 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     digit: int
-    num_samples: int = Field(1, le=MOST)
+    num_samples: int = Field(1, le=MAX_IMAGES)
     seed: int | None = None
     temperature: float = 1.0
     pixels: bool = False  # numbers in [0, 1] instead of pictures

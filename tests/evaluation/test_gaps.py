@@ -94,14 +94,14 @@ def test_the_gaps_come_to_what_is_between_bound_and_likelihood(
 
 def test_the_curve_is_that_of_the_integrals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(of_rates, "TEMPERATURES", 40)
-    monkeypatch.setattr(of_rates, "BEYOND", 10)
+    monkeypatch.setattr(of_rates, "BEYOND_ONE", 10)
     monkeypatch.setattr(of_rates, "CHAINS", 60)
     made, data = model(), images(20)
     found = rate_distortion(made, data, request())
     log_p = log_likelihoods(made, data)
     log_prior = Normal(0.0, 1.0).log_prob(GRID).double()
     betas = found.arrays["betas"]
-    assert float(betas.max()) == of_rates.FURTHEST
+    assert float(betas.max()) == of_rates.MAX_BETA
     for at in (10, 25, 39, 49):
         beta = float(betas[at])
         joint = log_prior + beta * log_p

@@ -210,7 +210,7 @@ def test_more_than_allowed_is_refused(
     runs: Path, there: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files(there)
-    monkeypatch.setattr(results, "MOST", 10_000)
+    monkeypatch.setattr(results, "MAX_SIZE", 10_000)
     with pytest.raises(UsageError, match=r"would hold 0\.\d MB.*the largest are"):
         results.publish(["alone"], runs=runs, results=there)
     assert files(there) == before

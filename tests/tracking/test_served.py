@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from cvae.samples import generate_conditional_samples, load_run
-from cvae.tracking.served import MOST, Answer, Digits
+from cvae.tracking.served import MAX_IMAGES, Answer, Digits
 from tests.children import Done
 from tests.test_commands import the_run
 
@@ -60,7 +60,7 @@ def test_without_a_seed_every_answer_is_new(model: Digits) -> None:
         ({"digit": True}, "valid integer"),
         ({}, "Field required"),
         ({"digit": 5, "num_samples": 0}, "an integer ≥ 1, found 0"),
-        ({"digit": 5, "num_samples": MOST + 1}, "less than or equal to 1000"),
+        ({"digit": 5, "num_samples": MAX_IMAGES + 1}, "less than or equal to 1000"),
         ({"digit": 5, "seed": 2**64}, "seed must be an integer of"),
         ({"digit": 5, "temperature": float("nan")}, "temperature must be 0 to 1000"),
         ({"digit": 5, "more": 1}, "Extra inputs are not permitted"),
