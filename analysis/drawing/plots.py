@@ -7,7 +7,7 @@ panels, never in them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,17 +44,8 @@ def curves(runs: Runs, comparison: Comparison) -> Plate | None:
     """A metric by epoch: each setting's mean, in a band from lowest to highest run."""
     name = comparison.metric.rpartition("/")[2]
     for key in (f"val/{name}", f"train/{name}"):
-        lines = [
-            (
-                each,
-                [
-                    h
-                    for run in each.runs
-                    if (h := _finite_values(runs.history(run, key)))
-                ],
-            )
-            for each in _best_settings(comparison)
-        ]
+        best = _best_settings(comparison)
+        lines = [(each, _histories(runs, each, key)) for each in best]
         lines = [(each, histories) for each, histories in lines if histories]
         if lines:
             break
@@ -232,8 +223,11 @@ def _best_settings(comparison: Comparison, count: int = SHOWN) -> list[Setting]:
     return [comparison.settings[at] for at in sorted(best)]
 
 
-def _finite_values(history: Iterable[tuple[int, float]]) -> dict[int, float]:
-    return {epoch: value for epoch, value in history if math.isfinite(value)}
+def _histories(runs: Runs, setting: Setting, key: str) -> list[dict[int, float]]:
+    """The finite values of a metric by epoch, of each run that has some."""
+    histories = (runs.history(run, key) for run in setting.runs)
+    finite = ({at: v for at, v in each if math.isfinite(v)} for each in histories)
+    return [each for each in finite if each]
 
 
 def _integer_ticks() -> MaxNLocator:
