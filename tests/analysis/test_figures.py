@@ -226,7 +226,7 @@ def test_the_best_have_their_likelihoods_with_the_draws(
         *("2", "150.50 ± 0.71"),
         *("78.50 ± 0.71 (K = 5000)", "80.00 ± 0.00 (K = 100)"),
     ]
-    assert row[9] == "1 min"
+    assert row[9:11] == ["–", "1 min"]
 
 
 def test_a_sweep_has_its_control_beside_its_bound_where_there_is_one(
