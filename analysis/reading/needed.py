@@ -27,7 +27,7 @@ SINGLE = (
     *("quickstart", "seed_notebook", "plain_vae"),
     *("pytorch_example", "latent_20", "denoising"),
 )
-BEST = ("best_mlp",)
+BEST = ("best_mlp", "best_conv")
 SEEDED = (*SINGLE, *BEST)  # one run each, and its seeds
 SWEEPS = (
     *("latent_size", "plain_latent", "width", "training_size"),
