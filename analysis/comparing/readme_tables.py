@@ -63,7 +63,9 @@ def best(needed: Needed) -> str:
     """The best models, of dynamically binarised pixels: bound, likelihood, control."""
     rows, every = [list(BEST_HEAD)], []
     for name in BEST:
-        every += (folders := needed.over_seeds(name))
+        if not (folders := needed.over_seeds(name)):
+            continue
+        every += folders
         about = [f"`{name}`", network(needed.spec(name)), str(len(folders))]
         bounds = [mean_sd(folders, BOUND), drawn(folders, "test/nll_is")]
         bounds.append(drawn(folders, "test/marginal_nll_is"))
