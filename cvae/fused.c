@@ -20,7 +20,11 @@
 
 #define LAYERS 16    /* of one half, at most */
 #define THREADS 64   /* at most */
-#define LANES 16     /* floats that are worked on at once */
+#ifdef __AVX512F__
+#define LANES 16     /* floats that are worked on at once: a register of them, for */
+#else                /* compilers keep longer ones in memory, at half the speed */
+#define LANES 8
+#endif
 #define ALIGNED 16   /* floats: buffers begin at multiples of 64 bytes */
 #define SPINS 20000  /* looks at a barrier before the core is given away */
 #define STRETCH 8192 /* weights whose gradients stay in the cache for Adam */
