@@ -23,6 +23,7 @@ import torch
 from benchmarks.result import keep
 from benchmarks.speed import PYTORCH_EXAMPLE
 from cvae import engine, likelihood, mnist
+from cvae.model import CVAE
 from cvae.run import provenance, runner, state
 from cvae.spec.document import load_spec
 from cvae.spec.fields import Spec
@@ -32,13 +33,20 @@ GOAL = 105.55  # test neg_elbo, nats per image, of ten usual epochs
 EACH = 4  # VAEs that each of those abreast trains, one after another
 
 
-def trained(spec: Spec, data: mnist.MNIST, device: torch.device) -> float:
-    """Test neg_elbo of the spec's model, trained on data that lie on the device."""
+def trained(
+    spec: Spec, data: mnist.MNIST, device: torch.device
+) -> tuple[CVAE, list[float]]:
+    """The spec's model, of data on the device, and the seconds of its epochs."""
     now = state.assemble(spec, data, device)
-    for _ in engine.train(now.trained, now.optimizer, data.train, spec, now.streams):
-        pass
+    epochs = engine.train(now.trained, now.optimizer, data.train, spec, now.streams)
+    return now.model, [epoch.seconds for epoch in epochs]
+
+
+def test_bound(spec: Spec, data: mnist.MNIST, device: torch.device) -> float:
+    """Test neg_elbo of the spec's model, which is trained first."""
+    model, _ = trained(spec, data, device)
     noise = state.stream(spec.training.seed, "evaluate")
-    return likelihood.bound(now.model, data.test, noise)["neg_elbo"]
+    return likelihood.bound(model, data.test, noise)["neg_elbo"]
 
 
 def abreast(
@@ -56,7 +64,7 @@ def abreast(
             for _ in range(EACH):
                 seeded = spec.training.model_copy(update={"seed": seeds.get()})
                 one = spec.model_copy(update={"training": seeded})
-                figures.append(trained(one, data, device))
+                figures.append(test_bound(one, data, device))
 
     threads = [threading.Thread(target=work) for _ in range(count)]
     began = time.perf_counter()
@@ -78,17 +86,8 @@ def ten_epochs(data: mnist.MNIST, device: torch.device) -> list[float]:
     """Seconds of ten epochs of 784-400-20 in batches of 128, three times."""
     fields = PYTORCH_EXAMPLE | {"training.batch_size": 128, "training.epochs": 13}
     spec = Spec.model_validate(nested({"name": "ten"} | fields))
-    found = []
-    for _ in range(3):
-        now = state.assemble(spec, data, device)
-        seconds = [
-            epoch.seconds
-            for epoch in engine.train(
-                now.trained, now.optimizer, data.train, spec, now.streams
-            )
-        ]
-        found.append(sum(seconds[3:]))  # the first ones warm up
-    return found
+    # the first epochs warm up
+    return [sum(trained(spec, data, device)[1][3:]) for _ in range(3)]
 
 
 def main() -> None:

@@ -187,9 +187,8 @@ def guarded(act: Callable[[], None], *, interrupted: str = "interrupted") -> int
         code = _exit_code(act, interrupted)
     try:
         sys.stderr.flush()
-    except (
-        OSError
-    ):  # what it did not take is still held, and Python would exit with 120
+    except OSError:
+        # what it did not take is still held, and Python would exit with 120
         _redirect_to_null(sys.stderr)
     return code
 

@@ -259,10 +259,8 @@ def _sweep_files(sweep: SweepFolder, runs: Path) -> Files:
 def _run_files(folder: RunFolder, runs: Path) -> Files:
     """The files of a run with its rounded weights, if they are as good as its own."""
     run = load_run(folder.path.resolve(), runs=runs)
-    name, data = (
-        _published_name(folder),
-        safetensors.torch.save(rounded_weights(folder, run)),
-    )
+    name = _published_name(folder)
+    data = safetensors.torch.save(rounded_weights(folder, run))
     return {
         f"{name}/run.json": _json(_published_facts(folder)),
         f"{name}/spec.yaml": dump(folder.spec()).encode(),

@@ -36,10 +36,8 @@ from cvae.spec.document import (
 from cvae.spec.fields import Spec
 from cvae.spec.identity import flatten, nested
 
-FIGURE_SAMPLES = (
-    100,
-    0,
-)  # draws of z an image, and for each of its labels, without `what`
+# draws of z an image, and for each of its labels, without `what`
+FIGURE_SAMPLES = (100, 0)
 log = logging.getLogger("cvae")
 
 
