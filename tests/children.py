@@ -8,6 +8,7 @@ whole group is killed when the test ends; when pytest is killed, tests/guard.py 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -17,6 +18,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from tests.prepared import Forked, Prepared
 
 PIPE = subprocess.PIPE
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,19 +71,25 @@ def start(
         "cwd": ROOT,
         "env": environment(),
         "stdin": subprocess.DEVNULL,
+        "stdout": output,
+        "stderr": errors,
+        "encoding": "utf-8",
+        "start_new_session": True,
     }
-    child: Child = subprocess.Popen(
-        list(command),
-        stdout=output,
-        stderr=errors,
-        text=True,
-        encoding="utf-8",
-        start_new_session=True,
-        **defaults | options,
-    )
+    options = defaults | options
+    prepared = _prepared()
+    if prepared.covers(command, **options):
+        child: Child = Forked(prepared, list(command), **options)
+    else:
+        child = subprocess.Popen(list(command), text=True, **options)
     _alive.append(child)
     _tell_guard(f"{child.pid} {limit}")
     return child
+
+
+@functools.cache
+def _prepared() -> Prepared:
+    return Prepared(ROOT, environment())
 
 
 def run(command: Sequence[str], *, limit: float = LIMIT, **options: Any) -> Done:
@@ -183,6 +192,7 @@ def dismiss_guard() -> None:
     """At the end of the session: close its input, and wait until it has ended."""
     for child in list(_alive):
         end(child)
+    _prepared().end()
     while _guards:
         guard = _guards.pop()
         guard.communicate()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import os
 import signal
 import sys
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
 
 from tests import children
-from tests.children import ROOT
+from tests.children import ROOT, Child
+from tests.prepared import Forked
 
 IGNORING = """
 import signal, sys
@@ -77,7 +80,7 @@ def test_a_child_that_nobody_waits_for_has_a_time_limit() -> None:
 OTHERS = [
     file
     for file in sorted((ROOT / "tests").rglob("*.py"))
-    if file.name not in ("children.py", "guard.py")
+    if file.name not in ("children.py", "guard.py", "prepared.py")
 ]
 
 
@@ -91,3 +94,22 @@ def test_no_other_file_starts_a_process_by_itself(file: Path) -> None:
     starts = {"run", "Popen", "call", "check_call", "check_output"}
     assert not names & {f"subprocess.{start}" for start in starts}
     assert not names & {"os.system", "os.popen", "os.fork", "os.posix_spawn"}
+
+
+@pytest.mark.parametrize("words", ["--help", "list", "run absent.yaml", "no-command"])
+def test_a_prepared_process_is_like_a_new_interpreter(
+    words: str, tmp_path: Path
+) -> None:
+    def told(**extra: str) -> tuple[type[Child], int, str, str]:
+        env = children.environment(**extra)
+        command = [sys.executable, "-m", "cvae", *words.split()]
+        child = children.start(command, cwd=tmp_path, env=env)
+        assert os.getsid(child.pid) == child.pid
+        output, errors = child.communicate()
+        return type(child), child.returncode, output, errors
+
+    prepared, *forked = told()
+    new, *started = told(PYTHONNODEBUGRANGES="1")
+    assert forked == started
+    if sys.platform == "linux":
+        assert (prepared, new) == (Forked, Popen)

@@ -1,0 +1,173 @@
+"""A process that has torch and MLflow imported, and forks for every command.
+
+The tests start hundreds of commands, and each would spend three seconds of a processor
+on the same imports. What is started here is a whole process in all other respects: a
+child of pytest with its own session, arguments, folder, environment, standard files,
+signals and end. On Linux only, and only if a new interpreter would import the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+IMPORTS = (
+    *("cvae.commands", "cvae.samples", "cvae.sweep.sweep", "cvae.tracking.publish"),
+    *("matplotlib.pyplot", "scipy.stats"),
+)
+PACKAGES = ("cvae", "analysis")
+READ_AT_START = ("PYTHON", "OMP_", "MKL_", "LC_", "LANG", "XDG_", "HOME", "PATH")
+ADOPT = 36  # prctl's PR_SET_CHILD_SUBREAPER: take children whose parent has ended
+LONGEST = 1 << 20  # bytes of a request
+
+
+class Prepared:
+    """Pytest's end of the process, which is started with the first command."""
+
+    def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
+        self.root, self.environment = root, dict(environment)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def covers(
+        self,
+        command: Sequence[str],
+        *,
+        cwd: Path | str,
+        env: Mapping[str, str],
+        preexec_fn: object = None,
+        **_: Any,
+    ) -> bool:
+        """Whether a new interpreter would import and read the same."""
+        if command[:2] != [sys.executable, "-m"] or preexec_fn is not None:
+            return False
+        package = command[2].partition(".")[0]
+        here = Path(cwd) == self.root or not Path(cwd, package).exists()
+        known = sys.platform == "linux" and package in PACKAGES
+        return known and here and _read(env) == _read(self.environment)
+
+    def start(self, files: tuple[int, int, int], **request: Any) -> int:
+        """Fork for a command; its process id. It is this process's own child."""
+        if self.process is None:
+            self._begin()
+        prctl = ctypes.CDLL(None).prctl
+        message = json.dumps(request).encode()
+        prctl(ADOPT, 1, 0, 0, 0)
+        try:
+            socket.send_fds(self.socket, [message], list(files))
+            return int(self.socket.recv(64))
+        finally:
+            prctl(ADOPT, 0, 0, 0, 0)
+
+    def _begin(self) -> None:
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", __name__],
+                stdin=theirs.fileno(),
+                cwd=self.root,
+                env=self.environment,
+                start_new_session=True,
+            )
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.socket.close()
+            self.process.wait()
+
+
+def _read(env: Mapping[str, str]) -> dict[str, str]:
+    return {key: text for key, text in env.items() if key.startswith(READ_AT_START)}
+
+
+class Forked(subprocess.Popen[str]):
+    """A Popen whose process comes from a prepared one."""
+
+    def __init__(self, prepared: Prepared, command: list[str], **options: Any) -> None:
+        self.prepared = prepared
+        super().__init__(command, text=True, **options)
+
+    def _execute_child(self, args: list[str], *rest: Any) -> None:  # by Popen
+        cwd, env, pipes = rest[4], rest[5], rest[9:15]
+        files = pipes[0], pipes[3], pipes[5]
+        self.pid = self.prepared.start(
+            files, arguments=args[2:], cwd=str(cwd), env=dict(env)
+        )
+        self._child_created = True
+        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+
+def serve() -> None:
+    """Fork until pytest ends; in the forked process, return once it is made ready."""
+    before = dict(os.environ)
+    for name in IMPORTS:
+        importlib.import_module(name)
+    set_by_imports = {
+        name: text for name, text in os.environ.items() if before.get(name) != text
+    }
+    gc.freeze()
+    home = socket.socket(fileno=os.dup(0))
+    while True:
+        message, files, _, _ = socket.recv_fds(home, LONGEST, 3)
+        if not message:
+            os._exit(0)
+        told, tell = os.pipe()
+        between = os.fork()  # its end makes the command pytest's child
+        if not between:
+            command = os.fork()
+            if not command:
+                for mine in (home.detach(), told, tell):
+                    os.close(mine)
+                _become(json.loads(message), files, set_by_imports)
+                return
+            os.write(tell, str(command).encode())
+            os._exit(0)
+        os.waitpid(between, 0)
+        home.send(os.read(told, 64))
+        for mine in (*files, told, tell):
+            os.close(mine)
+
+
+def _become(
+    request: dict[str, Any], files: Sequence[int], set_by_imports: dict[str, str]
+) -> None:
+    """What exec and the start of an interpreter do."""
+    os.setsid()
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(set_by_imports | request["env"])
+    sys.argv = request["arguments"]
+    sys.path[0] = request["cwd"]
+    sys.stdin = _text(0, "r")
+    sys.stdout = _text(1, "w")
+    sys.stderr = _text(2, "w")
+
+
+def _text(number: int, mode: str) -> IO[str]:
+    old = (sys.stdin, sys.stdout, sys.stderr)[number]
+    by_line = number == 2 or os.isatty(number)
+    return os.fdopen(
+        number,
+        mode,
+        1 if by_line else -1,
+        encoding=old.encoding,
+        errors=old.errors,
+        closefd=False,
+    )
+
+
+if __name__ == "__main__":
+    serve()
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
