@@ -21,38 +21,38 @@ Kept = dict[str, Any]
 
 def kept(runs: Path, run: str = "*") -> Kept:
     """All that a run leaves and that no clock is in, by name."""
-    found: Kept = {}
+    left: Kept = {}
     folders = [RunFolder(path.parent) for path in runs.glob(f"{run}/run.json")]
-    found["run folders"] = [folder.name for folder in folders]
+    left["run folders"] = [folder.name for folder in folders]
     for folder in folders:
-        found["status"] = folder.status
+        left["status"] = folder.status
         records = folder.records()
-        found["records"] = [_untimed(record["metrics"]) for record in records]
+        left["records"] = [_untimed(record["metrics"]) for record in records]
         for path in sorted(folder.path.rglob("*")):
             name = str(path.relative_to(folder.path))
             if name == "git.diff":  # of the code, not of the run
                 continue
             if name.startswith("checkpoint"):  # the order in its header is not fixed
                 tensors, state = checkpoint.load(path)
-                found[name] = state, _digest(safetensors.torch.save(tensors))
+                left[name] = state, _digest(safetensors.torch.save(tensors))
             elif path.is_file():
-                found[name] = name in CLOCKED or _digest(path.read_bytes())
-    found |= _in_mlflow(runs, run)
-    return found
+                left[name] = name in CLOCKED or _digest(path.read_bytes())
+    left |= _in_mlflow(runs, run)
+    return left
 
 
 def _in_mlflow(runs: Path, name: str) -> Kept:
     """What MLflow holds, likewise; its metrics are checked against the records."""
     client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
-    everything = [found.experiment_id for found in client.search_experiments()]
+    everything = [one.experiment_id for one in client.search_experiments()]
     stored = client.search_runs(everything)
     stored = [r for r in stored if fnmatch(r.data.tags.get("cvae.folder", ""), name)]
-    found: Kept = {"MLflow runs": [run.info.run_name for run in stored]}
+    left: Kept = {"MLflow runs": [run.info.run_name for run in stored]}
     for run in stored:
         run_id = run.info.run_id
         folder = RunFolder(runs / run.data.tags["cvae.folder"])
-        found["MLflow status"] = run.info.status
-        found["params"] = {
+        left["MLflow status"] = run.info.status
+        left["params"] = {
             key: value for key, value in run.data.params.items() if key != "data.root"
         }
         truth: dict[str, list[tuple[int, float]]] = {}
@@ -63,11 +63,11 @@ def _in_mlflow(runs: Path, name: str) -> Kept:
             key: [(p.step, p.value) for p in client.get_metric_history(run_id, key)]
             for key in run.data.metrics
         }
-        found["MLflow history is the records"] = history == truth
-        found["inputs"] = len(run.inputs.dataset_inputs)
-        found["models"] = _models(client, run.info.experiment_id, run_id)
+        left["MLflow history is the records"] = history == truth
+        left["inputs"] = len(run.inputs.dataset_inputs)
+        left["models"] = _models(client, run.info.experiment_id, run_id)
         images = [Path(file.path) for file in client.list_artifacts(run_id, "images")]
-        found["images"] = sorted(
+        left["images"] = sorted(
             (path.name.partition("+timestamp+")[0], path.suffix) for path in images
         )
         place = runs / "artifacts" / run_id / "artifacts"
@@ -76,8 +76,8 @@ def _in_mlflow(runs: Path, name: str) -> Kept:
                 picture.load()  # raises if it is torn
         pictures = folder.figures.glob("*.png")
         steps = sum(STEP_IMAGE.fullmatch(path.name) is not None for path in pictures)
-        found["every picture is an image"] = len(images) == 2 * steps
-    return found
+        left["every picture is an image"] = len(images) == 2 * steps
+    return left
 
 
 def _models(client: MlflowClient, experiment: str, run_id: str) -> list[Any]:

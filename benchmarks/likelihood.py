@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bench/likelihood.json"))
     options = parser.parse_args()
     device = runner.pick_device("cpu")
-    found: dict[str, Any] = provenance.hardware(device) | provenance.versions()
+    measured: dict[str, Any] = provenance.hardware(device) | provenance.versions()
     print("| figure | images a second | floor | ours/floor |\n|---|---|---|---|")
     with torch.inference_mode():
         for name, (images, *both) in ways().items():
@@ -95,11 +95,11 @@ def main() -> None:
             ours, floor = (rate[1:] for rate in rates)  # the first warms up
             ratio = [a / b for a, b in zip(ours, floor, strict=True)]
             low, middle, high = statistics.quantiles(ratio, n=4)
-            found[name] = {"ours": ours, "floor": floor}
+            measured[name] = {"ours": ours, "floor": floor}
             cells = [f"{statistics.median(each):,.0f}" for each in (ours, floor)]
             cells.append(f"{middle:.2f} ({low:.2f}–{high:.2f})")
             print(f"| {name} | {' | '.join(cells)} |")
-    keep(found, options.out)
+    keep(measured, options.out)
 
 
 if __name__ == "__main__":

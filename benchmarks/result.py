@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 
-def keep(found: dict[str, Any], path: Path) -> None:
+def keep(measured: dict[str, Any], path: Path) -> None:
     """Write a result as JSON and say where."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=2) + "\n")
+    path.write_text(json.dumps(measured, indent=2) + "\n")
     print(f"\n{path}")

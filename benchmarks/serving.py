@@ -62,12 +62,12 @@ def served(arguments: list[str]) -> Iterator[tuple[int, float]]:
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
-        found = None
-        while not found and (line := server.stdout.readline()):
-            found = re.search(r":(\d+)/invocations", line)
-        if not found:
+        match = None
+        while not match and (line := server.stdout.readline()):
+            match = re.search(r":(\d+)/invocations", line)
+        if not match:
             raise SystemExit("the server did not start; what it said is above")
-        yield int(found[1]), time.perf_counter() - began
+        yield int(match[1]), time.perf_counter() - began
     finally:
         server.terminate()
         server.wait()

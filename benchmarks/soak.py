@@ -124,10 +124,10 @@ class Soak:
             self.differences.append("together: database is locked")
         for number in range(count):
             (folder,) = runs.glob(f"soak{number}-*")
-            found = kept(runs, folder.name)
+            left = kept(runs, folder.name)
             alike = {"MLflow history is the records", "MLflow status", "status"}
             alike |= {"inputs", "every picture is an image"}
-            if bad := [key for key in alike if found.get(key) != expected[key]]:
+            if bad := [key for key in alike if left.get(key) != expected[key]]:
                 self.differences.append(f"together: {folder.name}: {bad}")
 
     def with_database(self, runs: Path) -> None:
@@ -166,12 +166,12 @@ class Soak:
         self.tally["rounds"] += 1
         self.tally["resumes"] += starts - 1
         if code == 0:
-            found = kept(runs)
+            left = kept(runs)
             self.differences += [
-                f"round {number}: {key}: {str(found.get(key))[:300]}, "
+                f"round {number}: {key}: {str(left.get(key))[:300]}, "
                 f"not {str(expected.get(key))[:300]}"
-                for key in sorted(expected.keys() | found.keys())
-                if found.get(key) != expected.get(key)
+                for key in sorted(expected.keys() | left.keys())
+                if left.get(key) != expected.get(key)
             ]
 
 

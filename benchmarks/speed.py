@@ -7,11 +7,9 @@
     floor   nothing but the matrix products (benchmarks/floor.py), better of two ways
 
 Rounds are interleaved, so that a busy neighbour hits all of them; the table gives
-medians and quartiles of the ratios. `--busy` keeps one core busy meanwhile. `--quality`
-trains experiments/speedrun.yaml with five seeds and the usual loop for ten epochs, and
-compares time and test neg_elbo.
+medians and quartiles of the ratios. `--busy` keeps one core busy meanwhile.
 
-    make bench        (or: python -m benchmarks.speed --quality)
+    python -m benchmarks.speed --threads 1        (part of make bench)
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ import argparse
 import contextlib
 import importlib.util
 import json
-import math
 import os
 import platform
 import statistics
@@ -36,10 +33,9 @@ import torch
 
 from benchmarks.result import keep
 from benchmarks.usual import Usual
-from cvae import engine, likelihood, mnist
+from cvae import engine, mnist
 from cvae.model import CVAE
 from cvae.run import provenance, runner, state
-from cvae.spec.document import load_spec
 from cvae.spec.fields import Spec
 from cvae.spec.identity import nested
 
@@ -107,15 +103,15 @@ def others(spec: Spec) -> dict[str, Child]:
         [latent + classes, *reversed(hidden), 784],
     ]
     shape = {"widths": halves, "batch": batch}
-    found = {"floor": Child("floor", shape | {"parts": 1}, threads)}
+    children = {"floor": Child("floor", shape | {"parts": 1}, threads)}
     if threads > 1:
-        found["floor in parts"] = Child("floor", shape | {"parts": threads}, threads)
+        children["floor in parts"] = Child("floor", shape | {"parts": threads}, threads)
     if importlib.util.find_spec("jax"):
         network = {"hidden": hidden, "latent": latent, "classes": classes}
-        found["jax"] = Child("jit", network | {"batch": batch}, threads)
+        children["jax"] = Child("jit", network | {"batch": batch}, threads)
     else:
         print("jax is left out: pip install -r requirements-bench.txt\n")
-    return found
+    return children
 
 
 def measure(case: str, device: torch.device, root: Path, rounds: int) -> dict[str, Any]:
@@ -133,8 +129,8 @@ def measure(case: str, device: torch.device, root: Path, rounds: int) -> dict[st
     rates: dict[str, list[float]] = {}
     for round_ in range(rounds + 1):
         took = {
-            "usual": _seconds(lambda: usual.epoch(few), device) * images / few,
-            "ours": _seconds(lambda: next(epochs), device),
+            "usual": seconds_of(lambda: usual.epoch(few), device) * images / few,
+            "ours": seconds_of(lambda: next(epochs), device),
         }
         for way, child in children.items():
             took[way] = child.seconds(steps if "floor" in way else images)
@@ -161,85 +157,7 @@ def measure(case: str, device: torch.device, root: Path, rounds: int) -> dict[st
     }
 
 
-def quality(device: torch.device, root: Path) -> dict[str, Any]:
-    """Seconds of training to a test neg_elbo: the usual ten epochs against speedrun.
-
-    One seed of speedrun follows every two usual epochs, so that both meet the same
-    weather.
-    """
-    usual, runs = _usual_alone(root), []
-    seconds, score = 0.0, math.nan
-    for epoch, found in enumerate(usual, 1):
-        seconds, score = seconds + found["seconds"], found["test_neg_elbo"]
-        if epoch % 2 == 0:
-            runs.append(_speedrun(device, seed=epoch // 2 - 1))
-    return {
-        "usual": {"seconds": seconds, "test_neg_elbo": score},
-        "speedrun": runs,
-        "commands": [_commands() for _ in runs],
-    }
-
-
-def _commands() -> dict[str, float]:
-    """Seconds of whole processes, from `python` to a test neg_elbo of 105.55."""
-    with tempfile.TemporaryDirectory() as folder:
-        words = ["cvae", "run", "experiments/speedrun.yaml", "--offline", "--runs"]
-        commands = {"ours": [*words, folder]}
-        if importlib.util.find_spec("jax"):
-            case = {"hidden": [400], "latent": 20, "batch": 256, "quality": True}
-            commands["jax"] = ["benchmarks.jit", json.dumps(case)]
-        took = {}
-        for way, words in commands.items():
-            began = time.perf_counter()
-            command = [sys.executable, "-m", *words]
-            subprocess.run(command, check=True, capture_output=True)
-            took[way] = time.perf_counter() - began
-    return took
-
-
-def _speedrun(device: torch.device, *, seed: int) -> dict[str, float]:
-    fast = load_spec("experiments/speedrun.yaml", [f"training.seed={seed}"])
-    model, test, epochs = ours(fast, device)
-    seconds = _seconds(lambda: list(epochs), device)
-    score = likelihood.bound(model, test, state.stream(seed, "e"))
-    return {"seconds": seconds, "test_neg_elbo": score["neg_elbo"]}
-
-
-def usual_epochs(root: Path, epochs: int = 10) -> Iterator[dict[str, float]]:
-    """Each epoch of the usual loop: its training seconds, and where it got."""
-    spec = Spec.model_validate(nested({"name": "usual"} | CASES["784-400-20"]))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(0)
-    usual = Usual(spec, root, device)
-    for _ in range(epochs):
-        seconds = _seconds(usual.epoch, device)
-        yield {"seconds": seconds, "test_neg_elbo": usual.test_neg_elbo()}
-
-
-def _usual_alone(root: Path) -> Iterator[dict[str, float]]:
-    """`usual_epochs` in a process that does not flush denormals: nobody's loop does.
-
-    It waits between two epochs until the next one is asked for.
-    """
-    code = (
-        "import json, pathlib, sys; from benchmarks import speed\n"
-        "for found in speed.usual_epochs(pathlib.Path(sys.argv[1])):\n"
-        "    print(json.dumps(found), flush=True); sys.stdin.readline()"
-    )
-    command = [sys.executable, "-c", code, str(root)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        for line in child.stdout:
-            yield json.loads(line)
-            child.stdin.write("\n")
-            child.stdin.flush()
-    if child.returncode:
-        raise SystemExit(f"the usual loop ended with exit code {child.returncode}")
-
-
-def _seconds(action: Callable[[], Any], device: torch.device) -> float:
+def seconds_of(action: Callable[[], Any], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     began = time.perf_counter()
@@ -256,7 +174,7 @@ def _quartiles(ours: list[float], other: list[float]) -> dict[str, float]:
     return {"low": low, "median": middle, "high": high}
 
 
-def _torchvision_root(folder: Path) -> Path:
+def torchvision_root(folder: Path) -> Path:
     """torchvision wants <root>/MNIST/raw; ours is linked there."""
     mnist.load_mnist(mnist.SHIPPED_ROOT)
     raw = folder / "MNIST" / "raw"
@@ -271,14 +189,14 @@ def rate_table(results: list[dict[str, Any]]) -> str:
     ratios = list(results[0]["ratios"])
     head = ["network", "batch", "device", "threads", *ways, *ratios]
     lines = [head, ["---"] * len(head)]
-    for found in results:
-        rate = found["images_per_second"]
-        cells = [str(found[key]) for key in head[1:4]]
+    for measured in results:
+        rate = measured["images_per_second"]
+        cells = [str(measured[key]) for key in head[1:4]]
         cells += [f"{rate[way] / 1000:.1f}" for way in ways]
         for key in ratios:
-            r = found["ratios"][key]
+            r = measured["ratios"][key]
             cells.append(f"{r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f})")
-        lines.append([found["case"], *cells])
+        lines.append([measured["case"], *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -292,34 +210,9 @@ def neighbour() -> Iterator[None]:
             process.kill()
 
 
-def quality_table(found: dict[str, Any]) -> str:
-    """Time to quality as Markdown."""
-    usual, runs = found["usual"], found["speedrun"]
-    seconds = [run["seconds"] for run in runs]
-    scores = [run["test_neg_elbo"] for run in runs]
-    middle = statistics.median(seconds)
-    time_range = f"{middle:.2f} ({min(seconds):.2f}–{max(seconds):.2f})"
-    score_range = f"{statistics.mean(scores):.2f} (worst {max(scores):.2f})"
-    return f"""\
-| | training seconds | test neg_elbo |
-|---|---|---|
-| usual, 10 epochs | {usual["seconds"]:.1f} | {usual["test_neg_elbo"]:.2f} |
-| speedrun, {len(runs)} seeds | {time_range} | {score_range} |
-
-usual / speedrun: {usual["seconds"] / middle:.1f} × less time
-
-Seconds from `python` to the test neg_elbo, imports, data and compilation included: {
-        ", ".join(
-            f"{way} {statistics.median(one[way] for one in found['commands']):.1f}"
-            for way in found["commands"][0]
-        )
-    }"""
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--quality", action="store_true", help="time to quality, too")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--busy", action="store_true", help="beside a busy process")
     parser.add_argument("--case", choices=CASES, action="append", help="only this one")
@@ -331,23 +224,20 @@ def main() -> None:
     device = runner.pick_device("auto")
     facts = provenance.hardware(device) | {"torch": torch.__version__}
     print(f"{facts}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}\n")
-    found: dict[str, Any] = {"hardware": facts, "date": time.strftime("%Y-%m-%d")}
+    measured: dict[str, Any] = {"hardware": facts, "date": time.strftime("%Y-%m-%d")}
     with tempfile.TemporaryDirectory() as folder:
-        root = _torchvision_root(Path(folder))
-        cases, found["busy"] = options.case or CASES, options.busy
+        root = torchvision_root(Path(folder))
+        cases, measured["busy"] = options.case or CASES, options.busy
         with neighbour() if options.busy else contextlib.nullcontext():
-            found["rates"] = [
+            measured["rates"] = [
                 measure(case, device, root, options.rounds) for case in cases
             ]
         print(
             f"Thousands of images a second, medians of "
             f"{options.rounds} interleaved rounds\n"
         )
-        print(rate_table(found["rates"]), flush=True)
-        if options.quality:
-            found["quality"] = quality(device, root)
-            print("\n" + quality_table(found["quality"]))
-    keep(found, options.out)
+        print(rate_table(measured["rates"]), flush=True)
+    keep(measured, options.out)
 
 
 if __name__ == "__main__":

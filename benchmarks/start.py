@@ -60,13 +60,13 @@ def experiment(place: Path, name: str) -> dict[str, float]:
     return {"first line": first, "in all": total} | of_run
 
 
-def table(found: dict[str, dict[str, float]]) -> str:
+def table(measured: dict[str, dict[str, float]]) -> str:
     """The result as Markdown; seconds."""
     keys = ["first line", "in all", "training", "imports", "evaluation", "tracking"]
     keys += ["checkpoints"]
     lines = [["", *keys, "neither training nor imports"]]
     lines.append(["---"] * len(lines[0]))
-    for name, one in found.items():
+    for name, one in measured.items():
         rest = 1 - (one["training"] + one["imports"]) / one["in all"]
         cells = [f"{one[key]:.1f}" for key in keys]
         lines.append([name, *cells, f"{100 * rest:.0f} %"])
@@ -78,15 +78,15 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--out", type=Path, default=Path("runs/bench/start.json"))
     options = parser.parse_args()
-    found: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "cvae"
         clone = ["git", "clone", "--quiet", str(ROOT), str(place)]
         subprocess.run(clone, check=True)
         for name in ("fresh", "again"):
-            found[name] = experiment(place, name)
-    print(table(found))
-    keep(found, options.out)
+            measured[name] = experiment(place, name)
+    print(table(measured))
+    keep(measured, options.out)
 
 
 if __name__ == "__main__":

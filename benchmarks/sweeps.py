@@ -74,21 +74,23 @@ def variants_a_minute(epochs: int, rounds: int) -> dict[str, Any]:
             rates[way].append(60 * VARIANTS / seconds(workers, threads, epochs))
         rates.setdefault("floor", []).append(floor(cores, epochs))
     alone, beside, products = rates.values()
-    found: dict[str, Any] = {"cores": cores, "epochs": epochs, "per_minute": rates}
-    found["ratios"] = [b / a for a, b in zip(alone, beside, strict=True)]
-    found["of the floor"] = [b / c for b, c in zip(beside, products, strict=True)]
-    return found
+    measured: dict[str, Any] = {"cores": cores, "epochs": epochs, "per_minute": rates}
+    measured["ratios"] = [b / a for a, b in zip(alone, beside, strict=True)]
+    measured["of the floor"] = [b / c for b, c in zip(beside, products, strict=True)]
+    return measured
 
 
-def variant_table(found: dict[str, Any]) -> str:
+def variant_table(measured: dict[str, Any]) -> str:
     """The result as Markdown."""
     lines = ["| way | variants a minute |", "|---|---|"]
-    lines += [f"| {way} | {_with_range(r)} |" for way, r in found["per_minute"].items()]
+    lines += [
+        f"| {way} | {_with_range(r)} |" for way, r in measured["per_minute"].items()
+    ]
     return "\n".join(
         [
             *lines,
-            *("", f"side by side: {_with_range(found['ratios'])} × as many, "),
-            f"{_with_range(found['of the floor'])} of the floor",
+            *("", f"side by side: {_with_range(measured['ratios'])} × as many, "),
+            f"{_with_range(measured['of the floor'])} of the floor",
         ]
     )
 
@@ -108,9 +110,9 @@ def main() -> None:
         f"{VARIANTS} variants of {options.epochs} epochs, {options.rounds} interleaved "
         f"rounds, {time.strftime('%Y-%m-%d')}\n"
     )
-    found = variants_a_minute(options.epochs, options.rounds) | provenance.versions()
-    print(variant_table(found))
-    keep(found, options.out)
+    measured = variants_a_minute(options.epochs, options.rounds) | provenance.versions()
+    print(variant_table(measured))
+    keep(measured, options.out)
 
 
 if __name__ == "__main__":

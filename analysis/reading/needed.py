@@ -114,10 +114,10 @@ class Needed:
         return (*self.overrides, *seeds)
 
     def _finished(self, spec: Spec) -> RunFolder:
-        found = finished_run(spec, self.runs)
-        if found is None:
+        run = finished_run(spec, self.runs)
+        if run is None:
             raise RunNotFound(f"no finished run {spec.name}-{spec.id} in {self.runs}/")
-        return found
+        return run
 
 
 def _command(*words: str) -> None:
