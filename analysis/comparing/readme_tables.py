@@ -26,6 +26,11 @@ BOUND, WORST = "test/neg_elbo", "test/label_fidelity_worst"
 NLL, NAMED = "test/nll_is5000", "test/label_accuracy_is100"
 NAMED_IS = (NAMED, "test/label_accuracy_is20")
 LEARNED = "test/classification_accuracy"
+COVERAGE = "test/coverage_draws"
+COVERED = (
+    " Coverage: real test images that have a sample near, by the features of the CNN "
+    "(Naeem et al. 2020); in brackets as many training images in the samples' place."
+)
 HEAD = (
     *("experiment", "network", "seeds", "test neg_elbo", "test kl", "test nll_is5000"),
     *("label fidelity (worst digit)", "transfer", "label accuracy"),
@@ -35,7 +40,8 @@ HEAD = (
 BEST_HEAD = (
     *("experiment", "network", "seeds", "test neg_elbo", "nll of x given y"),
     *("nll of x", "label fidelity (worst digit)", "transfer", "label accuracy"),
-    *("classification accuracy (of draws)", "training", "to beat"),
+    *("classification accuracy (of draws)", "coverage of draws (of real images)"),
+    *("training", "to beat"),
 )
 
 
@@ -73,8 +79,9 @@ def best(needed: Needed) -> str:
         named = percent([v for k in NAMED_IS for v in values(folders, k)])
         took = statistics.mean(values(folders, "time/training")) / 60
         rows.append([*about, *bounds, *control, named, _learned(folders)])
-        rows[-1] += [f"{took:.0f} min", TO_BEAT.get(name, "–")]
-    return f"{markdown(rows)}\n\n{made_on(every)}"
+        rows[-1] += [_covered(folders), f"{took:.0f} min", TO_BEAT.get(name, "–")]
+    covered = COVERED if values(every, COVERAGE) else ""
+    return f"{markdown(rows)}\n\n{made_on(every)}{covered}"
 
 
 def drawn(folders: Sequence[RunFolder], start: str) -> str:
@@ -153,6 +160,13 @@ def _learned(folders: Sequence[RunFolder]) -> str:
     of_draws = values(folders, f"{LEARNED}_draws")
     draws = f" ({100 * statistics.mean(of_draws):.1f})" if of_draws else ""
     return percent(values(folders, LEARNED)) + draws
+
+
+def _covered(folders: Sequence[RunFolder]) -> str:
+    """Coverage of Bernoulli draws, and in brackets that of training images."""
+    real = values(folders, "test/coverage_real")
+    ceiling = f" ({100 * statistics.mean(real):.1f})" if real else ""
+    return percent(values(folders, COVERAGE)) + ceiling
 
 
 def judged(folders: Sequence[RunFolder]) -> str:

@@ -28,6 +28,7 @@ from cvae.model import CVAE
 # What goes into a run's records; all others stand on the page alone.
 CITED = (
     *("frechet", "precision", "recall", "coverage", "digit_frechet", "digit_coverage"),
+    *("frechet_draws", "coverage_draws", "coverage_real"),
     *("classification_accuracy", "classification_accuracy_draws", "copied"),
 )
 EPOCHS = 4  # of a classifier that learns from samples

@@ -219,6 +219,7 @@ def test_the_best_have_their_likelihoods_with_the_draws(
     assert before[4:6] == ["–", "–"]
     for seed, found in enumerate(some.over_seeds("best_mlp")):
         new = {"test/nll_is5000": 78.0 + seed, "test/marginal_nll_is100": 80.0}
+        new |= {"test/coverage_draws": 0.95, "test/coverage_real": 0.96} if seed else {}
         line = {"epoch": 9, "step": 9, "time": 9, "seconds": {}}
         found.append(line | {"metrics": new})
     row = readme_tables.best(some).splitlines()[2].split(" | ")
@@ -226,7 +227,7 @@ def test_the_best_have_their_likelihoods_with_the_draws(
         *("2", "150.50 ± 0.71"),
         *("78.50 ± 0.71 (K = 5000)", "80.00 ± 0.00 (K = 100)"),
     ]
-    assert row[9:11] == ["–", "1 min"]
+    assert row[9:12] == ["–", "95.0 % (96.0)", "1 min"]
 
 
 def test_a_sweep_has_its_control_beside_its_bound_where_there_is_one(
