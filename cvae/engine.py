@@ -21,6 +21,7 @@ from cvae import fused, mnist
 from cvae.errors import Diverged
 from cvae.gradient import ByAutograd, ByHand
 from cvae.graph import Replay, Step, StepFor
+from cvae.inputs import Inputs
 from cvae.likelihood import bound_figures
 from cvae.model import CVAE
 from cvae.optimizer import Adam, schedule
@@ -128,8 +129,8 @@ def _build_step(
     n: int,
 ) -> Step:
     """The step: indices of n images (n,) and [rate, β] (2,) → the gradient's row."""
-    corrupt, clip = spec.data.corrupt, spec.training.grad_clip
-    dynamic, parameters = spec.data.binarize == "dynamic", list(model.parameters())
+    inputs, clip = Inputs.of(spec, streams), spec.training.grad_clip
+    parameters = list(model.parameters())
     device, pixels = data.images.device, data.images.shape[1]
     raw = torch.empty((n, pixels), dtype=torch.uint8, device=device)
     grey = torch.empty((n, pixels), device=device)
@@ -139,13 +140,8 @@ def _build_step(
     def step(rows: Tensor, control: Tensor) -> Tensor:
         rate, beta = control.unbind()
         torch.index_select(data.images, 0, rows, out=raw)
-        target = mnist.pixels(raw, out=grey)
+        x, target = inputs(mnist.pixels(raw, out=grey))
         y = data.labels.index_select(0, rows)
-        if dynamic:
-            target = torch.bernoulli(target, generator=streams["binarize"])
-        x = target
-        if corrupt:
-            x = mnist.salt_and_pepper(x, corrupt, streams["corrupt"])
         noise.normal_(generator=streams["noise"])
         row = gradient(x, y, noise, beta, target)
         if clip is not None:

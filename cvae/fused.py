@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from cvae import mnist
+from cvae.inputs import Inputs
 from cvae.model import CVAE
 from cvae.optimizer import Adam
 from cvae.spec.fields import Spec
@@ -161,12 +162,11 @@ class Fused:
         streams: Streams,
     ) -> None:
         self.library, self.data, self.streams = library, data, streams
-        self.latent, self.corrupt = model.latent_dim, spec.data.corrupt
-        self.dynamic = spec.data.binarize == "dynamic"
+        self.latent, self.inputs = model.latent_dim, Inputs.of(spec, streams)
         self.done, flat = optimizer.state["step"], optimizer.flat
         self.threads = min(torch.get_num_threads(), THREADS)
         inked = float(data.images.count_nonzero()) / max(1, data.images.numel())
-        self.sparse = inked + self.corrupt / 2 < SPARSE
+        self.sparse = inked + self.inputs.corrupt / 2 < SPARSE
         self.first = _first_layer(model, optimizer) if self.sparse else []
         most = -(-spec.training.batch_size // self.threads)  # images of one thread
         self.kept = [data.images.contiguous(), data.labels.contiguous()]
@@ -248,18 +248,11 @@ class Fused:
     def _pixels(self, batches: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
         """What the encoder sees and what is explained, each (images, D); None where
         that is the image itself."""
-        if not self.dynamic and not self.corrupt:
+        if self.inputs.plain:
             return None, None
-        seen, explained = [], []
-        for rows in batches:
-            target = mnist.pixels(self.data.images[rows])
-            if self.dynamic:
-                target = torch.bernoulli(target, generator=self.streams["binarize"])
-            explained.append(target)
-            if self.corrupt:
-                noise = self.streams["corrupt"]
-                seen.append(mnist.salt_and_pepper(target, self.corrupt, noise))
-        return torch.cat(seen) if seen else None, torch.cat(explained)
+        pairs = [self.inputs(mnist.pixels(self.data.images[rows])) for rows in batches]
+        seen, explained = (torch.cat(part) for part in zip(*pairs, strict=True))
+        return seen, explained
 
 
 def covers(model: CVAE) -> bool:

@@ -18,8 +18,8 @@ RANKS = (
     "errors files metrics",
     "idx",
     "mnist priors flow mixture networks model spec",
-    "objective gradient optimizer engine graph fused likelihood judge features control "
-    "grids",
+    "inputs objective gradient optimizer engine graph fused likelihood judge features "
+    "control grids",
     "evaluation",
     "run.facts run.folder run.lock run.published run.find",
     "run.checkpoint run.state run.provenance",

@@ -169,6 +169,8 @@ def textbook(made: Spec, data: mnist.MNIST) -> tuple[list[Tensor], list[list[flo
             if made.data.binarize == "dynamic":
                 target = torch.bernoulli(target, generator=streams["binarize"])
             x = target
+            if made.training.input_noise == "bernoulli":
+                x = torch.bernoulli(target, generator=streams["binarize"])
             if made.data.corrupt:
                 x = mnist.salt_and_pepper(x, made.data.corrupt, streams["corrupt"])
             noise = torch.randn(
@@ -197,6 +199,7 @@ def textbook(made: Spec, data: mnist.MNIST) -> tuple[list[Tensor], list[list[flo
         {"training.optimizer": "adamw", "training.weight_decay": 2.0},
         {"training.grad_clip": 0.5, "training.adam_betas": [0.5, 0.999]},
         {"data.binarize": "dynamic", "data.corrupt": 0.3, "model.activation": "tanh"},
+        {"training.input_noise": "bernoulli", "data.corrupt": 0.1},
         {"objective.importance_samples": 5, "objective.beta": 0.5},
         {"model.prior": "learned", "objective.warmup_epochs": 2},
         {"model.activation": "gelu", "model.conditional": False, "model.hidden": []},

@@ -85,6 +85,8 @@ class Case:
         if self.spec.data.binarize == "dynamic":
             target = torch.bernoulli(target, generator=streams["binarize"])
         x = target
+        if self.spec.training.input_noise == "bernoulli":
+            x = torch.bernoulli(target, generator=streams["binarize"])
         if self.spec.data.corrupt:
             x = mnist.salt_and_pepper(x, self.spec.data.corrupt, streams["corrupt"])
         noise = torch.randn(
@@ -105,6 +107,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "one latent": {"model__latent_dim": 1},
     "drawn pixels": {"data__binarize": "dynamic"},
     "corrupted": {"data__corrupt": 0.3},
+    "noisy input": {"training__input_noise": "bernoulli"},
     "drawn and corrupted": {"data__binarize": "dynamic", "data__corrupt": 0.3},
     "many pixels": {"pixels": 2500},  # more than one product of factors a lane
     "mostly 0": {"inked": 0.2},

@@ -173,6 +173,10 @@ class Training(Section):
     ema: Decay = 0.0
     """Decay per step of a running mean of the weights, such as 0.999; the mean is what
     is evaluated, saved and sampled from. 0: the last weights are."""
+    input_noise: Literal["none", "bernoulli"] = "none"
+    """`bernoulli`: while training, the encoder is given black and white pixels drawn
+    from Bernoulli(x), so that it cannot learn images by heart; what is reconstructed,
+    and all that is evaluated, stays grey."""
     output_bias: Literal["mean_image", "random"] = "mean_image"
     """How the decoder's last bias starts. `mean_image`: at the log-odds of the mean
     training image, so that no step is spent on finding where ink can be; `random`: as
@@ -230,6 +234,15 @@ class Spec(Named):
             raise ValueError(
                 "objective.free_bits is taken from the kl of each latent dimension; "
                 "that of model.prior: flow is not a sum over dimensions"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _input_noise_needs_grey_pixels(self) -> Spec:
+        if self.training.input_noise != "none" and self.data.binarize != "none":
+            raise ValueError(
+                "training.input_noise draws from grey pixels: it needs "
+                f"data.binarize: none, not {self.data.binarize}"
             )
         return self
 

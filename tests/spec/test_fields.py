@@ -38,6 +38,7 @@ OTHERWISE: dict[str, Any] = {
     "training.learning_rate": 1e-3,
     "training.schedule": "constant",
     "training.ema": 0.99,
+    "training.input_noise": "bernoulli",
     "training.output_bias": "random",
     "training.grad_clip": 1.0,
     "training.seed": 1,
@@ -104,6 +105,7 @@ OUT_OF_BOUNDS: list[tuple[str, Any]] = [
     ("training.ema", -0.1),
     ("training.learning_rate", 0.0),
     ("training.learning_rate", "1e-3"),
+    ("training.input_noise", True),
     ("training.grad_clip", 0.0),
     ("training.seed", -1),
     ("training.seed", 2**63),
@@ -174,6 +176,7 @@ def test_the_id_is_of_the_value_not_of_how_it_is_written() -> None:
 
 def test_nested_undoes_flatten() -> None:
     together = OTHERWISE | {"model.conditional": True, "objective.free_bits": 0.0}
+    together |= {"training.input_noise": "none"}
     flat = flatten(spec(**together | OUTSIDE_IDENTITY))
     assert flatten(Spec.model_validate(nested(flat))) == flat
 
@@ -234,6 +237,14 @@ def test_free_bits_are_refused_where_kl_is_not_a_sum_over_dimensions(
         spec(**{"objective.free_bits": 0.1, key: value})
     for prior in ("standard", "learned", "mixture"):
         spec(objective__free_bits=0.1, model__prior=prior)
+
+
+@pytest.mark.parametrize("pixels", ["threshold", "dynamic"])
+def test_noise_of_grey_pixels_is_refused_where_there_are_none(pixels: str) -> None:
+    with pytest.raises(
+        ValidationError, match=f"needs data.binarize: none, not {pixels}"
+    ):
+        spec(training__input_noise="bernoulli", data__binarize=pixels)
 
 
 @pytest.mark.parametrize("hidden", [[], [32]])
