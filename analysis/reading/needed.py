@@ -25,7 +25,7 @@ from cvae.spec.variants import SEEDS, Plan, read_plan
 EXPERIMENTS = Path("experiments")
 SINGLE = (
     *("quickstart", "seed_notebook", "plain_vae"),
-    *("pytorch_example", "latent_20", "denoising"),
+    *("best_two", "pytorch_example", "latent_20", "denoising"),
 )
 BEST = ("best_mlp", "best_conv")
 SEEDED = (*SINGLE, *BEST)  # one run each, and its seeds
