@@ -32,6 +32,7 @@ SEEDED = (*SINGLE, *BEST)  # one run each, and its seeds
 SWEEPS = (
     *("latent_size", "plain_latent", "width", "training_size"),
     *("beta", "latent_beta", "control", "aevb_figure2"),
+    *("hwalsuklee", "lyeoni"),
 )
 
 

@@ -28,10 +28,16 @@ def rows(plan: Plan, runs: Path) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"run": folder.name, "status": folder.status}
         row |= {"parameters": parameters(variant.spec)}
         row |= {key: variant.swept.get(key) for key in plan.keys}
-        row |= {key: metrics.get(key) for key in SCORES}
+        row |= {key: metrics.get(key) for key in (*SCORES, *_nll(variant.spec))}
         row["seconds"] = metrics.get("time/total")
         lines.append(row)
     return lines
+
+
+def _nll(spec: Spec) -> list[str]:
+    """The likelihood that the spec asks for."""
+    samples = spec.evaluation.importance_samples
+    return [f"test/nll_is{samples}"] if samples else []
 
 
 def parameters(spec: Spec) -> int:
@@ -60,6 +66,7 @@ def summary(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     keys = [key for key in plan.keys if key != SEEDS]
     known = {key for row in rows for key in SCORES if row[key] is not None}
     scores = [key for key in SCORES if key in {*SCORES[: len(BOUND)], *known}]
+    scores += dict.fromkeys(key for one in plan.variants for key in _nll(one.spec))
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for variant, row in zip(plan.variants, rows, strict=True):
         point = tuple(str(variant.swept.get(key, "")) for key in keys)
@@ -69,7 +76,7 @@ def summary(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     lines = []
     for point, group in groups.items():
         cells = [
-            mean_sd([row[key] for row in group if row[key] is not None], key)
+            mean_sd([row[key] for row in group if row.get(key) is not None], key)
             for key in scores
         ]
         lines.append([*point, str(len(group)), *cells])

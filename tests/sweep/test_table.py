@@ -55,6 +55,24 @@ def test_without_data_nothing_is_counted_and_the_missing_file_is_named(
         table.dry_run(plan_on(tmp_path, write(tmp_path / "data", {})), tmp_path)
 
 
+def test_a_likelihood_that_is_asked_for_has_a_column(tmp_path: Path) -> None:
+    plan = plan_on(tmp_path, write(tmp_path / "data", data_set()))
+    path = tmp_path / "small.yaml"
+    path.write_text(f"{path.read_text()}evaluation: {{importance_samples: 7}}\n")
+    asking = read_plan(path)
+    first, second = (
+        RunFolder(tmp_path / f"small-{v.spec.id}") for v in asking.variants
+    )
+    for folder, nll in ((first, 80.0), (second, 82.0)):
+        folder.path.mkdir()
+        folder.update(status="FINISHED")
+        folder.append({"epoch": 1, "metrics": {"test/nll_is7": nll}})
+    (*_, last), line = table.summary(asking, table.rows(asking, tmp_path))
+    assert (last, line[-1]) == ("test/nll_is7", "81.00 ± 1.41")
+    head, _ = table.summary(plan, table.rows(plan, tmp_path))
+    assert "test/nll_is7" not in head
+
+
 def test_a_run_on_other_data_is_not_simply_finished(tmp_path: Path) -> None:
     plan = plan_on(tmp_path, root := write(tmp_path / "data", data_set()))
     same, other = (RunFolder(tmp_path / f"small-{v.spec.id}") for v in plan.variants)
