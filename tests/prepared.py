@@ -8,6 +8,7 @@ signals and end. On Linux only, and only if a new interpreter would import the s
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import importlib
@@ -20,6 +21,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+import sqlalchemy
 
 IMPORTS = (
     *("cvae.commands", "cvae.samples", "cvae.sweep.sweep", "cvae.tracking.publish"),
@@ -114,7 +117,7 @@ def serve() -> None:
     set_by_imports = {
         name: text for name, text in os.environ.items() if before.get(name) != text
     }
-    gc.freeze()
+    gc.freeze()  # else the end of each command would look through all of it
     home = socket.socket(fileno=os.dup(0))
     while True:
         message, files, _, _ = socket.recv_fds(home, LONGEST, 3)
@@ -153,6 +156,14 @@ def _become(
     sys.stdin = _text(0, "r")
     sys.stdout = _text(1, "w")
     sys.stderr = _text(2, "w")
+    atexit.register(_close_databases)
+
+
+def _close_databases() -> None:
+    """Close what torn-down modules would: SQLite then writes its log into the file."""
+    for thing in gc.get_objects():
+        if type(thing) is sqlalchemy.engine.Engine:
+            thing.dispose()
 
 
 def _text(number: int, mode: str) -> IO[str]:
