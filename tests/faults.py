@@ -74,6 +74,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ("log_det = log_det + s.sum(-1)", "log_det = log_det - s.sum(-1)", FLOW),
     # training
     ("0.15 * total", "0.25 * total", ENGINE),
+    ("x = self._drawn(images) if self.noisy else target", "x = target", ENGINE),
     ("if decoupled else 0.0", "if not decoupled else 0.0", ENGINE),
     ("self.ema ** self", "self.ema * self", ENGINE),
     ("clip_grad_norm_(parameters, clip)", "clip_grad_norm_(parameters, 1)", ENGINE),
