@@ -205,7 +205,7 @@ soak: $(READY)  ## kill runs N times, compare what's left make soak N=500
 	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.soak --together 16 $${N:+--kills="$$N"}
 
 test: $(READY)  ## all tests that need only Python       make test
-	@$(PYTHON) -m pytest -n 2 $$PYTEST
+	@$(PYTHON) -m pytest -n 3 $$PYTEST
 
 test-services: $(READY)  ## needs Chromium, PostgreSQL and Ray    make test-services
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check playwright \
