@@ -112,6 +112,12 @@ def _usual_alone(root: Path) -> Iterator[dict[str, float]]:
         raise SystemExit(f"the usual loop ended with exit code {child.returncode}")
 
 
+def command_seconds(measured: dict[str, Any]) -> dict[str, float]:
+    """The median of each way's whole processes."""
+    commands = measured["commands"]
+    return {way: statistics.median(one[way] for one in commands) for way in commands[0]}
+
+
 def quality_table(measured: dict[str, Any]) -> str:
     """Time to quality as Markdown."""
     usual, runs = measured["usual"], measured["speedrun"]
@@ -130,8 +136,7 @@ usual / speedrun: {usual["seconds"] / middle:.1f} × less time
 
 Seconds from `python` to the test neg_elbo, imports, data and compilation included: {
         ", ".join(
-            f"{way} {statistics.median(one[way] for one in measured['commands']):.1f}"
-            for way in measured["commands"][0]
+            f"{way} {took:.1f}" for way, took in command_seconds(measured).items()
         )
     }"""
 

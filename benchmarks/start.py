@@ -60,6 +60,11 @@ def experiment(place: Path, name: str) -> dict[str, float]:
     return {"first line": first, "in all": total} | of_run
 
 
+def rest(one: dict[str, float]) -> float:
+    """The share of a run that is neither training nor imports."""
+    return 1 - (one["training"] + one["imports"]) / one["in all"]
+
+
 def table(measured: dict[str, dict[str, float]]) -> str:
     """The result as Markdown; seconds."""
     keys = ["first line", "in all", "training", "imports", "evaluation", "tracking"]
@@ -67,9 +72,8 @@ def table(measured: dict[str, dict[str, float]]) -> str:
     lines = [["", *keys, "neither training nor imports"]]
     lines.append(["---"] * len(lines[0]))
     for name, one in measured.items():
-        rest = 1 - (one["training"] + one["imports"]) / one["in all"]
         cells = [f"{one[key]:.1f}" for key in keys]
-        lines.append([name, *cells, f"{100 * rest:.0f} %"])
+        lines.append([name, *cells, f"{100 * rest(one):.0f} %"])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

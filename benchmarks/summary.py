@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quality import command_seconds
+from benchmarks.start import rest
+
 Row = tuple[str, float, float]  # what, measured, and the goal: at least, or −at most
 RATES = {"speed.json": "all threads", "one.json": "one thread"}
 RATIOS = {"ours/jax": 1.2, "ours/floor": 0.85}
@@ -63,13 +66,11 @@ def _busy(quiet: list[dict[str, Any]], busy: list[dict[str, Any]]) -> Iterator[R
 
 
 def _quality(result: dict[str, Any]) -> Iterator[Row]:
-    commands = result["commands"]
-    ours = statistics.median(one["ours"] for one in commands)
-    if "jax" in commands[0]:
-        jax = statistics.median(one["jax"] for one in commands)
-        yield "from `python` to 105.55: ours/jax, seconds", ours / jax, -OF_JAX
-    usual = result["usual"]["seconds"]
-    yield "from `python` to 105.55: ours/usual, seconds", ours / usual, -OF_USUAL
+    took = command_seconds(result)
+    what, usual = "from `python` to 105.55", result["usual"]["seconds"]
+    if "jax" in took:
+        yield f"{what}: ours/jax, seconds", took["ours"] / took["jax"], -OF_JAX
+    yield f"{what}: ours/usual, seconds", took["ours"] / usual, -OF_USUAL
 
 
 def _start(result: dict[str, dict[str, float]]) -> Iterator[Row]:
@@ -79,8 +80,7 @@ def _start(result: dict[str, dict[str, float]]) -> Iterator[Row]:
         again["first line"],
         -FIRST_LINE,
     )
-    share = 1 - (fresh["training"] + fresh["imports"]) / fresh["in all"]
-    yield "quickstart, fresh clone: neither training nor imports", share, -REST
+    yield "quickstart, fresh clone: neither training nor imports", rest(fresh), -REST
 
 
 def table(measured: list[Row]) -> str:

@@ -21,13 +21,11 @@ from cvae import fused, mnist
 from cvae.errors import Diverged
 from cvae.gradient import ByAutograd, ByHand
 from cvae.graph import Replay, Step, StepFor
-from cvae.inputs import Inputs
+from cvae.inputs import Inputs, Streams
 from cvae.likelihood import bound_figures
 from cvae.model import CVAE
 from cvae.optimizer import Adam, schedule
 from cvae.spec.fields import Spec
-
-Streams = dict[str, torch.Generator]
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def _build_step(
     n: int,
 ) -> Step:
     """The step: indices of n images (n,) and [rate, β] (2,) → the gradient's row."""
-    inputs, clip = Inputs.of(spec, streams), spec.training.grad_clip
+    inputs, clip = Inputs(spec, streams), spec.training.grad_clip
     parameters = list(model.parameters())
     device, pixels = data.images.device, data.images.shape[1]
     raw = torch.empty((n, pixels), dtype=torch.uint8, device=device)

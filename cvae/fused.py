@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from cvae import mnist
-from cvae.inputs import Inputs
+from cvae.inputs import Inputs, Streams
 from cvae.model import CVAE
 from cvae.optimizer import Adam
 from cvae.spec.fields import Spec
@@ -42,7 +42,6 @@ FLAGS = (
 LAYERS, THREADS, ALIGNED = 16, 64, 16  # as in fused.c
 AT_ONCE = 8192  # images a call: it cannot be interrupted
 SPARSE = 0.3  # share of pixels that are not 0, up to which the zeros are left out
-Streams = dict[str, torch.Generator]
 _BUILDING = threading.Lock()
 
 _int, _long = ctypes.c_int, ctypes.c_int64
@@ -162,7 +161,7 @@ class Fused:
         streams: Streams,
     ) -> None:
         self.library, self.data, self.streams = library, data, streams
-        self.latent, self.inputs = model.latent_dim, Inputs.of(spec, streams)
+        self.latent, self.inputs = model.latent_dim, Inputs(spec, streams)
         self.done, flat = optimizer.state["step"], optimizer.flat
         self.threads = min(torch.get_num_threads(), THREADS)
         inked = float(data.images.count_nonzero()) / max(1, data.images.numel())
@@ -251,8 +250,9 @@ class Fused:
         if self.inputs.plain:
             return None, None
         pairs = [self.inputs(mnist.pixels(self.data.images[rows])) for rows in batches]
-        seen, explained = (torch.cat(part) for part in zip(*pairs, strict=True))
-        return seen, explained
+        seen, explained = zip(*pairs, strict=True)
+        noisy = seen[0] is not explained[0]
+        return torch.cat(seen) if noisy else None, torch.cat(explained)
 
 
 def covers(model: CVAE) -> bool:

@@ -5,8 +5,6 @@ The encoder's view may be noisier than what the decoder has to explain.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -16,20 +14,13 @@ from cvae.spec.fields import Spec
 Streams = dict[str, torch.Generator]
 
 
-@dataclass(frozen=True)
 class Inputs:
     """A call draws the pixels of one step, the same on every path of training."""
 
-    dynamic: bool
-    noisy: bool
-    corrupt: float
-    streams: Streams
-
-    @classmethod
-    def of(cls, spec: Spec, streams: Streams) -> Inputs:
-        noisy = spec.training.input_noise == "bernoulli"
-        dynamic = spec.data.binarize == "dynamic"
-        return cls(dynamic, noisy, spec.data.corrupt, streams)
+    def __init__(self, spec: Spec, streams: Streams) -> None:
+        self.dynamic = spec.data.binarize == "dynamic"
+        self.noisy = spec.training.input_noise == "bernoulli"
+        self.corrupt, self.streams = spec.data.corrupt, streams
 
     @property
     def plain(self) -> bool:
@@ -37,7 +28,10 @@ class Inputs:
         return not (self.dynamic or self.noisy or self.corrupt)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Grey pixels (n, D) in [0, 1] → what the encoder sees, what is explained."""
+        """Grey pixels (n, D) in [0, 1] → what the encoder sees, what is explained.
+
+        Without noise both are one tensor.
+        """
         target = self._drawn(images) if self.dynamic else images
         x = self._drawn(images) if self.noisy else target
         if self.corrupt:

@@ -26,8 +26,8 @@ TO_BEAT = {  # by the sources that README names
 BOUND, WORST = "test/neg_elbo", "test/label_fidelity_worst"
 NLL, NAMED = "test/nll_is5000", "test/label_accuracy_is100"
 NAMED_IS = (NAMED, "test/label_accuracy_is20")
-LEARNED = "test/classification_accuracy"
-COVERAGE = "test/coverage_draws"
+LEARNED, OF_DRAWS = "test/classification_accuracy", "test/classification_accuracy_draws"
+COVERAGE, CEILING = "test/coverage_draws", "test/coverage_real"
 COVERED = (
     " Coverage: real test images that have a sample near, by the features of the CNN "
     "(Naeem et al. 2020); in brackets as many training images in the samples' place."
@@ -54,7 +54,7 @@ def results(needed: Needed) -> str:
         about = [f"`{name}`", network(needed.spec(name)), str(len(folders))]
         bounds = [mean_sd(folders, key) for key in (BOUND, "test/kl", NLL)]
         shares = [percent(values(folders, key)) for key in (TRANSFER, NAMED)]
-        control, learned = fidelity(folders), _learned(folders)
+        control, learned = fidelity(folders), _beside(folders, LEARNED, OF_DRAWS)
         beaten = TO_BEAT.get(name, "–")
         rows.append([*about, *bounds, control, *shares, learned, beaten])
     gained = mean(seeds["plain_vae"]) - mean(seeds["seed_notebook"])
@@ -79,8 +79,10 @@ def best(needed: Needed) -> str:
         control = [fidelity(folders), percent(values(folders, TRANSFER))]
         named = percent([v for k in NAMED_IS for v in values(folders, k)])
         took = statistics.mean(values(folders, "time/training")) / 60
-        rows.append([*about, *bounds, *control, named, _learned(folders)])
-        rows[-1] += [_covered(folders), f"{took:.0f} min", TO_BEAT.get(name, "–")]
+        learned = _beside(folders, LEARNED, OF_DRAWS)
+        coverage = _beside(folders, COVERAGE, CEILING)
+        rows.append([*about, *bounds, *control, named, learned, coverage])
+        rows[-1] += [f"{took:.0f} min", TO_BEAT.get(name, "–")]
     covered = COVERED if values(every, COVERAGE) else ""
     return f"{markdown(rows)}\n\n{made_on(every)}{covered}"
 
@@ -156,18 +158,11 @@ def fidelity(folders: Sequence[RunFolder]) -> str:
     return percent(values(folders, FIDELITY)) + lowest
 
 
-def _learned(folders: Sequence[RunFolder]) -> str:
-    """Classification accuracy from means, and in brackets from draws."""
-    of_draws = values(folders, f"{LEARNED}_draws")
-    draws = f" ({100 * statistics.mean(of_draws):.1f})" if of_draws else ""
-    return percent(values(folders, LEARNED)) + draws
-
-
-def _covered(folders: Sequence[RunFolder]) -> str:
-    """Coverage of Bernoulli draws, and in brackets that of training images."""
-    real = values(folders, "test/coverage_real")
-    ceiling = f" ({100 * statistics.mean(real):.1f})" if real else ""
-    return percent(values(folders, COVERAGE)) + ceiling
+def _beside(folders: Sequence[RunFolder], key: str, other: str) -> str:
+    """A share, and in brackets the mean of another one."""
+    others = values(folders, other)
+    bracket = f" ({100 * statistics.mean(others):.1f})" if others else ""
+    return percent(values(folders, key)) + bracket
 
 
 def judged(folders: Sequence[RunFolder]) -> str:

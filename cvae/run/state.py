@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cvae import engine, likelihood, mixture, mnist
 from cvae.errors import CheckpointError, UsageError
+from cvae.inputs import Streams
 from cvae.model import CVAE
 from cvae.optimizer import Adam
 from cvae.run import checkpoint
@@ -49,7 +50,7 @@ class State:
 
     trained: CVAE
     optimizer: Adam
-    streams: engine.Streams
+    streams: Streams
     model: CVAE
 
     @property
