@@ -20,15 +20,13 @@ import torch
 from cvae.errors import Terminated
 from cvae.sweep.worker import Ended, Event, Job, perform
 
-PATIENCE = 10.0  # seconds that an interrupted run has to write where it stopped
-
 
 def run_jobs(jobs: Sequence[Job], workers: int) -> Generator[Event, None, None]:
     """Every job, `workers` at a time; yields what they say, as they say it.
 
     They leave the tracking store, whose client is not made for threads, to the sweep.
-    Closing the generator ends them: runs under way are marked KILLED and can be gone
-    on with.
+    Closing the generator ends them after their epochs: runs under way are marked KILLED
+    and can be gone on with.
     """
     if torch.cuda.is_available():  # torch loads its solver on first use, and only once
         torch.linalg.inv(torch.eye(2, device="cuda"))
@@ -47,7 +45,7 @@ def run_jobs(jobs: Sequence[Job], workers: int) -> Generator[Event, None, None]:
             while not over.is_set():
                 said.put(perform(waiting.popleft(), say))
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
+    threads = [threading.Thread(target=work) for _ in range(workers)]
     with _quiet():
         for thread in threads:
             thread.start()
@@ -57,7 +55,7 @@ def run_jobs(jobs: Sequence[Job], workers: int) -> Generator[Event, None, None]:
         finally:
             over.set()
             for thread in threads:
-                thread.join(PATIENCE)
+                thread.join()
 
 
 def _until_one_ends(said: queue.SimpleQueue[Event]) -> Iterator[Event]:
