@@ -5,11 +5,12 @@ The sizes of all PNGs together stay under 3 MB.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 from torch import Tensor
@@ -140,35 +141,63 @@ def plain_samples(needed: Needed) -> list[Plate]:
 
 def aevb_figure2(needed: Needed) -> list[Plate]:
     """Kingma & Welling 2014, Figure 2: the bound, higher is better, as they draw it."""
-    sizes: dict[int, list[RunFolder]] = {}
+    sizes: dict[str, list[RunFolder]] = {}
     for swept, folder in needed.children("aevb_figure2"):
-        sizes.setdefault(swept["model.latent_dim"], []).append(folder)
-    drawn = style.figure(3.0)
-    panels = drawn.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
-    for axes, (size, folders) in zip(panels, sizes.items(), strict=True):
-        for part, colour in (("train", style.COLOURS[1]), ("val", style.COLOURS[0])):
-            seen, bounds = histories(folders, f"{part}/neg_elbo")
-            low, high = bounds.min(0), bounds.max(0)
-            axes.fill_between(seen, low, high, color=colour, alpha=0.25, lw=0)
-            label = {"train": "training", "val": "held out"}[part]
-            axes.plot(seen, bounds.mean(0), color=colour, lw=1.2, label=label)
-        test = -np.mean([folder.metrics["test/neg_elbo"] for folder in folders])
-        axes.plot(seen[-1], test, "k_", ms=9, mew=1.5, label="test, at the end")
-        axes.set(xscale="log", title=f"{size} dim.")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    panels[0].set_ylabel("bound −neg_elbo, nats per image")
-    drawn.supxlabel("training images seen", size=9)
-    n = min(map(len, sizes.values()))
-    style.title(drawn, f"Plain VAE, n = {n} seeds")
-    lines, labels = panels[0].get_legend_handles_labels()
-    drawn.legend(lines, labels, loc="outside upper right", ncols=3, fontsize=8)
+        sizes.setdefault(f"{swept['model.latent_dim']} dim.", []).append(folder)
     caption = (
         "The bound against training images seen, by latent size: mean over seeds in a "
         "band from the lowest to the highest; cf. Kingma & Welling 2014, Figure 2. The "
         "training bound is the mean over an epoch in which the weights change, the "
         "held-out one is taken at its end."
     )
-    return [Plate("aevb_figure2", drawn, caption)]
+    return [Plate("aevb_figure2", learning_curves(sizes, {}), caption)]
+
+
+def aevb_figure3(needed: Needed) -> list[Plate]:
+    """Kingma & Welling 2014, Figure 3: few and all training images, the same steps."""
+    images: dict[str, list[RunFolder]] = {}
+    for swept, folder in needed.children("aevb_figure3"):
+        name = f"{swept['data.train_images']:,} images"
+        images.setdefault(name, []).append(folder)
+    samples = needed.plan("aevb_figure3").variants[0].spec.evaluation.importance_samples
+    at_end = {f"nll_is{samples}": f"log p(x) of the test images ({samples} samples)"}
+    caption = (
+        "The bound of training and of held-out images, as above, with three latent "
+        "dimensions; points are the estimate of log p(x) at the end, which the paper "
+        "draws all along; cf. Kingma & Welling 2014, Figure 3."
+    )
+    return [Plate("aevb_figure3", learning_curves(images, at_end), caption)]
+
+
+def learning_curves(
+    settings: Mapping[str, Sequence[RunFolder]], at_end: Mapping[str, str]
+) -> Figure:
+    """The bounds of plain VAEs while they learn, a panel a setting.
+
+    `at_end`: test metrics to be marked at the end, beside the bound, with their names.
+    """
+    drawn = style.figure(3.0)
+    panels = drawn.subplots(1, len(settings), sharey=True, squeeze=False)[0]
+    marks = {"neg_elbo": "test, at the end"} | dict(at_end)
+    for axes, (name, folders) in zip(panels, settings.items(), strict=True):
+        for part, colour in (("train", style.COLOURS[1]), ("val", style.COLOURS[0])):
+            seen, bounds = histories(folders, f"{part}/neg_elbo")
+            low, high = bounds.min(0), bounds.max(0)
+            axes.fill_between(seen, low, high, color=colour, alpha=0.25, lw=0)
+            label = {"train": "training", "val": "held out"}[part]
+            axes.plot(seen, bounds.mean(0), color=colour, lw=1.2, label=label)
+        for (metric, words), mark in zip(marks.items(), "_.", strict=False):
+            mean = -np.mean([folder.metrics[f"test/{metric}"] for folder in folders])
+            axes.plot(seen[-1], mean, f"k{mark}", ms=9, mew=1.5, label=words)
+        axes.set(xscale="log", title=name)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    panels[0].set_ylabel("bound −neg_elbo, nats per image")
+    drawn.supxlabel("training images seen", size=9)
+    n = min(map(len, settings.values()))
+    style.title(drawn, f"Plain VAE, n = {n} seeds")
+    lines, labels = panels[0].get_legend_handles_labels()
+    drawn.legend(lines, labels, loc="outside upper right", ncols=4, fontsize=8)
+    return drawn
 
 
 def compared(needed: Needed, name: str) -> Comparison:
@@ -200,6 +229,7 @@ EXHIBITS = {
     "reconstructions": Exhibit(TWO_AND_TWENTY, reconstructions),
     "denoising": Exhibit(("denoising",), denoising),
     "aevb_figure2": Exhibit(("aevb_figure2",), aevb_figure2),
+    "aevb_figure3": Exhibit(("aevb_figure3",), aevb_figure3),
     "plain_samples": Exhibit(PLAIN_TWO_AND_TWENTY, plain_samples),
     "beta": Exhibit(("beta", "latent_beta"), beta),
     "control": Exhibit(("control",), control),
