@@ -32,6 +32,7 @@ from cvae.samples import Run, generate_conditional_samples
 
 SAMPLES = 16  # of a digit
 SQUARE = 8  # rows and columns of a plain model's sheet
+BELOW = 50.0  # nats under the lowest bound at the end that a frame has
 IMAGES = 2  # test images of each digit that are reconstructed
 TWO_AND_TWENTY = ("seed_notebook", "latent_20")  # latent dimensions
 PLAIN_TWO_AND_TWENTY = ("plain_vae", "pytorch_example")
@@ -148,7 +149,7 @@ def aevb_figure2(needed: Needed) -> list[Plate]:
         "The bound against training images seen, by latent size: mean over seeds in a "
         "band from the lowest to the highest; cf. Kingma & Welling 2014, Figure 2. The "
         "training bound is the mean over an epoch in which the weights change, the "
-        "held-out one is taken at its end."
+        "held-out one is taken at its end. The first epochs may lie below the frame."
     )
     return [Plate("aevb_figure2", learning_curves(sizes, {}), caption)]
 
@@ -160,11 +161,11 @@ def aevb_figure3(needed: Needed) -> list[Plate]:
         name = f"{swept['data.train_images']:,} images"
         images.setdefault(name, []).append(folder)
     samples = needed.plan("aevb_figure3").variants[0].spec.evaluation.importance_samples
-    at_end = {f"nll_is{samples}": f"log p(x) of the test images ({samples} samples)"}
+    at_end = {f"nll_is{samples}": f"log p(x), {samples} samples"}
     caption = (
         "The bound of training and of held-out images, as above, with three latent "
-        "dimensions; points are the estimate of log p(x) at the end, which the paper "
-        "draws all along; cf. Kingma & Welling 2014, Figure 3."
+        "dimensions; the points are log p(x) of the test images at the end, which the "
+        "paper estimates all along; cf. Kingma & Welling 2014, Figure 3."
     )
     return [Plate("aevb_figure3", learning_curves(images, at_end), caption)]
 
@@ -178,7 +179,7 @@ def learning_curves(
     """
     drawn = style.figure(3.0)
     panels = drawn.subplots(1, len(settings), sharey=True, squeeze=False)[0]
-    marks = {"neg_elbo": "test, at the end"} | dict(at_end)
+    marks, lowest = {"neg_elbo": "test, at the end"} | dict(at_end), 0.0
     for axes, (name, folders) in zip(panels, settings.items(), strict=True):
         for part, colour in (("train", style.COLOURS[1]), ("val", style.COLOURS[0])):
             seen, bounds = histories(folders, f"{part}/neg_elbo")
@@ -187,11 +188,13 @@ def learning_curves(
             label = {"train": "training", "val": "held out"}[part]
             axes.plot(seen, bounds.mean(0), color=colour, lw=1.2, label=label)
         for (metric, words), mark in zip(marks.items(), "_.", strict=False):
-            mean = -np.mean([folder.metrics[f"test/{metric}"] for folder in folders])
-            axes.plot(seen[-1], mean, f"k{mark}", ms=9, mew=1.5, label=words)
+            values = [-folder.metrics[f"test/{metric}"] for folder in folders]
+            mean = sum(values) / len(values)
+            axes.plot(seen[-1], mean, f"k{mark}", ms=8, mew=1.5, label=words)
+            lowest = min(lowest, mean)
         axes.set(xscale="log", title=name)
         axes.xaxis.set_minor_formatter(NullFormatter())
-    panels[0].set_ylabel("bound −neg_elbo, nats per image")
+    panels[0].set(ylabel="bound −neg_elbo, nats per image", ylim=lowest - BELOW)
     drawn.supxlabel("training images seen", size=9)
     n = min(map(len, settings.values()))
     style.title(drawn, f"Plain VAE, n = {n} seeds")

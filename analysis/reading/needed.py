@@ -31,8 +31,8 @@ BEST = ("best_mlp", "best_conv")
 SEEDED = (*SINGLE, *BEST)  # one run each, and its seeds
 SWEEPS = (
     *("latent_size", "plain_latent", "width", "training_size"),
-    *("beta", "latent_beta", "control", "aevb_figure2"),
-    *("hwalsuklee", "lyeoni"),
+    *("beta", "latent_beta", "control"),
+    *("aevb_figure2", "aevb_figure3", "hwalsuklee", "lyeoni"),
 )
 
 
