@@ -32,7 +32,8 @@ SEEDED = (*SINGLE, *BEST)  # one run each, and its seeds
 SWEEPS = (
     *("latent_size", "plain_latent", "width", "training_size"),
     *("beta", "latent_beta", "control"),
-    *("aevb_figure2", "aevb_figure3", "aevb_figure4", "hwalsuklee", "lyeoni"),
+    *("aevb_figure2", "aevb_figure3", "aevb_figure4", "iwae_table1"),
+    *("hwalsuklee", "lyeoni"),
 )
 
 

@@ -259,6 +259,7 @@ SWEEPS = sorted(
     for path in Path("experiments").rglob("*.yaml")
     if "\nsweep:" in path.read_text()
 )
+ONE_SEED = ("iwae_table1", "iwae_conditional")  # an hour each; the papers have one
 
 
 def test_the_sweeps_are_here() -> None:
@@ -275,4 +276,7 @@ def test_its_header_has_question_expectation_time_and_command(path: Path) -> Non
     assert f"Command: make sweep CONFIG={path} JOBS=2" in found.header
     assert found.name == path.stem.replace("_", "-")
     seeds = {variant.spec.training.seed for variant in found.variants}
-    assert len(seeds) >= 3
+    if path.stem in ONE_SEED:
+        assert "one seed here" in found.header
+    else:
+        assert len(seeds) >= 3
