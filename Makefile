@@ -16,7 +16,6 @@ takes.experiment := CONFIG SET OFFLINE
 takes.sweep := CONFIG SET OFFLINE DRY JOBS THREADS ENGINE GPUS
 takes.samples := RUN DIGIT N SEED TEMPERATURE OUT
 takes.evaluate := RUN K LABEL_K WHAT
-takes.compress := RUN OUT FROM
 takes.compare := EXPERIMENT SWEEP RUN FILTER BY AGAINST METRIC FORMATS OUT
 takes.report := $(takes.compare)
 takes.manifold := RUN DIGIT FORMATS ELLIPSES OUT
@@ -133,9 +132,9 @@ evaluate: $(READY)  ## likelihoods and more, with errors    make evaluate RUN=qu
 		$${WHAT:+--what="$$WHAT"}
 	@[ -z "$$WHAT" ] || $(PYTHON) -m analysis.evaluation $${RUN:+--run="$$RUN"}
 
-compress: $(READY)  ## test images in −ELBO bits, and back make compress RUN=seed-notebook
-	@$(PYTHON) -m cvae $${FROM:+de}compress $${FROM:+"$$FROM"} \
-		$${RUN:+--run="$$RUN"} $${OUT:+--out="$$OUT"}
+compress:
+	@echo "make compress was removed in version 2.0.0; version 1.0.0 reads old .bits \
+	files. See analysis/examples/bits_back.py" >&2; exit 2
 
 SELECTED = $${EXPERIMENT:+--experiment="$$EXPERIMENT"} $${SWEEP:+--sweep="$$SWEEP"} \
 	$${RUN:+--run="$$RUN"} $${FILTER:+--filter="$$FILTER"} $${BY:+--by="$$BY"} \

@@ -18,8 +18,8 @@ from analysis.comparing import sentences, settings, tables
 from analysis.comparing.settings import Comparison, Setting
 from analysis.reading import arguments, attach
 from analysis.reading.runs import RunRow, Runs
-from cvae import metrics
 from cvae.errors import RunNotFound
+from cvae.evaluation import metrics
 
 if TYPE_CHECKING:
     from analysis.drawing.plates import Plate

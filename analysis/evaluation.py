@@ -30,11 +30,11 @@ from analysis.reading.runs import RunRow
 from analysis.report import embedded, render
 from cvae.errors import RunNotFound
 from cvae.evaluation.measured import Measured
-from cvae.metrics import BASELINES, metric, number, split_baseline
+from cvae.evaluation.metrics import BASELINES, metric, number, split_baseline
+from cvae.loading.samples import Run, load_run
 from cvae.run import measurements
 from cvae.run.find import display_name
 from cvae.run.measurements import Facts
-from cvae.samples import Run, load_run
 from cvae.spec.identity import flatten
 
 PIXELS = {"none": "grey", "threshold": "threshold", "dynamic": "dynamic"}

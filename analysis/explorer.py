@@ -25,13 +25,13 @@ from analysis.reading import arguments, latent, packed
 from analysis.reading.attach import attach_to_run
 from analysis.reading.latent import Posterior
 from cvae.errors import UsageError
-from cvae.files import write_atomic
-from cvae.metrics import headline
+from cvae.evaluation.metrics import headline
+from cvae.loading.samples import Run, load_run
 from cvae.mnist import CLASSES, pixels
 from cvae.priors import Standard
 from cvae.run.data import load_data
+from cvae.run.files import write_atomic
 from cvae.run.find import display_name
-from cvae.samples import Run, load_run
 
 PARTS = Path(__file__).parent / "explorer"
 SCRIPTS = (

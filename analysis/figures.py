@@ -22,8 +22,8 @@ from analysis.drawing.readme_figures import EXHIBITS
 from analysis.reading import arguments
 from analysis.reading.needed import Needed
 from cvae.errors import RunNotFound
-from cvae.files import write_atomic
 from cvae.run import published
+from cvae.run.files import write_atomic
 from cvae.spec.document import split_overrides
 
 BEGIN, END = "<!-- figures:{} -->", "<!-- /figures:{} -->"

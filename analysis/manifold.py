@@ -20,8 +20,8 @@ from analysis.drawing.plates import Plate
 from analysis.reading import arguments, latent
 from analysis.reading.attach import attach_to_run
 from analysis.reading.latent import Posterior
+from cvae.loading.samples import Run, load_run
 from cvae.run.find import display_name
-from cvae.samples import Run, load_run
 from cvae.tracking import note
 
 DIMENSION = ("dimension", "kl, nats", "Var(mu)", "mean σ")

@@ -27,7 +27,7 @@ from analysis.compare import Result
 from analysis.comparing import sentences, tables
 from analysis.reading import arguments, attach
 from analysis.reading.runs import RunRow, Runs
-from cvae.metrics import mean_sd
+from cvae.evaluation.metrics import mean_sd
 from cvae.run.folder import SweepFolder
 from cvae.tracking.note import applicable_header
 

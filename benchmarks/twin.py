@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvae import engine
-from cvae.gradient import ByAutograd
+from cvae.fast.gradient import ByAutograd
 from cvae.model import CVAE
 from cvae.optimizer import Adam
 from cvae.spec.fields import Spec

@@ -10,8 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cvae.loading.samples import (
+        evaluate,
+        generate_conditional_samples,
+        load_run,
+        train,
+    )
     from cvae.mnist import load_mnist_images, load_mnist_labels
-    from cvae.samples import evaluate, generate_conditional_samples, load_run, train
 
 __all__ = [
     "evaluate",
@@ -34,7 +39,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(mnist, name)
     if name in __all__:
-        from cvae import samples
+        from cvae.loading import samples
 
         return getattr(samples, name)
     raise AttributeError(f"module 'cvae' has no attribute {name!r}")

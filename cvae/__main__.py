@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from cvae import commands, compress, shipped  # noqa: E402
+from cvae.cli import commands, shipped  # noqa: E402
 from cvae.errors import guarded, raise_on_signals  # noqa: E402
 
 gc.set_threshold(100_000)  # what torch and MLflow load is no garbage: a second less
@@ -50,8 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         return one.add_argument
 
     for add in (
-        *(_add_training, _add_samples, _add_evaluate, _add_compression),
-        *(_add_tracking, _add_shipped),
+        *(_add_training, _add_samples, _add_evaluate, _add_tracking, _add_shipped),
     ):
         add(command)
     schema = command("schema", commands.schema, "the spec's JSON schema, for editors")
@@ -110,19 +109,6 @@ def _add_evaluate(command: Command) -> None:
     evaluate("--label-samples", **k, help="the same for each of ten labels")
     parts = "parts with their errors, such as 'nll gaps', or all (5000, 100 samples)"
     evaluate("--what", default="", help=parts)
-
-
-def _add_compression(command: Command) -> None:
-    text = "the test images as a file of as many bits as −ELBO says"
-    pack = command("compress", compress.compress, text)
-    unpack = command(
-        "decompress", compress.decompress, "the images in a file of compress"
-    )
-    unpack("file", type=Path)
-    for add in (pack, unpack):
-        add("--run", help=ONE_RUN)
-    pack("--out", type=Path, help="the file; in reports/<run>/ if left out")
-    unpack("--out", type=Path, help="folder for the two IDX files; beside it if none")
 
 
 def _add_tracking(command: Command) -> None:

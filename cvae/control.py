@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cvae import grids, mnist
 from cvae import judge as judging
-from cvae.features import NEIGHBOURS, coverage, diversity
+from cvae.evaluation.features import NEIGHBOURS, coverage, diversity
 from cvae.judge import Judge
 from cvae.model import CVAE
 

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cvae import fused, mnist
+from cvae import mnist
 from cvae.errors import Diverged
-from cvae.gradient import ByAutograd, ByHand
-from cvae.graph import Replay, Step, StepFor
+from cvae.fast import cpu_kernel
+from cvae.fast.cuda_graph import Replay, Step, StepFor
+from cvae.fast.gradient import ByAutograd, ByHand
 from cvae.inputs import Inputs, Streams
 from cvae.likelihood import bound_figures
 from cvae.model import CVAE
@@ -96,9 +97,11 @@ def _runner(
     options["doubly"] = objective.gradient == "doubly_reparameterised"
     samples = objective.importance_samples
     covered = ByHand.covers(model, samples=samples, **options)
-    library = fused.library() if cpu and covered and fused.covers(model) else None
+    library = (
+        cpu_kernel.library() if cpu and covered and cpu_kernel.covers(model) else None
+    )
     if library:
-        return fused.Fused(library, model, optimizer, data, spec, streams)
+        return cpu_kernel.Fused(library, model, optimizer, data, spec, streams)
     way = ByHand if covered else ByAutograd
 
     @functools.cache

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from cvae import files, mnist
+from cvae import mnist
 from cvae.model import CVAE
+from cvae.run import files
 
 Picture = NDArray[np.uint8]
 SHOWN = 10  # columns of every grid

@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cvae import engine, fused, mnist
+from cvae import engine, mnist
+from cvae.fast import cpu_kernel
 from cvae.flow import Flow
+from cvae.loading.samples import Run
 from cvae.model import CVAE
 from cvae.run.folder import RunFolder
-from cvae.samples import Run
 from cvae.spec.fields import Spec
 from cvae.spec.identity import nested
 from tests import children
@@ -29,7 +30,7 @@ if TYPE_CHECKING:  # only `make test-services` installs it
     from playwright.sync_api import Browser
 
 Bytes = NDArray[np.uint8]
-collect_ignore = [] if fused.library() else ["test_fused.py"]
+collect_ignore = [] if cpu_kernel.library() else ["fast/test_cpu_kernel.py"]
 tried: Counter[str] = Counter()  # generated cases by kind; printed at the end
 
 
@@ -48,7 +49,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_report_header() -> str:
-    if fused.library():
+    if cpu_kernel.library():
         return "training steps: compiled"
     return "training steps: torch's; without a C compiler test_fused.py is left out"
 

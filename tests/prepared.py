@@ -25,7 +25,12 @@ from typing import IO, Any
 import sqlalchemy
 
 IMPORTS = (
-    *("cvae.commands", "cvae.samples", "cvae.sweep.sweep", "cvae.tracking.publish"),
+    *(
+        "cvae.cli.commands",
+        "cvae.loading.samples",
+        "cvae.sweep.sweep",
+        "cvae.tracking.publish",
+    ),
     *("matplotlib.pyplot", "scipy.stats"),
 )
 PACKAGES = ("cvae", "analysis")

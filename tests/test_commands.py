@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cvae import __main__, commands
+from cvae import __main__
+from cvae.cli import commands
 from cvae.errors import RunNotFound, SpecError
+from cvae.loading.samples import load_run
 from cvae.run.folder import RunFolder
-from cvae.samples import load_run
 from cvae.spec.document import load_spec
 from cvae.tracking import ui
 from tests import children

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvae import control, features, judge, mnist
+from cvae import control, judge, mnist
+from cvae.evaluation import features
 from cvae.model import CVAE
 from tests.conftest import generator, linear
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvae.samples import Run, generate_conditional_samples
+from cvae.loading.samples import Run, generate_conditional_samples
 from tests.conftest import untrained_run
 
 

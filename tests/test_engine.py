@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cvae import engine, gradient, likelihood, mnist
+from cvae import engine, likelihood, mnist
 from cvae.errors import Diverged
+from cvae.fast import gradient
 from cvae.objective import Terms, terms
 from cvae.optimizer import SCHEDULES, Adam, cosine, one_cycle, schedule
 from cvae.optimizer import linear as linear_schedule

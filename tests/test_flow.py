@@ -13,11 +13,11 @@ from torch.distributions import Normal
 
 from cvae import likelihood, mnist
 from cvae.evaluation.nll import nll
+from cvae.fast.gradient import ByHand
 from cvae.flow import Flow
-from cvae.gradient import ByHand
+from cvae.loading.samples import load_run
 from cvae.model import CVAE
 from cvae.run import runner, state
-from cvae.samples import load_run
 from cvae.spec.fields import Spec
 from tests.conftest import bend, generator, spec
 from tests.evaluation.made import request

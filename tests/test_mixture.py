@@ -18,10 +18,10 @@ from torch.distributions import (
 )
 
 from cvae import likelihood, mixture, mnist
+from cvae.loading.samples import load_run
 from cvae.mixture import Mixture
 from cvae.model import CVAE
 from cvae.run import checkpoint, recorder, runner, state
-from cvae.samples import load_run
 from cvae.spec.fields import Spec
 from cvae.spec.identity import flatten
 from tests.conftest import data_set, generator, spec, write

@@ -14,7 +14,7 @@ from benchmarks.twin import ConvTwin
 from cvae import evaluate, generate_conditional_samples, load_run
 from cvae.__main__ import main
 from cvae.engine import Epoch
-from cvae.gradient import ByAutograd, ByHand
+from cvae.fast.gradient import ByAutograd, ByHand
 from cvae.likelihood import given_z
 from cvae.model import CVAE, EDGE
 from cvae.objective import bernoulli_nll

@@ -21,8 +21,8 @@ import pytest
 
 from cvae import mnist
 from cvae.errors import Altered, DataError, Terminated
-from cvae.files import digest
 from cvae.run import published
+from cvae.run.files import digest
 from cvae.run.recorder import Recorder
 from tests import children
 from tests.conftest import data_set, write

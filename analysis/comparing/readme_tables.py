@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 from analysis.reading import latent
 from analysis.reading.needed import BEST, SINGLE, SWEEPS, Needed
-from cvae import metrics, mnist
-from cvae.metrics import FIDELITY, TRANSFER
+from cvae import mnist
+from cvae.evaluation import metrics
+from cvae.evaluation.metrics import FIDELITY, TRANSFER
 from cvae.run.folder import RunFolder
 from cvae.spec.fields import Model, Spec
 from cvae.sweep import table

@@ -13,8 +13,8 @@ from analysis.comparing.settings import (
     differing_fields,
 )
 from analysis.comparing.significance import MIN_SEEDS
-from cvae import metrics
-from cvae.metrics import FIDELITY
+from cvae.evaluation import metrics
+from cvae.evaluation.metrics import FIDELITY
 
 MIN_FIDELITY = 0.95  # of prior samples are read as asked; less is warned of
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from analysis.comparing import significance
 from analysis.comparing.significance import Summary
 from analysis.reading.runs import RunRow, Runs
-from cvae import metrics
 from cvae.errors import RunNotFound
+from cvae.evaluation import metrics
 
 # What may differ between runs that are one and the same experiment.
 IRRELEVANT = (

@@ -11,8 +11,8 @@ from typing import Any
 
 from analysis.comparing.settings import Comparison, short, text
 from analysis.reading.runs import RunRow
-from cvae.files import write_atomic
-from cvae.metrics import ERROR, SCORES, mean_sd, number
+from cvae.evaluation.metrics import ERROR, SCORES, mean_sd, number
+from cvae.run.files import write_atomic
 from cvae.tracking import note
 
 Row = dict[str, Any]

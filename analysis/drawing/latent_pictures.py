@@ -25,7 +25,7 @@ from analysis.reading import latent
 from analysis.reading.latent import Array, Posterior
 from cvae import grids
 from cvae.grids import Picture
-from cvae.samples import Run
+from cvae.loading.samples import Run
 
 STEPS = 10  # tiles of a path
 ELLIPSES = 400  # more would cover each other

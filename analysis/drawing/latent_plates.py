@@ -14,10 +14,10 @@ from analysis.drawing import latent_pictures
 from analysis.drawing.plates import Panel, Plate, mosaic
 from analysis.reading import latent
 from analysis.reading.latent import Posterior
-from cvae.metrics import TRANSFER
+from cvae.evaluation.metrics import TRANSFER
+from cvae.loading.samples import Run
 from cvae.priors import Standard
 from cvae.run.find import display_name
-from cvae.samples import Run
 
 LARGE, SMALL = 20, 6  # tiles in a row: of one digit's plane, of one beside nine others
 TRAVERSED = 10  # dimensions at most

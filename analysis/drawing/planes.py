@@ -25,8 +25,8 @@ from analysis.comparing.settings import (
 from analysis.drawing import labels, style
 from analysis.drawing.plates import Plate
 from analysis.reading.runs import RunRow
-from cvae import metrics
-from cvae.metrics import FIDELITY
+from cvae.evaluation import metrics
+from cvae.evaluation.metrics import FIDELITY
 
 SHOWN = 7  # settings told apart by colour
 GREY = "#767676"

@@ -20,7 +20,7 @@ from analysis.drawing import planes, style
 from analysis.drawing.planes import KEY, SHOWN, axis, is_number, ordered, runs_words
 from analysis.drawing.plates import Plate
 from analysis.reading.runs import Runs
-from cvae import metrics
+from cvae.evaluation import metrics
 
 ROWS = 24  # settings told apart by a row
 PANELS = 4  # swept fields with a panel each

@@ -26,9 +26,9 @@ from analysis.reading.load import load_runs
 from analysis.reading.needed import Needed
 from cvae import grids
 from cvae.grids import Picture
+from cvae.loading.samples import Run, generate_conditional_samples
 from cvae.run.data import load_data
 from cvae.run.folder import RunFolder
-from cvae.samples import Run, generate_conditional_samples
 
 SAMPLES = 16  # of a digit
 SQUARE = 8  # rows and columns of a plain model's sheet

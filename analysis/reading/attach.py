@@ -13,7 +13,7 @@ from cvae.run.folder import SweepFolder
 from cvae.tracking.address import has_store
 
 if TYPE_CHECKING:
-    from cvae.samples import Run
+    from cvae.loading.samples import Run
     from cvae.tracking.store import Store
 
 

@@ -18,10 +18,10 @@ from scipy.stats import norm
 from torch import Tensor
 
 from cvae import likelihood
+from cvae.loading.samples import Run
 from cvae.priors import gaussian_kl_per_dim
 from cvae.run.data import load_data
 from cvae.run.state import stream
-from cvae.samples import Run
 
 Array = NDArray[np.float64]
 NEIGHBOURS = 10

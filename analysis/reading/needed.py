@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from cvae.errors import RunNotFound, SpecError
+from cvae.loading.samples import Run, load_run
 from cvae.run import published
 from cvae.run.find import finished_run, folders
 from cvae.run.folder import RunFolder
-from cvae.samples import Run, load_run
 from cvae.spec.document import load_spec
 from cvae.spec.fields import Spec
 from cvae.spec.variants import SEEDS, Plan, read_plan

@@ -17,11 +17,12 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from cvae import features, grids, mnist
+from cvae import grids, mnist
 from cvae import judge as judging
+from cvae.evaluation import features
+from cvae.evaluation.features import NEIGHBOURS
 from cvae.evaluation.measured import Measured, bootstrap, mean_and_error
 from cvae.evaluation.request import Request
-from cvae.features import NEIGHBOURS
 from cvae.judge import Judge
 from cvae.model import CVAE
 

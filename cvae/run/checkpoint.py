@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvae.errors import CheckpointError
-from cvae.files import write_atomic
+from cvae.run.files import write_atomic
 
 if TYPE_CHECKING:  # whoever only lists folders need not wait for torch
     from torch import Tensor

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae.errors import RunNotFound, RunUnfinished
-from cvae.metrics import FIDELITY
+from cvae.evaluation.metrics import FIDELITY
 from cvae.run import published
 from cvae.run.folder import FIRST, JUDGES, RUNS, RunFolder, SweepFolder
 from cvae.run.published import Published, Results

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from cvae.errors import Damaged, SpecError
-from cvae.files import errors_naming, write_atomic
 from cvae.run import facts, lock
+from cvae.run.files import errors_naming, write_atomic
 from cvae.spec.document import dump, load_resolved, require_cvae
 from cvae.spec.fields import Spec
 from cvae.spec.judge import AnySpec

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from cvae.errors import Busy
-from cvae.files import errors_naming
+from cvae.run.files import errors_naming
 
 PATIENCE = 1.0  # seconds; others look at a lock for a moment, and owners sign it late
 BEAT = 5.0  # seconds between a holder's signs of life

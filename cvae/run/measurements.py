@@ -20,8 +20,8 @@ from torch import Tensor
 
 from cvae.errors import Damaged
 from cvae.evaluation.measured import Measured
-from cvae.files import write_atomic
-from cvae.metrics import ERROR
+from cvae.evaluation.metrics import ERROR
+from cvae.run.files import write_atomic
 from cvae.run.folder import RunFolder
 from cvae.run.published import Published
 

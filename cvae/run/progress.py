@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cvae.engine import Epoch
+from cvae.evaluation.metrics import number
 from cvae.evaluation.request import T, Track
-from cvae.metrics import number
 from cvae.model import CVAE
 from cvae.run.folder import RunFolder
 

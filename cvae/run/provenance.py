@@ -48,7 +48,7 @@ def hardware(device: Any) -> dict[str, Any]:
     """The device a run computes on; `device` is a torch.device."""
     import torch
 
-    from cvae import fused
+    from cvae.fast import cpu_kernel
 
     facts = {
         "device": device.type,
@@ -58,7 +58,7 @@ def hardware(device: Any) -> dict[str, Any]:
         "system": f"{sys.platform} {platform.machine()}",
     }
     if device.type == "cpu":
-        facts["steps"] = "compiled" if fused.library() else "torch"
+        facts["steps"] = "compiled" if cpu_kernel.library() else "torch"
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
     return facts

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae.errors import Altered, UsageError
-from cvae.files import digest
+from cvae.run.files import digest
 from cvae.run.folder import RUNS, Record, RunFolder
 from cvae.spec.document import parse, resolve
 from cvae.spec.judge import AnySpec

@@ -14,8 +14,8 @@ from typing import Any
 
 import safetensors.torch
 
-from cvae import engine, files, grids, mnist
-from cvae.run import provenance, state
+from cvae import engine, grids, mnist
+from cvae.run import files, provenance, state
 from cvae.run.clock import Clock
 from cvae.run.evaluation import record
 from cvae.run.folder import Origin, Record, RunFolder

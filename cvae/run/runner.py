@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cvae import fused, mnist
+from cvae import mnist
 from cvae.errors import (
     UNREADABLE,
     Busy,
@@ -25,6 +25,7 @@ from cvae.errors import (
     UsageError,
     signal_name,
 )
+from cvae.fast import cpu_kernel
 from cvae.run import progress, state
 from cvae.run.clock import Clock
 from cvae.run.data import check_data, load_data
@@ -74,7 +75,7 @@ def run(
     device = pick_device(spec.training.device if isinstance(spec, Spec) else "cpu")
     if device.type == "cpu" and isinstance(spec, Spec):
         # the first time it is compiled, which takes a second
-        threading.Thread(target=fused.library, daemon=True).start()
+        threading.Thread(target=cpu_kernel.library, daemon=True).start()
     with clock("data"):
         data = load_data(spec)
     home = runs / JUDGES if isinstance(spec, JudgeSpec) else runs

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 from cvae import mnist
 from cvae.errors import SweepIncomplete
-from cvae.files import write_atomic
 from cvae.run import data, runner
 from cvae.run.clock import Clock
+from cvae.run.files import write_atomic
 from cvae.run.find import finished_run
 from cvae.run.folder import Origin, SweepFolder
 from cvae.spec.variants import Plan

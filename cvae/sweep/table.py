@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from cvae import engine, mnist
-from cvae.metrics import BOUND, HEADLINE, SCORES, mean_sd
+from cvae.evaluation.metrics import BOUND, HEADLINE, SCORES, mean_sd
 from cvae.run.find import finished_run, folder_for
 from cvae.run.folder import RunFolder
 from cvae.spec.fields import Spec

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cvae.metrics import BOUND, CONTROL, HEADLINE
+from cvae.evaluation.metrics import BOUND, CONTROL, HEADLINE
 
 KEY = "cvae"
 TAG = f"mlflow.sharedViewState.{KEY}"

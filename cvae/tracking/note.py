@@ -7,7 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cvae.metrics import BOUND, BY_NAME, ERROR, HEADLINE, NATS, metric, number
+from cvae.evaluation.metrics import (
+    BOUND,
+    BY_NAME,
+    ERROR,
+    HEADLINE,
+    NATS,
+    metric,
+    number,
+)
 from cvae.run.folder import RunFolder, SweepFolder
 
 LONGEST = 4000  # characters of a head comment; MLflow cuts the whole note at 8,000

@@ -22,7 +22,7 @@ from mlflow.entities import Metric, Param, RunTag
 from PIL import Image
 
 from cvae.errors import TrackingError
-from cvae.files import write_atomic
+from cvae.run.files import write_atomic
 from cvae.run.find import display_name
 from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.fields import Spec

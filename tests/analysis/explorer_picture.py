@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page
 
-from cvae.files import write_atomic
+from cvae.run.files import write_atomic
 from tests.browser import launched, stroke
 
 STROKE = (

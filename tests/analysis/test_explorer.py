@@ -19,10 +19,10 @@ from analysis import explorer
 from analysis.reading import packed
 from cvae import mixture
 from cvae.errors import UsageError
+from cvae.loading.samples import Run, load_run
 from cvae.mixture import Mixture
 from cvae.model import CVAE
 from cvae.priors import Prior
-from cvae.samples import Run, load_run
 from tests.conftest import generator, linear, untrained_run
 from tests.test_make import make
 

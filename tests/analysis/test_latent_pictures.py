@@ -19,7 +19,7 @@ from analysis.reading import latent
 from analysis.reading.arguments import FORMATS
 from analysis.reading.latent import Posterior
 from cvae.grids import GAP, Picture
-from cvae.samples import Run
+from cvae.loading.samples import Run
 from tests.conftest import linear, untrained_run
 
 STEP = 28 + GAP

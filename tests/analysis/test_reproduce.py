@@ -12,8 +12,8 @@ from analysis.drawing import plates
 from analysis.reading import needed
 from analysis.reading.needed import SINGLE, Needed
 from analysis.reproduce import Compared
-from cvae import results
 from cvae.errors import RunNotFound
+from cvae.publishing import results
 from cvae.run import published
 from cvae.run.find import finished_run
 from cvae.run.folder import RunFolder, SweepFolder

@@ -11,7 +11,7 @@ from torch import Tensor
 from cvae import judge, mnist
 from cvae.evaluation import quality
 from cvae.evaluation.measured import Measured
-from cvae.metrics import metric
+from cvae.evaluation.metrics import metric
 from cvae.model import CVAE
 from tests.conftest import generator, linear
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvae.errors import CheckpointError
-from cvae.files import write_atomic
 from cvae.run.checkpoint import load, previous_of, save
+from cvae.run.files import write_atomic
 
 TENSORS = {
     "model.weight": torch.arange(6.0).view(2, 3),

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from cvae.errors import UsageError
-from cvae.files import write_atomic
 from cvae.run import checkpoint, runner
+from cvae.run.files import write_atomic
 from cvae.run.folder import RunFolder
 from tests.conftest import spec
 

@@ -13,10 +13,10 @@ import pytest
 from cvae import __main__
 from cvae.engine import Epoch
 from cvae.errors import DataError, SpecError
+from cvae.loading.samples import generate_conditional_samples, load_run
 from cvae.run import provenance, runner
 from cvae.run.evaluation import evaluate_run, record
 from cvae.run.folder import RunFolder, SweepFolder
-from cvae.samples import generate_conditional_samples, load_run
 from cvae.spec.fields import Spec, Tracking
 from cvae.spec.variants import read_plan
 from cvae.sweep import sweep

@@ -12,9 +12,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from cvae import commands, judge, mnist, samples
+from cvae import judge, mnist
+from cvae.cli import commands
 from cvae.errors import DataError, SpecError
 from cvae.evaluation import quality
+from cvae.loading import samples
 from cvae.run import measurements, runner
 from cvae.run.find import folders
 from cvae.run.folder import Origin, RunFolder

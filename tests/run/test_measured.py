@@ -22,9 +22,9 @@ from cvae.errors import DataError, UsageError, guarded
 from cvae.evaluation import parts
 from cvae.evaluation.measured import Measured
 from cvae.evaluation.request import Request
+from cvae.loading.samples import Run, load_run
 from cvae.model import CVAE
 from cvae.run import measurements, runner
-from cvae.samples import Run, load_run
 from cvae.spec import fields
 from tests.conftest import data_set, idx, spec, write
 from tests.made import made_run

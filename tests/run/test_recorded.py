@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 from cvae import control, judge, mnist
+from cvae.loading.samples import load_run
 from cvae.run import runner
 from cvae.run.folder import RunFolder
-from cvae.samples import load_run
 from tests import children
 from tests.conftest import data_set, spec, write
 

@@ -12,7 +12,7 @@ from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.models import Model
 from mlflow.tracking._tracking_service import utils
 
-from cvae import commands
+from cvae.cli import commands
 from cvae.errors import UsageError
 from cvae.run import published
 from cvae.run.evaluation import record

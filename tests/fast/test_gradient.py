@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvae.gradient import ByAutograd, ByHand
+from cvae.fast.gradient import ByAutograd, ByHand
 from cvae.model import CVAE
 from cvae.objective import terms
 from cvae.optimizer import Adam

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cvae.errors import UNREADABLE, Busy, RunNotFound, TrackingError, UsageError
-from cvae.metrics import ERROR, FIDELITY, headline, metric, number
+from cvae.evaluation.metrics import ERROR, FIDELITY, headline, metric, number
 
 # Imports inside the functions: torch and MLflow take seconds, `--help` must not wait.
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def samples(
     out: Path | None,
 ) -> None:
     from cvae import grids
-    from cvae.samples import generate_conditional_samples, load_run
+    from cvae.loading.samples import generate_conditional_samples, load_run
 
     name = "digits" if digit is None else f"digit_{digit}"
     path = _picture(out or Path("samples"), f"{name}.png")
@@ -162,8 +162,8 @@ def evaluate(
     label_samples: int | None,
     what: str,
 ) -> None:
+    from cvae.loading.samples import evaluate, load_run
     from cvae.run.measurements import directory
-    from cvae.samples import evaluate, load_run
 
     known = load_run(run, runs=runs)
     figures = evaluate(
@@ -186,7 +186,7 @@ def serve(*, runs: Path, run: str | None, port: int) -> None:
     from cvae.tracking import server
 
     port = server.free_port(LOOPBACK[0], port, "any free one: make serve PORT=0")
-    from cvae.samples import load_run
+    from cvae.loading.samples import load_run
 
     known = load_run(run, runs=runs)
     if not known.model.classes:

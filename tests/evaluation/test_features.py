@@ -7,7 +7,7 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor
 
-from cvae import features
+from cvae.evaluation import features
 from tests.conftest import generator
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from cvae import judge, mnist
 from cvae.errors import Altered
+from cvae.loading.samples import Run, load_run
 from cvae.run import evaluation, published
 from cvae.run.data import load_data
-from cvae.samples import Run, load_run
 
 BOUND = 0.01  # nats of the bound and its parts
 SAMPLED = 0.05  # nats of importance-sampled figures: the rarest samples weigh the most

@@ -18,8 +18,8 @@ from cvae import likelihood, mnist
 from cvae.errors import DataError
 from cvae.evaluation import labels, latents, nll, quality
 from cvae.evaluation.measured import Measured
+from cvae.evaluation.metrics import metric
 from cvae.evaluation.request import Request
-from cvae.metrics import metric
 from cvae.model import CVAE
 from tests.conftest import data_set, generator, idx, write
 from tests.evaluation.made import request

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvae import engine, fused, mnist
-from cvae.gradient import ByAutograd
+from cvae import engine, mnist
+from cvae.fast import cpu_kernel
+from cvae.fast.gradient import ByAutograd
 from cvae.run import provenance, state
 from cvae.spec.fields import Spec
 from tests.conftest import linear, spec
@@ -26,8 +27,8 @@ CPU = torch.device("cpu")
 Streams = dict[str, torch.Generator]
 
 
-def library() -> fused.Library:
-    found = fused.library()
+def library() -> cpu_kernel.Library:
+    found = cpu_kernel.library()
     assert found
     return found
 
@@ -61,7 +62,7 @@ class Case:
         self.ours, self.other = (assembled(self.spec, pixels) for _ in range(2))
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
-        self.fused = fused.Fused(
+        self.fused = cpu_kernel.Fused(
             library(),
             *(self.ours.model, self.ours.optimizer, self.data, self.spec),
             self.ours.streams,
@@ -195,7 +196,7 @@ def test_the_update_is_that_of_torch(options: dict[str, Any], threads: int) -> N
 def epochs(wanted: Spec, monkeypatch: pytest.MonkeyPatch, *, compiled: bool) -> Any:
     """State and records after training with compiled steps, or with torch's."""
     if not compiled:
-        monkeypatch.setattr(fused, "library", lambda: None)
+        monkeypatch.setattr(cpu_kernel, "library", lambda: None)
     now = assembled(wanted, PIXELS)
     done = engine.train(now.trained, now.optimizer, images(), wanted, now.streams)
     return now, [epoch.metrics for epoch in done]
@@ -247,7 +248,7 @@ def test_training_is_the_same_with_torchs_steps(
 def test_an_epoch_in_several_calls_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     flats = []
     for at_once in (8192, 16):
-        monkeypatch.setattr(fused, "AT_ONCE", at_once)
+        monkeypatch.setattr(cpu_kernel, "AT_ONCE", at_once)
         case = Case(training__batch_size=8)
         batches, control = torch.arange(40).split(8), torch.tensor([[1e-2, 1.0]])
         case.fused(batches, control.repeat(5, 1))
@@ -257,9 +258,9 @@ def test_an_epoch_in_several_calls_is_one(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_without_a_compiler_torch_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     assert provenance.hardware(CPU)["steps"] == "compiled"
-    monkeypatch.setattr(fused, "library", fused.library.__wrapped__)
+    monkeypatch.setattr(cpu_kernel, "library", cpu_kernel.library.__wrapped__)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert fused.library() is None
+    assert cpu_kernel.library() is None
     assert provenance.hardware(CPU)["steps"] == "torch"
     _, (record,) = epochs(spec(training__epochs=1), monkeypatch, compiled=True)
     assert record["neg_elbo"] > 0
@@ -271,9 +272,9 @@ def test_a_compiler_that_fails_is_no_fault(
     def fails(*arguments: Any, **options: Any) -> None:
         raise subprocess.CalledProcessError(1, "cc")
 
-    monkeypatch.setattr(fused, "_homes", lambda: [tmp_path / "new"])
+    monkeypatch.setattr(cpu_kernel, "_homes", lambda: [tmp_path / "new"])
     monkeypatch.setattr(subprocess, "run", fails)
-    assert fused.library.__wrapped__() is None
+    assert cpu_kernel.library.__wrapped__() is None
     assert not list((tmp_path / "new").iterdir())
 
 
@@ -282,12 +283,12 @@ def test_it_is_built_where_it_can_be_written(
 ) -> None:
     (tmp_path / "a file").touch()
     homes = [tmp_path / "a file" / "no folder", tmp_path / "cache"]
-    monkeypatch.setattr(fused, "_homes", lambda: homes)
-    assert fused.library.__wrapped__()
+    monkeypatch.setattr(cpu_kernel, "_homes", lambda: homes)
+    assert cpu_kernel.library.__wrapped__()
     (built,) = (tmp_path / "cache").iterdir()
     written = built.stat().st_mtime_ns
-    assert fused.library.__wrapped__()
+    assert cpu_kernel.library.__wrapped__()
     assert built.stat().st_mtime_ns == written
-    monkeypatch.setattr(fused, "_processor", lambda: b"another")
-    assert fused.library.__wrapped__()
+    monkeypatch.setattr(cpu_kernel, "_processor", lambda: b"another")
+    assert cpu_kernel.library.__wrapped__()
     assert len(list((tmp_path / "cache").iterdir())) == 2

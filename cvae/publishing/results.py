@@ -18,12 +18,12 @@ from typing import Any
 import safetensors.torch
 
 from cvae.errors import RunNotFound, UsageError
-from cvae.evaluated import Evaluated, evaluated_since
-from cvae.files import digest, write_atomic
-from cvae.rounding import rounded_weights
+from cvae.loading.samples import load_run
+from cvae.publishing.evaluated import Evaluated, evaluated_since
+from cvae.publishing.rounding import rounded_weights
 from cvae.run import find, published
+from cvae.run.files import digest, write_atomic
 from cvae.run.folder import JUDGES, Record, RunFolder, SweepFolder, latest
-from cvae.samples import load_run
 from cvae.spec.document import dump
 from cvae.spec.identity import flatten
 from cvae.spec.variants import SEEDS

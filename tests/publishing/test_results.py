@@ -13,15 +13,16 @@ import safetensors.torch
 import torch
 
 from analysis.reading.load import load_runs
-from cvae import __main__, results, rounding
-from cvae import verify as check
+from cvae import __main__
 from cvae.errors import Altered, RunNotFound, RunUnfinished, UsageError
-from cvae.files import digest
+from cvae.loading.samples import generate_conditional_samples, load_run
+from cvae.publishing import results, rounding
+from cvae.publishing import verify as check
+from cvae.publishing.verify import verify
 from cvae.run import find, published, runner
+from cvae.run.files import digest
 from cvae.run.folder import Origin, RunFolder, SweepFolder
-from cvae.samples import generate_conditional_samples, load_run
 from cvae.spec.fields import Spec
-from cvae.verify import verify
 from tests.conftest import data_set, spec, write
 from tests.made import GIT, made_run
 

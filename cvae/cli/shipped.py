@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cvae.commands import print_table
+from cvae.cli.commands import print_table
 
 
 def data(*, runs: Path) -> None:
@@ -16,7 +16,7 @@ def data(*, runs: Path) -> None:
 
 
 def publish(*, runs: Path, names: list[str], weights: bool, results: Path) -> None:
-    from cvae.results import publish
+    from cvae.publishing.results import publish
 
     every = [name for text in names for name in text.split()]
     for name in publish(every, runs=runs, results=results, weights=weights):
@@ -26,7 +26,7 @@ def publish(*, runs: Path, names: list[str], weights: bool, results: Path) -> No
 
 
 def verify(*, runs: Path, results: Path, full: bool) -> None:
-    from cvae.verify import verify
+    from cvae.publishing.verify import verify
 
     lines = [["run", "figure", "published", "anew", "difference", "allowed"]]
     try:

@@ -16,8 +16,8 @@ import torch
 
 import cvae
 from cvae.errors import RunNotFound, SpecError, UsageError
+from cvae.loading.samples import generate_conditional_samples, load_run
 from cvae.run import runner
-from cvae.samples import generate_conditional_samples, load_run
 from tests.conftest import data_set, spec, write
 from tests.run.test_checkpoint import Bomb
 from tests.test_commands import Done, the_run

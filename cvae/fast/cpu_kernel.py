@@ -1,4 +1,4 @@
-"""Training steps on a CPU, compiled: `fused.c`, built at first use, called by ctypes.
+"""Training steps on a CPU, compiled: `cpu_kernel.c`, built at first use, by ctypes.
 
 Each of torch's operators wakes all threads and waits for them, some thirty times a
 step, and walks the pixels once more; these steps wake them once. What they compute is
@@ -32,14 +32,14 @@ from cvae.model import CVAE
 from cvae.optimizer import Adam
 from cvae.spec.fields import Spec
 
-SOURCE = Path(__file__).with_name("fused.c")
+SOURCE = Path(__file__).with_name("cpu_kernel.c")
 COMPILERS = ("cc", "gcc", "clang")
 # No flag that changes a result but for the joining of a product with a sum.
 FLAGS = (
     *("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"),
     *("-fno-signed-zeros", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread"),
 )
-LAYERS, THREADS, ALIGNED = 16, 64, 16  # as in fused.c
+LAYERS, THREADS, ALIGNED = 16, 64, 16  # as in cpu_kernel.c
 AT_ONCE = 8192  # images a call: it cannot be interrupted
 SPARSE = 0.3  # share of pixels that are not 0, up to which the zeros are left out
 _BUILDING = threading.Lock()

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from cvae.errors import Damaged, UsageError
+from cvae.loading.samples import Run
 from cvae.run import evaluation
 from cvae.run.data import load_data
 from cvae.run.folder import RunFolder
-from cvae.samples import Run
 
 BITS = (7, 8, 10)  # of the 10 of a float16's mantissa; the fewest that do are taken
 ROUNDING = 0.005  # nats of test/neg_elbo that rounding may cost; verify allows 0.01

@@ -1,0 +1,1 @@
+"""A finished or published run back as a model."""

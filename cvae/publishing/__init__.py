@@ -1,0 +1,1 @@
+"""results/: publish what is finished, verify what is published."""
