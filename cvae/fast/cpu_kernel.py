@@ -12,11 +12,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import hashlib
+import logging
 import os
-import shutil
-import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,22 +24,18 @@ import torch
 from torch import Tensor, nn
 
 from cvae import mnist
+from cvae.fast import compiler
 from cvae.inputs import Inputs, Streams
 from cvae.model import CVAE
 from cvae.optimizer import Adam
 from cvae.spec.fields import Spec
 
+log = logging.getLogger("cvae")
 SOURCE = Path(__file__).with_name("cpu_kernel.c")
-COMPILERS = ("cc", "gcc", "clang")
-# No flag that changes a result but for the joining of a product with a sum.
-FLAGS = (
-    *("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fno-signed-zeros", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread"),
-)
 LAYERS, THREADS, ALIGNED = 16, 64, 16  # as in cpu_kernel.c
 AT_ONCE = 8192  # images a call: it cannot be interrupted
 SPARSE = 0.3  # share of pixels that are not 0, up to which the zeros are left out
-_BUILDING = threading.Lock()
+_LOADING = threading.Lock()
 
 _int, _long = ctypes.c_int, ctypes.c_int64
 _float, _pointer = ctypes.c_float, ctypes.c_void_p
@@ -87,61 +80,23 @@ class Library:
     product_threads: int
 
 
-@functools.cache
 def library() -> Library | None:
-    """The compiled steps; None where they cannot be had."""
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    """The compiled steps; None where they cannot be had, and one line says why."""
+    with _LOADING:
+        return _library()
+
+
+@functools.cache
+def _library() -> Library | None:
     try:
         # by its path: it is loaded already, and its names are not global
         blas = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         functions = blas.SGEMM, blas.MKL_Set_Num_Threads_Local
         addresses = [ctypes.cast(one, _pointer).value or 0 for one in functions]
-        with _BUILDING:
-            built = _built(compiler) if compiler else None
-        return Library(ctypes.CDLL(str(built)).run_steps, *addresses) if built else None
-    except (OSError, AttributeError):
+        return Library(compiler.load(SOURCE).run_steps, *addresses)
+    except (OSError, AttributeError) as error:
+        log.warning("training takes torch's own steps, which are slower: %s", error)
         return None
-
-
-def _built(compiler: str) -> Path | None:
-    """The shared library of this source, compiler and processor, built if need be."""
-    source = SOURCE.read_bytes()
-    key = hashlib.sha256(source + repr((compiler, FLAGS)).encode() + _processor())
-    name = f"fused-{key.hexdigest()[:16]}.so"
-    for home in _homes():
-        if (home / name).exists():
-            return home / name
-    for home in _homes():
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=home) as folder:
-                made = Path(folder) / name
-                command = [compiler, *FLAGS, str(SOURCE), "-o", str(made), "-lm"]
-                subprocess.run(command, check=True, capture_output=True, timeout=120)
-                made.replace(home / name)
-        except OSError:
-            continue  # a folder that cannot be written
-        except subprocess.SubprocessError:
-            return None
-        return home / name
-    return None
-
-
-def _homes() -> Iterator[Path]:
-    """Where the library may be kept: beside Python's own compiled files, or the user's.
-
-    Never a folder that other users can write to: code is loaded from it.
-    """
-    yield SOURCE.parent / "__pycache__"
-    yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cvae"
-
-
-def _processor() -> bytes:
-    """What the compiler may use of this processor: another one has another library."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    keys = "model name", "flags"
-    fields = (next((row for row in lines if row.startswith(key)), "") for key in keys)
-    return "".join(fields).encode()
 
 
 class Fused:

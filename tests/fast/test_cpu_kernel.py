@@ -5,9 +5,6 @@ Only where there is a C compiler: conftest leaves this file out elsewhere, and s
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +14,7 @@ from torch import Tensor
 from cvae import engine, mnist
 from cvae.fast import cpu_kernel
 from cvae.fast.gradient import ByAutograd
-from cvae.run import provenance, state
+from cvae.run import state
 from cvae.spec.fields import Spec
 from tests.conftest import linear, spec
 
@@ -254,41 +251,3 @@ def test_an_epoch_in_several_calls_is_one(monkeypatch: pytest.MonkeyPatch) -> No
         case.fused(batches, control.repeat(5, 1))
         flats.append(case.ours.optimizer.flat.clone())
     assert torch.equal(*flats)
-
-
-def test_without_a_compiler_torch_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert provenance.hardware(CPU)["steps"] == "compiled"
-    monkeypatch.setattr(cpu_kernel, "library", cpu_kernel.library.__wrapped__)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert cpu_kernel.library() is None
-    assert provenance.hardware(CPU)["steps"] == "torch"
-    _, (record,) = epochs(spec(training__epochs=1), monkeypatch, compiled=True)
-    assert record["neg_elbo"] > 0
-
-
-def test_a_compiler_that_fails_is_no_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(*arguments: Any, **options: Any) -> None:
-        raise subprocess.CalledProcessError(1, "cc")
-
-    monkeypatch.setattr(cpu_kernel, "_homes", lambda: [tmp_path / "new"])
-    monkeypatch.setattr(subprocess, "run", fails)
-    assert cpu_kernel.library.__wrapped__() is None
-    assert not list((tmp_path / "new").iterdir())
-
-
-def test_it_is_built_where_it_can_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a file").touch()
-    homes = [tmp_path / "a file" / "no folder", tmp_path / "cache"]
-    monkeypatch.setattr(cpu_kernel, "_homes", lambda: homes)
-    assert cpu_kernel.library.__wrapped__()
-    (built,) = (tmp_path / "cache").iterdir()
-    written = built.stat().st_mtime_ns
-    assert cpu_kernel.library.__wrapped__()
-    assert built.stat().st_mtime_ns == written
-    monkeypatch.setattr(cpu_kernel, "_processor", lambda: b"another")
-    assert cpu_kernel.library.__wrapped__()
-    assert len(list((tmp_path / "cache").iterdir())) == 2
