@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,10 +92,9 @@ def _runner(
     """
     cpu = data.images.device.type == "cpu"
     objective = spec.objective
-    options: dict[str, Any] = {"free_bits": objective.free_bits}
-    options["doubly"] = objective.gradient == "doubly_reparameterised"
+    doubly = objective.gradient == "doubly_reparameterised"
     samples = objective.importance_samples
-    covered = ByHand.covers(model, samples=samples, **options)
+    covered = ByHand.covers(model, samples=samples, doubly=doubly)
     library = (
         cpu_kernel.library() if cpu and covered and cpu_kernel.covers(model) else None
     )
@@ -106,7 +104,7 @@ def _runner(
 
     @functools.cache
     def step_for(n: int) -> Step:
-        gradient = ByHand(model, n) if covered else ByAutograd(model, n, **options)
+        gradient = ByHand(model, n) if covered else ByAutograd(model, n, doubly=doubly)
         return _build_step(gradient, model, optimizer, data, spec, streams, n)
 
     plain = cpu and covered  # autograd has no part
@@ -130,8 +128,7 @@ def _build_step(
     n: int,
 ) -> Step:
     """The step: indices of n images (n,) and [rate, β] (2,) → the gradient's row."""
-    inputs, clip = Inputs(spec, streams), spec.training.grad_clip
-    parameters = list(model.parameters())
+    inputs = Inputs(spec, streams)
     device, pixels = data.images.device, data.images.shape[1]
     raw = torch.empty((n, pixels), dtype=torch.uint8, device=device)
     grey = torch.empty((n, pixels), device=device)
@@ -145,8 +142,6 @@ def _build_step(
         y = data.labels.index_select(0, rows)
         noise.normal_(generator=streams["noise"])
         row = gradient(x, y, noise, beta, target)
-        if clip is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step(rate)
         return row
 

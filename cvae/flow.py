@@ -123,6 +123,3 @@ class Flow(nn.Module):
 
     def kl(self, q: Gaussian, y: Tensor) -> None:
         """It has no closed form."""
-
-    def kl_per_dim(self, q: Gaussian, y: Tensor) -> None:
-        """Nor has it summands."""

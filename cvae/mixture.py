@@ -108,9 +108,6 @@ class Mixture:
     def kl(self, q: Gaussian, y: Tensor) -> None:
         """It has no closed form."""
 
-    def kl_per_dim(self, q: Gaussian, y: Tensor) -> None:
-        """Nor has it summands."""
-
 
 def joint_log_density(z: Tensor, log_weight: Tensor, mu: Tensor, w: Tensor) -> Tensor:
     """log π_m N(z; mu_m, Σ_m) of every component: z (…, Z) → (…, M)."""

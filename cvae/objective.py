@@ -38,7 +38,6 @@ def terms(
     target: Tensor,
     *,
     doubly: bool = False,
-    free_bits: float = 0.0,
 ) -> Terms:
     """One pass through the model.
 
@@ -50,20 +49,13 @@ def terms(
             bound of Burda et al. 2016, eq. 8, its log ratio log q − log p scaled by β.
         doubly: the loss has the gradient of `doubly_reparameterise`; with K = 1 it is
             of one draw then, also where the kl has a closed form.
-        free_bits: λ, for K = 1: Σ_j max(λ, kl_j) stands for kl in the loss, kl_j of
-            latent j being the mean over these images (Kingma et al. 2016, eq. 15).
     """
     posterior = mu, _ = model.encode(x, y)
     z = sample(posterior, noise)  # (K, B, Z)
     recon = bernoulli_nll(model.decode(z, y), target)  # (K, B)
     kl = model.prior.kl(posterior, y)  # (B,)
     if len(noise) == 1 and kl is not None and not doubly:
-        rate = kl
-        if free_bits:
-            per_dim = model.prior.kl_per_dim(posterior, y)  # (B, Z)
-            assert per_dim is not None
-            rate = per_dim.mean(0).clamp(min=free_bits).sum()
-        return Terms(recon[0], kl, recon[0] + beta * rate, mu)
+        return Terms(recon[0], kl, recon[0] + beta * kl, mu)
     of_q = (mu.detach(), posterior[1].detach()) if doubly else posterior
     # log q(z|x,y) − log p(z|y), (K, B); its mean over q is the KL
     log_ratio = gaussian_log_density(z, of_q) - model.prior.log_density(z, y)

@@ -40,9 +40,6 @@ class Prior(Protocol):
     def kl(self, q: Gaussian, y: Tensor) -> Tensor | None:
         """KL(q ‖ p(z given y)) in nats, (B,); None if it has no closed form."""
 
-    def kl_per_dim(self, q: Gaussian, y: Tensor) -> Tensor | None:
-        """The summands of `kl`, (B, Z); None if it has no closed form."""
-
 
 class Standard:
     """N(0, I) whatever the label: it has nothing to learn."""
@@ -64,9 +61,6 @@ class Standard:
 
     def kl(self, q: Gaussian, y: Tensor) -> Tensor:
         return gaussian_kl(q)
-
-    def kl_per_dim(self, q: Gaussian, y: Tensor) -> Tensor:
-        return gaussian_kl_per_dim(q)
 
 
 class Diagonal:
@@ -98,9 +92,6 @@ class Diagonal:
 
     def kl(self, q: Gaussian, y: Tensor) -> Tensor:
         return gaussian_kl(q, self.of(y))
-
-    def kl_per_dim(self, q: Gaussian, y: Tensor) -> Tensor:
-        return gaussian_kl_per_dim(q, self.of(y))
 
 
 def sample(gaussian: Gaussian, noise: Tensor) -> Tensor:

@@ -69,7 +69,6 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ("target, torch.full_like(y, label)", "target, y", LIKELIHOOD),
     ("beta * (1 - share)", "beta * (1 + share)", DOUBLY),
     ("mu.detach(), posterior[1].detach()", "mu.detach(), posterior[1]", DOUBLY),
-    ("per_dim.mean(0).clamp(min", "per_dim.clamp(min", OBJECTIVE),
     ("-0.5 * logvar.sum(-1)", "0.5 * logvar.sum(-1)", FLOW),
     ("log_det = log_det + s.sum(-1)", "log_det = log_det - s.sum(-1)", FLOW),
     # training
@@ -77,7 +76,6 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ("x = self._drawn(images) if self.noisy else target", "x = target", ENGINE),
     ("if decoupled else 0.0", "if not decoupled else 0.0", ENGINE),
     ("self.ema ** self", "self.ema * self", ENGINE),
-    ("clip_grad_norm_(parameters, clip)", "clip_grad_norm_(parameters, 1)", ENGINE),
     # data and spec
     ("part.images > 127", "part.images > 128", MNIST),
     ("u >= 1 - probability / 2", "u >= 1 - probability", MNIST),

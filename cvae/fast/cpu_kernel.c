@@ -42,7 +42,7 @@ typedef struct { /* what stays the same for a whole run */
   Half encoder, decoder;
   int pixels, classes, latent, is_tanh, threads, batch;
   int sparse; /* the first layer's weights and all that belongs to them are (in, out) */
-  float label_scale, beta1, beta2, eps, decay, clip; /* clip 0: none */
+  float label_scale, beta1, beta2, eps, decay;
   double ema;                     /* decay of the mean of the weights */
   int64_t numbers;                /* weights in all */
   float *weights, *mean, *square; /* encoder, then decoder: W, b of each layer; Adam's */
@@ -71,7 +71,6 @@ typedef struct { /* what the threads share */
   const Job *job;
   const Steps *steps;
   atomic_int ready, waiting, round; /* ready: 1 begin, −1 there are too few threads */
-  double squares[THREADS];          /* of the gradient, for its norm */
 } Shared;
 
 typedef struct {
@@ -360,26 +359,22 @@ static void part_of_step(const Job *job, const Steps *steps, int thread, int64_t
            0, inputs);
 }
 
-/* The sum of the threads' gradients from…to, into the first; returns Σ grad². */
-static double add_grads(const Job *job, int64_t from, int64_t to) {
-  double squares = 0;
+/* The sum of the threads' gradients from…to, into the first. */
+static void add_grads(const Job *job, int64_t from, int64_t to) {
   float *sum = job->grads;
   for (int thread = 1; thread < job->threads; thread++) {
     const float *other = sum + thread * job->numbers;
     for (int64_t i = from; i < to; i++) sum[i] += other[i];
   }
-  for (int64_t i = from; i < to && job->clip > 0; i++) squares += sum[i] * sum[i];
-  return squares;
 }
 
 /* Adam (Kingma & Ba 2015) with the decay of AdamW; `count` begins at 1. */
-static void adam(const Job *job, int64_t from, int64_t to, float rate, double count,
-                 float scale) {
+static void adam(const Job *job, int64_t from, int64_t to, float rate, double count) {
   float *w = job->weights, *m = job->mean, *v = job->square, keep = 1 - rate * job->decay;
   float b1 = job->beta1, b2 = job->beta2, root = 1 / sqrt(1 - pow(b2, count));
   float size = rate / (1 - pow(b1, count));
   for (int64_t i = from; i < to; i++) {
-    float g = job->grads[i] * scale;
+    float g = job->grads[i];
     m[i] += (1 - b1) * (g - m[i]);
     v[i] = b2 * v[i] + (1 - b2) * g * g;
     w[i] = w[i] * keep - size * m[i] / (sqrtf(v[i]) * root + job->eps);
@@ -409,19 +404,11 @@ static void *run_part(void *argument) {
     float rate = steps->control[2 * step];
     part_of_step(job, steps, thread, step, offset);
     wait_for_all(shared);
-    if (job->clip > 0) { /* as torch's clip_grad_norm_ */
-      shared->squares[thread] = add_grads(job, from, to);
-      wait_for_all(shared);
-      double squares = 0;
-      for (int other = 0; other < T; other++) squares += shared->squares[other];
-      double ratio = job->clip / (sqrt(squares) + 1e-6);
-      adam(job, from, to, rate, count, ratio < 1 ? ratio : 1);
-    } else
-      for (int64_t at = from; at < to; at += STRETCH) {
-        int64_t end = at + STRETCH < to ? at + STRETCH : to;
-        add_grads(job, at, end);
-        adam(job, at, end, rate, count, 1);
-      }
+    for (int64_t at = from; at < to; at += STRETCH) {
+      int64_t end = at + STRETCH < to ? at + STRETCH : to;
+      add_grads(job, at, end);
+      adam(job, at, end, rate, count);
+    }
     wait_for_all(shared);
   }
 #ifdef __SSE__

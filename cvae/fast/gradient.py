@@ -27,10 +27,8 @@ aten = torch.ops.aten
 class ByAutograd:
     """A call returns the sums of recon, kl, loss, then of mu and mu², (3 + 2Z,)."""
 
-    def __init__(
-        self, model: CVAE, n: int, *, doubly: bool = False, free_bits: float = 0.0
-    ) -> None:
-        self.terms = functools.partial(terms, model, doubly=doubly, free_bits=free_bits)
+    def __init__(self, model: CVAE, n: int, *, doubly: bool = False) -> None:
+        self.terms = functools.partial(terms, model, doubly=doubly)
         grads = (part.grad for part in model.parameters())
         self.grads = [grad for grad in grads if grad is not None]
 
@@ -117,13 +115,11 @@ class ByHand:
     sums of mu, logvar, mu² and var − 1 of each latent, (3 + 4Z,)."""
 
     @staticmethod
-    def covers(
-        model: CVAE, *, samples: int, doubly: bool = False, free_bits: float = 0.0
-    ) -> bool:
+    def covers(model: CVAE, *, samples: int, doubly: bool = False) -> bool:
         """Whether this way is written for the model and the objective's options."""
         layers, written = (*model.encoder, *model.decoder), (nn.Linear, *ACTIVATIONS)
         known = all(isinstance(layer, written) for layer in layers)
-        plain = samples == 1 and not doubly and not free_bits
+        plain = samples == 1 and not doubly
         return known and plain and isinstance(model.prior, Standard)
 
     def __init__(self, model: CVAE, n: int) -> None:

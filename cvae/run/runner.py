@@ -143,7 +143,9 @@ def claim(spec: AnySpec, runs: Path, *, again: bool = True) -> Iterator[RunFolde
         Busy: another process is at it.
         OSError: `runs` cannot be written.
         UsageError: it is finished, and `again` is false.
+        SpecError: it was made with a field that is there no more.
     """
+    spec.check_trainable()
     runs.mkdir(parents=True, exist_ok=True)
     folder = (None if again else finished_run(spec, runs)) or folder_for(spec, runs)
     folder.path.mkdir(exist_ok=True)

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from cvae.errors import SpecError
 from cvae.spec.fields import Spec
-from cvae.spec.identity import BEFORE, Named, flatten, nested
+from cvae.spec.identity import BEFORE, REMOVED, Named, flatten, nested
 from cvae.spec.judge import AnySpec, JudgeSpec
 from cvae.spec.mistakes import describe, explain, sections
 from cvae.spec.reader import RESOLVERS, Path_, QuickReader, Reader, refusal
@@ -115,21 +115,34 @@ def load_resolved(path: str | Path) -> AnySpec:
 
 
 def resolve(document: Document) -> AnySpec:
-    """A run's document as its spec; a field younger than it has its value `BEFORE`."""
+    """A run's document as its spec.
+
+    A field younger than it has its value `BEFORE`; one that was `REMOVED` since then is
+    kept beside the others where it was not at its default.
+    """
     if _is_judge(document):
         return validate_as(JudgeSpec, document)
+    removed: dict[str, Any] = {}
     if isinstance(document.tree, dict):
-        for key, value in BEFORE.items():
+        for key, value in [*BEFORE.items(), *REMOVED.items()]:
             section, _, name = key.partition(".")
             fields = document.tree.setdefault(section, {})
-            if isinstance(fields, dict):
+            if not isinstance(fields, dict):
+                continue  # which `validate` says
+            if key in BEFORE:
                 fields.setdefault(name, value)
-    return validate(document)
+            elif (found := fields.pop(name, value)) != value:
+                removed[key] = found
+    spec = validate(document)
+    spec.removed.update(removed)
+    return spec
 
 
 def dump(spec: Named) -> str:
     """Every field as YAML that this module reads back equal."""
-    return yaml.dump(nested(flatten(spec)), Dumper=_Dumper, sort_keys=False)
+    return yaml.dump(
+        nested(flatten(spec) | spec.removed), Dumper=_Dumper, sort_keys=False
+    )
 
 
 class _Dumper(yaml.SafeDumper):

@@ -135,20 +135,6 @@ class Objective(Section):
     """Of the encoder. `doubly_reparameterised`: the same mean with less noise, more so
     the larger K is (Tucker et al. 2019); with K = 1, kl is sampled for it even where it
     has a closed form (Roeder et al. 2017)."""
-    free_bits: float = Field(0.0, ge=0, le=1e3)
-    """λ, nats of kl a latent dimension that cost nothing: train/loss has max(λ, mean
-    over the batch) of each (Kingma et al. 2016). Where kl is a sum over dimensions:
-    with one sample, the standard gradient, and no flow."""
-
-    @model_validator(mode="after")
-    def _free_bits_need_a_kl(self) -> Objective:
-        sampled = self.importance_samples > 1 or self.gradient != "standard"
-        if self.free_bits and sampled:
-            raise ValueError(
-                "free_bits is taken from a kl in closed form: it needs "
-                "importance_samples: 1 and gradient: standard"
-            )
-        return self
 
 
 class Training(Section):
@@ -181,8 +167,6 @@ class Training(Section):
     """How the decoder's last bias starts. `mean_image`: at the log-odds of the mean
     training image, so that no step is spent on finding where ink can be; `random`: as
     all weights."""
-    grad_clip: float | None = Field(None, gt=0, le=1e9)
-    """Largest norm of a step's gradient, a longer one is shortened; null: any."""
     seed: int = Field(0, ge=0, le=2**63 - 1)
     """Of all random streams: initial weights, order of images, noise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -227,15 +211,6 @@ class Spec(Named):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
-
-    @model_validator(mode="after")
-    def _free_bits_need_dimensions(self) -> Spec:
-        if self.objective.free_bits and self.model.prior == "flow":
-            raise ValueError(
-                "objective.free_bits is taken from the kl of each latent dimension; "
-                "that of model.prior: flow is not a sum over dimensions"
-            )
-        return self
 
     @model_validator(mode="after")
     def _input_noise_needs_grey_pixels(self) -> Spec:

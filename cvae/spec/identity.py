@@ -11,7 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+
+from cvae.errors import SpecError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 NAME_RULE = "1 to 80 letters, digits, '_', '-' or '.', beginning with a letter or digit"
@@ -20,6 +22,13 @@ NAME_RULE = "1 to 80 letters, digits, '_', '-' or '.', beginning with a letter o
 # stays the baseline of the id, and a run folder that lacks the key is read with it: old
 # runs keep their id and their meaning, and new ones get the new default.
 BEFORE: dict[str, Any] = {"model.prior": "standard", "model.label_scale": 1.0}
+
+# Fields of earlier versions with their defaults, by dotted key. At its default such a
+# field is ignored where a recorded spec is read, and counts in no id; at another value
+# the run can be sampled from and evaluated, and not resumed. In a user's file it is an
+# error.
+REMOVED: dict[str, Any] = {"objective.free_bits": 0.0, "training.grad_clip": None}
+REMOVED_IN = "2.0.0"
 
 
 class Section(BaseModel):
@@ -53,6 +62,7 @@ class Named(Section):
 
     name: str
     """Begins the name of the run's folder: 1 to 80 letters, digits, `_`, `-` or `.`."""
+    _removed: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @field_validator("name")
     @classmethod
@@ -60,6 +70,19 @@ class Named(Section):
         if not NAME.fullmatch(value):
             raise ValueError(f"must be {NAME_RULE} (it names a folder)")
         return value
+
+    @property
+    def removed(self) -> dict[str, Any]:
+        """Fields that are `REMOVED` and had another value when the run was made."""
+        return self._removed
+
+    def check_trainable(self) -> None:
+        """Raises SpecError if the run was made with a field that is `REMOVED`."""
+        for key, value in self.removed.items():
+            raise SpecError(
+                f"{self.name}-{self.id}: made with {key}={value}, a field removed in "
+                f"{REMOVED_IN}: the run can be sampled from and evaluated, not resumed"
+            )
 
     @property
     def id(self) -> str:
@@ -70,7 +93,7 @@ class Named(Section):
         """
         content = {
             key: value
-            for key, value in differences(self, BEFORE).items()
+            for key, value in (differences(self, BEFORE) | self.removed).items()
             if key != "name" and not key.startswith("tracking.")
         }
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cvae.spec.fields import Spec
-from cvae.spec.identity import Named
+from cvae.spec.identity import REMOVED, REMOVED_IN, Named
 from cvae.spec.reference import words
 
 
@@ -28,6 +28,8 @@ def explain(where: str, fault: Any, spec: type[Named]) -> str:
     """One pydantic error as `file:line: key: what is wrong; allowed; did you mean`."""
     path, kind, value = tuple(fault["loc"]), fault["type"], fault["input"]
     key = ".".join(map(str, path))
+    if kind == "extra_forbidden" and key in REMOVED:
+        return f"{where}: {key}: removed in version {REMOVED_IN}; delete it"
     if kind == "extra_forbidden":
         siblings = list(sections(spec).get(path[0], spec).model_fields)
         hint = len(path) == 1 and spec is Spec and nearest_field(key, 0.8)

@@ -77,7 +77,6 @@ def test_by_hand_says_what_it_is_written_for() -> None:
     assert ByHand.covers(model, samples=1)
     assert not ByHand.covers(model, samples=2)
     assert not ByHand.covers(model, samples=1, doubly=True)
-    assert not ByHand.covers(model, samples=1, free_bits=0.1)
     assert not ByHand.covers(twins(prior="learned")[0], samples=1)
     assert not ByHand.covers(twins(activation="gelu")[0], samples=1)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import re
 import resource
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cvae.errors import SpecError
+from cvae.run import runner
 from cvae.spec.document import (
     apply_overrides,
     dump,
@@ -23,7 +25,7 @@ from cvae.spec.document import (
 from cvae.spec.fields import Spec
 from cvae.spec.identity import BEFORE, NAME, differences, flatten
 from tests import children
-from tests.conftest import tried
+from tests.conftest import spec, tried
 
 VALID = """\
 # Question: does it parse?
@@ -468,3 +470,35 @@ def test_a_field_younger_than_a_run_has_the_value_from_before(
     assert today.id != "44136fa3"
     path.write_text(dump(today))
     assert load_resolved(path) == today
+
+
+def test_a_removed_field_at_its_default_is_ignored_in_a_recorded_spec_alone(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("name: a\n" + dump(spec()).partition("\n")[2])
+    id = load_resolved(path).id
+    recorded = path.read_text()
+    recorded = recorded.replace("objective:\n", "objective:\n  free_bits: 0.0\n")
+    path.write_text(recorded.replace("training:\n", "training:\n  grad_clip: null\n"))
+    assert load_resolved(path).id == id == spec().id
+    with pytest.raises(SpecError, match=r"free_bits: removed in version 2\.0\.0"):
+        load_spec(path)
+
+
+def test_a_run_made_with_a_removed_field_keeps_its_id_and_cannot_be_trained(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        "name: a\nmodel: {prior: standard, label_scale: 1}\n"
+        "objective: {free_bits: 0.5}\n"
+    )
+    found = load_resolved(path)
+    content = b'{"objective.free_bits":0.5}'
+    assert found.id == hashlib.sha256(content).hexdigest()[:8]  # as version 1 had it
+    path.write_text(dump(found))
+    assert load_resolved(path) == found
+    with pytest.raises(SpecError, match=r"free_bits=0\.5.*sampled.*not resumed"):
+        runner.run(found, runs=tmp_path / "runs", offline=True)
+    assert not (tmp_path / "runs").exists()

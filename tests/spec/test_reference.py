@@ -47,7 +47,7 @@ def test_the_page_has_a_row_for_each_field_with_its_default() -> None:
     defaults = flatten(spec())
     assert rows["data.root"] == defaults["data.root"]
     assert rows["model.hidden"] == "[512, 256]"
-    assert rows["training.grad_clip"] == "null"
+    assert rows["data.train_images"] == "null"
     assert float(rows["objective.beta"]) == defaults["objective.beta"]
 
 
@@ -55,7 +55,7 @@ def test_the_page_has_a_row_for_each_field_with_its_default() -> None:
     ("key", "words"),
     [
         ("seed", "an integer ≥ 0 and ≤ 9223372036854775807"),
-        ("grad_clip", "a number > 0 and ≤ 1e+09 or null"),
+        ("learning_rate", "a number > 0 and ≤ 10"),
         ("adam_betas", "a list of 2 values, each a number ≥ 0 and < 1"),
         ("device", "one of auto, cpu, cuda"),
     ],
