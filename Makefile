@@ -14,6 +14,7 @@ ARGUMENTS := CONFIG SET RUN DIGIT N SEED TEMPERATURE OUT K LABEL_K HOST PORT OFF
 takes.data :=
 takes.experiment := CONFIG SET OFFLINE
 takes.sweep := CONFIG SET OFFLINE DRY JOBS THREADS ENGINE GPUS
+takes.judge := SET
 takes.samples := RUN DIGIT N SEED TEMPERATURE OUT
 takes.evaluate := RUN K LABEL_K WHAT
 takes.compare := EXPERIMENT SWEEP RUN FILTER BY AGAINST METRIC FORMATS OUT
@@ -107,8 +108,8 @@ python:
 data: $(READY)  ## unpack and verify MNIST               make data
 	@$(PYTHON) -m cvae data
 
-judge: $(READY)  ## train the CNN that reads samples        make judge
-	@$(PYTHON) -m cvae run experiments/judge.yaml
+judge: $(READY)  ## train the CNN that reads samples    make judge SET="data.root=mnist_data/raw"
+	@$(PYTHON) -m cvae judge --set="$$SET"
 
 experiment: $(READY)  ## train one spec                        make experiment CONFIG=experiments/quickstart.yaml SET="model.latent_dim=8"
 	@$(PYTHON) -m cvae run "$${CONFIG:?say which, such as CONFIG=experiments/quickstart.yaml}" \

@@ -71,6 +71,13 @@ def _add_training(command: Command) -> None:
         add("config", help="path of the spec, or its name in experiments/")
         add("--set", dest="changes", default="", metavar="'a.b=1 c.d=2'")
         add("--offline", action="store_true", help="publish later, with sync")
+    judge = command(
+        "judge",
+        commands.judge,
+        "train the classifier that reads the samples of runs on a data set",
+        "interrupted; no classifier was saved",
+    )
+    judge("--set", dest="changes", default="", metavar="data.root=…")
     sweep("--dry", action="store_true", help="only show the runs")
     jobs = {"type": whole(1, 4096), "metavar": "N"}
     sweep("--jobs", **jobs, help="runs at once; one a core if none")

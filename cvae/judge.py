@@ -1,35 +1,29 @@
 """The judge: a small CNN that reads digits, to tell which digit a sample shows.
 
 It sees grey pixels in [0, 1] and returns class logits and the 64 features that they are
-computed from. No CVAE is trained with it: it only measures. `experiments/judge.yaml`
-trains it; it judges runs on the data set that it was trained on, and no other.
+computed from. No CVAE is trained with it: it only measures, and only runs on the data
+set that it was trained on itself.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 import math
-import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvae import mnist
-from cvae.engine import Epoch
-from cvae.spec.judge import JudgeTraining
 
-PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "judge"
+Track = Callable[[range], Iterator[int]]
 SIDE = 28  # what the network sees; other sizes are averaged or stretched to it
 FEATURES = 64
 CHUNK = 500  # images a pass
-Adam: TypeAlias = torch.optim.AdamW
-Cycle: TypeAlias = torch.optim.lr_scheduler.OneCycleLR
+BATCH = 128  # images a step of training
+LEARNING_RATE = 4e-3  # the highest of the cycle
+WEIGHT_DECAY, LABEL_SMOOTHING = 0.02, 0.05
+SHOWN = 150_000  # images that it is trained on, those of each epoch counted
 SHIFT, TURN, SCALE, SHEAR = 2 / 14, math.radians(10), 0.1, 0.1  # the largest of each
 
 
@@ -79,65 +73,50 @@ def accuracy(judge: Judge, data: mnist.Images) -> float:
 
 
 def train(
-    data: mnist.Images, shape: tuple[int, int] = (SIDE, SIDE), *, epochs: int = 10
-) -> Judge:
-    """A judge of `data`, trained in one go."""
-    spec = JudgeTraining(epochs=epochs)
-    judge, adam, cycle, generator = begin(spec, len(data), shape)
-    for _ in train_epochs(judge, adam, cycle, data, spec, generator):
-        pass
-    return judge
-
-
-def begin(
-    spec: JudgeTraining, images: int, shape: tuple[int, int]
-) -> tuple[Judge, Adam, Cycle, torch.Generator]:
-    """A judge before its first step, AdamW, one cycle of learning rates, randomness."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
-        judge = Judge(shape)
-    parameters, decay = judge.parameters(), spec.weight_decay
-    adam = torch.optim.AdamW(parameters, weight_decay=decay, fused=True)
-    steps = spec.epochs * math.ceil(images / spec.batch_size)
-    cycle = Cycle(adam, spec.learning_rate, total_steps=steps)
-    return judge, adam, cycle, torch.Generator().manual_seed(spec.seed)
-
-
-def train_epochs(
-    judge: Judge,
-    adam: Adam,
-    cycle: Cycle,
     data: mnist.Images,
-    spec: JudgeTraining,
-    generator: torch.Generator,
+    shape: tuple[int, int] = (SIDE, SIDE),
     *,
-    start: int = 0,
-) -> Iterator[Epoch]:
-    """Train on the CPU from epoch `start` to the last, yielding after each epoch.
+    epochs: int,
+    seed: int = 0,
+    track: Track = iter,
+) -> Judge:
+    """Train a classifier of `data`, images of `shape`, on the CPU.
 
-    Cross-entropy with smoothed labels, on images that are warped a little, anew in
-    each epoch.
+    Cross-entropy with smoothed labels and AdamW, with one cycle of the learning rate,
+    on images that are warped a little, anew in each epoch.
+
+    Args:
+        epochs: passes over the images.
+        seed: of initial weights, order of images and warps.
+        track: passes the numbers of the steps on, to show how far it is.
     """
-    steps = math.ceil(len(data) / spec.batch_size)
-    for epoch in range(start, spec.epochs):
-        began = time.perf_counter()
-        judge.train()
-        order = torch.randperm(len(data), generator=generator)
-        loss_sum, right = 0.0, 0
-        for rows in order.split(spec.batch_size):
-            x, y = mnist.pixels(data.images[rows]), data.labels[rows]
-            logits, _ = judge(warp(x, judge.shape, generator))
-            loss = F.cross_entropy(logits, y, label_smoothing=spec.label_smoothing)
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-            cycle.step()
-            loss_sum += len(rows) * loss.item()
-            right += int((logits.argmax(1) == y).sum())
-        judge.eval()
-        metrics = {"loss": loss_sum / len(data), "accuracy": right / len(data)}
-        seconds = time.perf_counter() - began
-        yield Epoch(epoch + 1, (epoch + 1) * steps, metrics, seconds)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        judge = Judge(shape)
+    adam = torch.optim.AdamW(judge.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
+    steps = math.ceil(len(data) / BATCH)  # of one epoch
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        adam, LEARNING_RATE, total_steps=epochs * steps
+    )
+    generator = torch.Generator().manual_seed(seed)
+    judge.train()
+    for step in track(range(epochs * steps)):
+        if step % steps == 0:
+            order = torch.randperm(len(data), generator=generator).split(BATCH)
+        rows = order[step % steps]  # (B,)
+        x, y = mnist.pixels(data.images[rows]), data.labels[rows]
+        logits, _ = judge(warp(x, shape, generator))
+        loss = F.cross_entropy(logits, y, label_smoothing=LABEL_SMOOTHING)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        cycle.step()
+    return judge.eval()
+
+
+def default_epochs(images: int) -> int:
+    """3, or as many as show it 150,000 images, at most 50."""
+    return min(50, max(3, round(SHOWN / images)))
 
 
 def warp(x: Tensor, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
@@ -153,14 +132,3 @@ def warp(x: Tensor, shape: tuple[int, int], generator: torch.Generator) -> Tenso
     matrix = torch.stack([*top, *bottom], 1).view(n, 2, 3)
     grid = F.affine_grid(matrix, [n, 1, *shape], align_corners=False)
     return F.grid_sample(x.view(n, 1, *shape), grid, align_corners=False).view(n, -1)
-
-
-@functools.cache
-def published(folder: Path = PUBLISHED) -> tuple[Judge, dict[str, Any]] | None:
-    """The judge in results/ and its record; None where there is none."""
-    if not (folder / "judge.json").exists():
-        return None
-    record = json.loads((folder / "judge.json").read_text())
-    judge = Judge(tuple(record["shape"]))
-    judge.load_state_dict(safetensors.torch.load_file(folder / "judge.safetensors"))
-    return judge.eval(), record

@@ -10,8 +10,6 @@ import pytest
 from tests import children
 
 ROOT = Path(__file__).parent.parent
-LONGEST = 300  # lines; a longer file has its reason here
-LONGER: dict[str, str] = {}
 
 # A module imports from ranks below its own, and from its own rank without circles.
 RANKS = (
@@ -158,14 +156,6 @@ def test_a_room_has_no_names_of_its_own(room: str) -> None:
     tree = ast.parse((ROOT / "cvae" / room / "__init__.py").read_text())
     assert ast.get_docstring(tree)
     assert len(tree.body) == 1
-
-
-@pytest.mark.parametrize(
-    "file", [*CVAE.values(), *ANALYSIS], ids=lambda path: str(path.relative_to(ROOT))
-)
-def test_no_file_is_too_long_to_be_read_at_once(file: Path) -> None:
-    lines = file.read_text().count("\n")
-    assert lines <= LONGEST or str(file.relative_to(ROOT)) in LONGER
 
 
 def interpreted(code: str) -> children.Done:

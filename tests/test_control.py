@@ -9,12 +9,13 @@ from torch import Tensor
 from cvae import control, judge, mnist
 from cvae.evaluation import features
 from cvae.model import CVAE
+from cvae.run import classifiers
 from tests.conftest import generator, linear
 
 
 @pytest.fixture(scope="module")
 def read_by() -> judge.Judge:
-    found = judge.published()
+    found = classifiers.published()
     assert found is not None
     return found[0]
 
@@ -103,7 +104,7 @@ def test_every_other_label_is_asked_for_once() -> None:
 def test_the_published_judge_reads_what_its_record_says(
     shipped: mnist.MNIST,
 ) -> None:
-    found = judge.published()
+    found = classifiers.published()
     assert found is not None
     reads, record = found
     assert record["digest"] == shipped.digest
@@ -111,7 +112,7 @@ def test_the_published_judge_reads_what_its_record_says(
         record["test_accuracy"], abs=2e-4
     )
     assert record["test_accuracy"] >= 0.994
-    assert (judge.PUBLISHED / "judge.safetensors").stat().st_size < 1_000_000
+    assert (classifiers.PUBLISHED / "judge.safetensors").stat().st_size < 1_000_000
 
 
 def test_a_plain_vae_and_few_images_are_not_judged(shipped: mnist.MNIST) -> None:

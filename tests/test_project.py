@@ -70,7 +70,10 @@ def test_an_editable_installation_gives_the_command(
     assert shown == succeeded(children.python("-m", "cvae", "schema"))
     wrong = children.run([command[0], "run", "no.yaml"], cwd=elsewhere, env=clean())
     assert wrong.returncode == 2
-    code = "from cvae import judge, mnist; print(mnist.SHIPPED_ROOT, judge.PUBLISHED)"
+    code = (
+        "from cvae import mnist; from cvae.run import classifiers; "
+        "print(mnist.SHIPPED_ROOT, classifiers.PUBLISHED)"
+    )
     python = [str(venv / "bin" / "python"), "-c", code]
     found = succeeded(children.run(python, cwd=elsewhere, env=clean())).split()
     assert found[0] == str(checkout / "mnist_data" / "raw")

@@ -50,7 +50,7 @@ def test_an_unfinished_run_resumes_where_it_was_killed(old: Path) -> None:
 
 def test_its_runs_are_listed_compared_sampled_and_evaluated(old: Path) -> None:
     shown = command(old, "cvae", "list")
-    assert shown.count("finished") == 6  # small, four of a sweep, the judge
+    assert shown.count("finished") == 5  # small, four of a sweep
     compared = command(old, "analysis.compare", "--sweep", "swept")
     assert "latent_dim = 2: 44.78 ± 0.01" in compared
     command(old, "cvae", "samples", "--run", "small", "--digit", "3", "--out", "3.png")

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from cvae.run.folder import RunFolder
 
 log = logging.getLogger("cvae")
+OF_JUDGE = (  # the fields that `judge` takes
+    *("data.root", "data.train_images", "data.validation_images"),
+    *("training.epochs", "training.seed"),
+)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -38,8 +42,48 @@ def run(config: str, *, runs: Path, changes: str, offline: bool, began: float) -
     _report(folder, offline)
 
 
+def judge(*, runs: Path, changes: str) -> None:
+    from cvae.spec.document import (
+        Document,
+        apply_overrides,
+        split_overrides,
+        validate,
+    )
+
+    overrides = split_overrides(changes)
+    for change in overrides:
+        if (key := change.partition("=")[0]) not in OF_JUDGE:
+            raise UsageError(
+                f"SET={change!r}: make judge takes {', '.join(OF_JUDGE)}, not {key}"
+            )
+    document = Document("SET", {"name": "judge"})
+    apply_overrides(document, overrides)
+    spec = validate(document)
+    from cvae.run.classifiers import train_classifier
+
+    folder, record = train_classifier(
+        spec.data.root,
+        runs,
+        train_images=spec.data.train_images,
+        validation_images=spec.data.validation_images,
+        epochs=spec.training.epochs if "training.epochs=" in changes else None,
+        seed=spec.training.seed,
+    )
+    accuracy = record["test_accuracy"]
+    print(f"{folder}: reads {100 * accuracy:.2f} % of the test images right")
+    print("  next:  make evaluate   (adds label_fidelity and more to a run)")
+
+
 def spec_file(config: str) -> str:
-    """The path of a spec; a bare name is looked for in experiments/ and below it."""
+    """The path of a spec; a bare name is looked for in experiments/ and below it.
+
+    Raises:
+        UsageError: it trained a classifier in version 1.
+    """
+    if Path(config).stem == "judge" and not Path(config).exists():
+        raise UsageError(
+            f'{config}: removed in version 2.0.0; type make judge SET="data.root=…"'
+        )
     if os.sep in config or Path(config).exists():
         return config
     name = config if config.endswith((".yaml", ".yml")) else f"{config}.yaml"
@@ -101,10 +145,7 @@ def _report(folder: RunFolder, offline: bool) -> None:
             print(f"  {key:24} {number(value, key):>10} {metric(key).unit}")
     grids = [path for path in folder.figures.glob("*.png") if "-" not in path.stem]
     print("  grids: " + "\n         ".join(map(str, sorted(grids))))
-    offered = f"make samples RUN={folder.name} DIGIT=5"
-    if "test/accuracy" in metrics:  # a judge: it adds its figures to earlier runs
-        offered = "make evaluate"
-    print(f"  next:  {offered}   make ui")
+    print(f"  next:  make samples RUN={folder.name} DIGIT=5   make ui")
     if folder.published.get("status") != "FINISHED":
         why = "--offline" if offline else "the tracking store was away"
         print(f"  not in MLflow yet ({why}): make sync RUN={folder.name}")
@@ -200,15 +241,14 @@ def serve(*, runs: Path, run: str | None, port: int) -> None:
 
 
 def sync(*, runs: Path, run: str | None) -> None:
-    from cvae.run.find import find_run, folders, judges, sweeps
+    from cvae.run.find import find_run, folders, sweeps
     from cvae.tracking.publish import Tracker
 
-    chosen = [folder for folder in judges(runs) if run in (None, folder.name)]
     if run is None:
-        chosen = [each for each in [*folders(runs), *chosen] if not each.held()]
+        chosen = [each for each in folders(runs) if not each.held()]
         # one that was never begun (no data, no store) has nothing to publish
         chosen = [each for each in chosen if each.info.get("status") != "NEW"]
-    elif not chosen:
+    else:
         chosen = [find_run(run, runs=runs)]
     if not chosen:
         raise RunNotFound(f"no runs in {runs}/")
@@ -240,24 +280,18 @@ def sync(*, runs: Path, run: str | None) -> None:
 
 
 def list_runs(*, runs: Path) -> None:
-    from cvae.run.find import folders, judges
+    from cvae.run.find import folders
     from cvae.run.folder import FIRST
 
-    every, readers = folders(runs), judges(runs)
-    if not every and not readers:
+    if not (every := folders(runs)):
         print(f"no runs in {runs}/; make one with\n  {FIRST}")
         return
-    if every:
-        head = ["run", "status", "epochs", "neg_elbo", "fidelity", "what it changes"]
-        print_table([head, *(_run_line(folder, FIDELITY) for folder in every)])
-    if readers:
-        head = ["judge", "status", "epochs", "accuracy", "what it changes"]
-        lines = [_run_line(folder, "test/accuracy") for folder in readers]
-        print_table([head, *([*line[:3], *line[4:]] for line in lines)])
+    head = ["run", "status", "epochs", "neg_elbo", "fidelity", "what it changes"]
+    print_table([head, *(_run_line(folder) for folder in every)])
 
 
-def _run_line(folder: RunFolder, share: str) -> list[str]:
-    """A run in the list; `share` is the key of the last figure shown."""
+def _run_line(folder: RunFolder) -> list[str]:
+    """A run in the list."""
     from cvae.run.find import display_name
 
     status, epochs, score, control = folder.status.lower(), "–", "–", "–"
@@ -266,8 +300,8 @@ def _run_line(folder: RunFolder, share: str) -> list[str]:
         records, metrics = folder.records(), folder.metrics
         if not math.isnan(value := headline(metrics)):
             score = number(value, "test/neg_elbo")
-        if share in metrics:
-            control = number(metrics[share], share)
+        if FIDELITY in metrics:
+            control = number(metrics[FIDELITY], FIDELITY)
         epochs = str(records[-1]["epoch"] if records else 0)
     except UNREADABLE as error:
         status = "damaged"

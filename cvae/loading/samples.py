@@ -29,7 +29,6 @@ from cvae.spec.document import (
     apply_overrides,
     one_spec,
     read_document,
-    require_cvae,
     split_overrides,
     validate,
 )
@@ -123,7 +122,7 @@ def train(
     if isinstance(spec, (str, os.PathLike)):
         path = os.fspath(spec)
         document = read_document(path)
-        wanted = require_cvae(one_spec(document, changes), path)
+        wanted = one_spec(document, changes)
         command = make_command("experiment", path, " ".join(changes))
     else:
         fields = nested(flatten(spec)) if isinstance(spec, Spec) else dict(spec)

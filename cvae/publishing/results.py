@@ -25,7 +25,6 @@ from cvae.run import find, published
 from cvae.run.files import digest, write_atomic
 from cvae.run.folder import JUDGES, Record, RunFolder, SweepFolder, latest
 from cvae.spec.document import dump
-from cvae.spec.identity import flatten
 from cvae.spec.variants import SEEDS
 
 JUDGE = "judge"  # its name, and its folder in `results`
@@ -53,7 +52,7 @@ def publish(
     A run is published with its weights, of a sweep only the records; with `weights`
     also the weights of the runs with its first seed. What stood there of the same run
     or sweep is replaced; of a run that is in `results` alone, the figures of `make
-    evaluate WHAT=…` are added. `judge` is the newest judge in `runs`, with its weights.
+    evaluate WHAT=…` are added. `judge` is the newest classifier in `runs`.
 
     Raises:
         UsageError: a run is not finished, of an unknown or changed commit, or rounding
@@ -78,9 +77,7 @@ def publish(
     for folder, lines in evaluated:
         contents.put_records(folder.name, lines)
     if JUDGE in names:
-        judge = find.find_run(JUDGE, runs=runs / JUDGES)
-        _check_publishable([judge])
-        contents.files |= _judge_files(judge)
+        contents.files |= _judge_files(runs)
     contents.write(results)
     done = [*(f"sweeps/{sweep.name}" for sweep in sweeps), *by_name]
     done += [folder.name for folder, _ in evaluated]
@@ -176,18 +173,24 @@ def _check_publishable(folders: Sequence[RunFolder]) -> None:
     """Raise a UsageError that names every run which may not be published, and why."""
     faults = []
     for folder in folders:
-        git = folder.info.get("git", {})
         if folder.status != "FINISHED":
             faults.append(f"{folder.path}: {folder.status.lower()}, not finished")
-        elif git.get("commit", "unknown") == "unknown":
-            faults.append(f"{folder.path}: made by code of an unknown commit")
-        elif git.get("dirty") != "false":
-            faults.append(
-                f"{folder.path}: made by code that was changed after the commit "
-                f"{git['commit'][:10]}; commit, and train it again"
-            )
+        elif fault := _commit_fault(folder.info.get("git", {})):
+            faults.append(f"{folder.path}: {fault}")
     if faults:
         raise UsageError("\n".join(["nothing was published:", *dict.fromkeys(faults)]))
+
+
+def _commit_fault(git: dict[str, str]) -> str:
+    """Why the commit that something was made by cannot be named; empty if it can."""
+    if git.get("commit", "unknown") == "unknown":
+        return "made by code of an unknown commit"
+    if git.get("dirty") != "false":
+        return (
+            f"made by code that was changed after the commit {git['commit'][:10]}; "
+            "commit, and train it again"
+        )
+    return ""
 
 
 def _first_seeds(sweep: SweepFolder, runs: Path) -> list[RunFolder]:
@@ -269,16 +272,15 @@ def _run_files(folder: RunFolder, runs: Path) -> Files:
     }
 
 
-def _judge_files(folder: RunFolder) -> Files:
-    """The judge's weights as they are, and what it is held to (see `cvae.judge`)."""
-    info, spec, metrics = folder.info, folder.resolved(), folder.metrics
-    record = {key: info["data"][key] for key in ("digest", "shape", "images")}
-    record |= {"id": info["id"], "commit": info["git"]["commit"], "spec": flatten(spec)}
-    record |= {"torch": info["facts"]["version.torch"]}
-    record |= {"seconds": round(metrics["time/training"], 1)}
-    record |= {f"{k}_accuracy": metrics[f"{k}/accuracy"] for k in ("val", "test")}
-    weights = {f"{JUDGE}/judge.safetensors": folder.read_weights()}
-    return weights | {f"{JUDGE}/judge.json": _json(record)}
+def _judge_files(runs: Path) -> Files:
+    """The newest classifier in `runs`, as it is."""
+    made = sorted((runs / JUDGES).glob("*/judge.json"), key=lambda f: f.stat().st_mtime)
+    if not made:
+        raise RunNotFound(f"no classifier in {runs / JUDGES}; make judge trains one")
+    if fault := _commit_fault(json.loads(made[-1].read_text())["git"]):
+        raise UsageError(f"nothing was published:\n{made[-1].parent}: {fault}")
+    names = ("judge.json", "judge.safetensors")
+    return {f"{JUDGE}/{name}": (made[-1].parent / name).read_bytes() for name in names}
 
 
 def _check_size(results: Path, listed: dict[str, str], files: Files) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from cvae import judge, mnist
 from cvae.errors import Altered
 from cvae.loading.samples import Run, load_run
-from cvae.run import evaluation, published
+from cvae.run import classifiers, evaluation, published
 from cvae.run.data import load_data
 
 BOUND = 0.01  # nats of the bound and its parts
@@ -108,7 +108,7 @@ def _check_run(run: Run, known: dict[str, float], *, full: bool) -> Iterator[Row
 
 def _check_judge(path: Path) -> Iterator[Row]:
     """The judge's accuracy on the shipped test images."""
-    if judged := judge.published(path / "judge"):
+    if judged := classifiers.load_classifier(path / "judge"):
         network, record = judged
         data = mnist.load_mnist(mnist.SHIPPED_ROOT)
         anew = judge.accuracy(network, data.test)

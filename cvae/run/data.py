@@ -8,12 +8,12 @@ from typing import Any
 from cvae import mnist
 from cvae.errors import DataError
 from cvae.run.folder import RunFolder
-from cvae.spec.judge import AnySpec
+from cvae.spec.fields import Spec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def load_data(spec: AnySpec, folder: RunFolder | None = None) -> mnist.MNIST:
+def load_data(spec: Spec, folder: RunFolder | None = None) -> mnist.MNIST:
     """The spec's data; with `folder`, only if that run was made with the same.
 
     A relative `data.root` of a run is looked for in the working directory, then beside
@@ -46,6 +46,6 @@ def check_data(folder: RunFolder, data: mnist.MNIST) -> None:
         )
 
 
-def split_options(spec: AnySpec) -> dict[str, Any]:
+def split_options(spec: Spec) -> dict[str, Any]:
     options = {"train_images", "validation_images", "binarize"}
     return spec.data.model_dump(include=options)

@@ -15,9 +15,9 @@ from cvae.errors import DataError, Diverged
 from cvae.evaluation.request import Request
 from cvae.model import CVAE
 from cvae.run import measurements, progress, provenance
+from cvae.run.classifiers import classifier_of, warn_without_classifier
 from cvae.run.data import load_data
 from cvae.run.folder import Record, RunFolder
-from cvae.run.judges import judge_of, warn_without_judge
 from cvae.run.progress import decoding_progress
 from cvae.run.published import Published
 from cvae.run.state import stream
@@ -98,7 +98,7 @@ def control_figures(
     Empty if no judge in results/ or `runs` knows these data, or there is nothing to
     judge. The noise is the same for every run: runs are compared on the same z.
     """
-    known = judge_of(digest, runs)
+    known = classifier_of(digest, runs)
     if known is None or not control.can_be_judged(model, images):
         return {}
     judge, accuracy = known
@@ -134,7 +134,7 @@ def evaluate_run(
         )
         runs = folder.path.parent
         if model.classes:
-            warn_without_judge(data.digest, runs, spec.data)
+            warn_without_classifier(data.digest, runs, spec.data)
         figures |= control_figures(model, data.test, data.digest, runs)
         metrics = {f"test/{key}": value for key, value in figures.items()}
         _append_new(folder, metrics)
@@ -223,7 +223,7 @@ def measure(
 def _request(
     folder: RunFolder, spec: Spec, data: mnist.MNIST, samples: int, label_samples: int
 ) -> Request:
-    known = judge_of(data.digest, folder.path.parent)
+    known = classifier_of(data.digest, folder.path.parent)
     return Request(
         samples=samples,
         label_samples=label_samples,

@@ -14,10 +14,10 @@ from typing import Any
 from cvae.errors import RunNotFound, RunUnfinished
 from cvae.evaluation.metrics import FIDELITY
 from cvae.run import published
-from cvae.run.folder import FIRST, JUDGES, RUNS, RunFolder, SweepFolder
+from cvae.run.folder import FIRST, RUNS, RunFolder, SweepFolder
 from cvae.run.published import Published, Results
 from cvae.spec.fields import Spec
-from cvae.spec.identity import Named, flatten
+from cvae.spec.identity import flatten
 
 
 def folders(runs: Path) -> list[RunFolder]:
@@ -29,11 +29,6 @@ def folders(runs: Path) -> list[RunFolder]:
     return sorted(every, key=lambda f: (f.info.get("started", 0), f.name))
 
 
-def judges(runs: Path) -> list[RunFolder]:
-    """The judges trained under `runs`, each of one data set; the newest last."""
-    return folders(runs / JUDGES)
-
-
 def sweeps(runs: Path) -> list[SweepFolder]:
     """Every sweep under `runs`, by name."""
     return [
@@ -41,7 +36,7 @@ def sweeps(runs: Path) -> list[SweepFolder]:
     ]
 
 
-def folder_for(spec: Named, runs: Path) -> RunFolder:
+def folder_for(spec: Spec, runs: Path) -> RunFolder:
     """The unfinished run of this spec, or the first free folder for a new one.
 
     A finished run whose process died before it let go of the lock may not be in the
@@ -54,13 +49,13 @@ def folder_for(spec: Named, runs: Path) -> RunFolder:
     return RunFolder(runs / (f"{stem}-{_repetition(made[-1]) + 1}" if made else stem))
 
 
-def finished_run(spec: Named, runs: Path) -> RunFolder | None:
+def finished_run(spec: Spec, runs: Path) -> RunFolder | None:
     """The newest finished run of this spec."""
     done = [f for f in _folders_of(spec, runs) if f.info.get("status") == "FINISHED"]
     return done[-1] if done else None
 
 
-def _folders_of(spec: Named, runs: Path) -> list[RunFolder]:
+def _folders_of(spec: Spec, runs: Path) -> list[RunFolder]:
     """The folders of this spec, `<name>-<id>` and its repetitions `-2`, `-3`, …"""
     stem = re.compile(re.escape(f"{spec.name}-{spec.id}") + r"(-\d+)?")
     if results := published.at(runs):

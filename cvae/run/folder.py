@@ -23,14 +23,13 @@ from typing import Any
 from cvae.errors import Damaged, SpecError
 from cvae.run import facts, lock
 from cvae.run.files import errors_naming, write_atomic
-from cvae.spec.document import dump, load_resolved, require_cvae
+from cvae.spec.document import dump, load_resolved
 from cvae.spec.fields import Spec
-from cvae.spec.judge import AnySpec
 
 Record = dict[str, Any]
 RUNS = Path("runs")
 FIRST = "make experiment CONFIG=experiments/quickstart.yaml"  # what to begin with
-JUDGES = "judges"  # their runs lie in this folder of `runs`: no command draws from them
+JUDGES = "judges"  # the classifiers lie in this folder of `runs`
 
 
 @dataclass(frozen=True)
@@ -100,15 +99,7 @@ class RunFolder(FactsFolder):
         return "KILLED" if status == "RUNNING" and not self.held() else str(status)
 
     def spec(self) -> Spec:
-        """The resolved spec of a CVAE's run.
-
-        Raises:
-            SpecError: as `resolved`, or it is a judge's.
-        """
-        return require_cvae(self.resolved(), str(self.path))
-
-    def resolved(self) -> AnySpec:
-        """The resolved spec of the run, a CVAE's or a judge's.
+        """The resolved spec of the run.
 
         Raises:
             SpecError: the file is missing, damaged, or not what the run was made with.
@@ -123,7 +114,7 @@ class RunFolder(FactsFolder):
             )
         return spec
 
-    def check_spec(self, spec: AnySpec) -> bool:
+    def check_spec(self, spec: Spec) -> bool:
         """Compare the spec that is asked for with the run's; write it if it was lost.
 
         Returns:
@@ -133,15 +124,15 @@ class RunFolder(FactsFolder):
             SpecError: the file is damaged, or not what the run was made with.
         """
         self.write_missing_spec(spec)
-        return self.resolved().tracking.experiment != spec.tracking.experiment
+        return self.spec().tracking.experiment != spec.tracking.experiment
 
-    def create(self, spec: AnySpec) -> None:
+    def create(self, spec: Spec) -> None:
         """Make the folder and write the spec; the uid names the run in every store."""
         self.figures.mkdir(parents=True, exist_ok=True)
         write_atomic(self.path / "spec.yaml", dump(spec).encode())
         self.update(uid=uuid.uuid4().hex, id=spec.id, status="NEW")
 
-    def write_missing_spec(self, spec: AnySpec) -> None:
+    def write_missing_spec(self, spec: Spec) -> None:
         """Write the run's spec where there is no file of it."""
         if not (self.path / "spec.yaml").exists():
             write_atomic(self.path / "spec.yaml", dump(spec).encode())

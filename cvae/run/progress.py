@@ -17,8 +17,6 @@ from cvae.evaluation.request import T, Track
 from cvae.model import CVAE
 from cvae.run.folder import RunFolder
 
-OF_CVAE, OF_JUDGE = ("neg_elbo", "recon", "kl"), ("accuracy", "loss")  # what is shown
-
 # Epochs, the run's folder, epochs done before, epochs in all; passes the epochs on.
 Progress = Callable[[Iterator[Epoch], RunFolder, int, int], Iterator[Epoch]]
 
@@ -37,15 +35,14 @@ def epoch_progress(
         for epoch in epochs:
             yield epoch
             train, known = epoch.metrics, folder.records()[-1]["metrics"]
-            first, *others = OF_CVAE if OF_CVAE[0] in train else OF_JUDGE
-            val = known.get(f"val/{first}")
-            shown = {} if val is None else {f"val {first}": number(val, first)}
-            shown |= {f"train {first}": number(train[first], first)}
+            val = known.get("val/neg_elbo")
+            shown = {} if val is None else {"val neg_elbo": number(val, "neg_elbo")}
+            shown |= {"train neg_elbo": number(train["neg_elbo"], "neg_elbo")}
             if terminal:
                 bar.set_postfix(shown, refresh=False)
                 bar.update()
             else:
-                shown |= {key: number(train[key], key) for key in others}
+                shown |= {key: number(train[key], key) for key in ("recon", "kl")}
                 parts = "  ".join(f"{key} {value}" for key, value in shown.items())
                 print(
                     f"{name}  epoch {epoch.epoch}/{total}  {parts}  "

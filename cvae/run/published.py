@@ -22,7 +22,7 @@ from cvae.errors import Altered, UsageError
 from cvae.run.files import digest
 from cvae.run.folder import RUNS, Record, RunFolder
 from cvae.spec.document import parse, resolve
-from cvae.spec.judge import AnySpec
+from cvae.spec.fields import Spec
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 MANIFEST = "manifest.json"
@@ -110,7 +110,7 @@ class Published(RunFolder):
     def info(self) -> dict[str, Any]:
         return self._facts
 
-    def resolved(self) -> AnySpec:
+    def spec(self) -> Spec:
         whole = self.has_weights
         text = self._read("spec.yaml").decode() if whole else self._entry["spec"]
         return resolve(parse(text, str(self.path / "spec.yaml")))

@@ -19,8 +19,8 @@ from cvae.run import files, provenance, state
 from cvae.run.clock import Clock
 from cvae.run.evaluation import record
 from cvae.run.folder import Origin, Record, RunFolder
-from cvae.run.task import Task
-from cvae.spec.judge import AnySpec
+from cvae.run.train_cvae import CVAETask
+from cvae.spec.fields import Spec
 
 GPU_PAUSE = 10.0  # seconds between two checkpoints there
 log = logging.getLogger("cvae")
@@ -31,9 +31,9 @@ class Recorder:
     """Writes one run into its folder: `start`, `epoch` after each epoch, `finish`."""
 
     folder: RunFolder
-    spec: AnySpec
+    spec: Spec
     data: mnist.MNIST
-    task: Task
+    task: CVAETask
     clock: Clock
     saved: float = -math.inf  # when the last checkpoint was written
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cvae import mnist
 from cvae.errors import (
     UNREADABLE,
     Busy,
@@ -29,15 +28,12 @@ from cvae.fast import cpu_kernel
 from cvae.run import progress, state
 from cvae.run.clock import Clock
 from cvae.run.data import check_data, load_data
-from cvae.run.find import finished_run, folder_for, folders, judges
-from cvae.run.folder import JUDGES, Origin, RunFolder
+from cvae.run.find import finished_run, folder_for, folders
+from cvae.run.folder import Origin, RunFolder
 from cvae.run.progress import Progress
 from cvae.run.recorder import Recorder
-from cvae.run.task import Task
 from cvae.run.train_cvae import CVAETask
-from cvae.run.train_judge import JudgeTask
 from cvae.spec.fields import Spec
-from cvae.spec.judge import AnySpec, JudgeSpec
 from cvae.tracking.address import redacted
 
 if TYPE_CHECKING:
@@ -50,7 +46,7 @@ LAST_WORDS = 3.0  # seconds that an interrupted run may take to tell the store
 
 
 def run(
-    spec: AnySpec,
+    spec: Spec,
     *,
     runs: Path,
     offline: bool = False,
@@ -61,8 +57,6 @@ def run(
 ) -> RunFolder:
     """Train, evaluate and publish one spec; go on where an unfinished run stopped.
 
-    A judge's run lies in the folder `judges` of `runs`.
-
     Args:
         tracker: a store already connected; none is looked for then.
         origin: for `run.json`; a finished run of a sweep is not repeated.
@@ -72,18 +66,17 @@ def run(
         DataError, Diverged, TrackingError, UsageError, Busy: with one clear message.
     """
     clock = clock or Clock()
-    device = pick_device(spec.training.device if isinstance(spec, Spec) else "cpu")
-    if device.type == "cpu" and isinstance(spec, Spec):
+    device = pick_device(spec.training.device)
+    if device.type == "cpu":
         # the first time it is compiled, which takes a second
         threading.Thread(target=cpu_kernel.library, daemon=True).start()
     with clock("data"):
         data = load_data(spec)
-    home = runs / JUDGES if isinstance(spec, JudgeSpec) else runs
-    with claim(spec, home, again=not origin.sweep) as folder:
+    with claim(spec, runs, again=not origin.sweep) as folder:
         check_data(folder, data)
         if tracker is None and not offline:
             tracker = connect(runs, clock)
-        task = _task(spec, data, device, folder)
+        task = CVAETask(spec, data, device, folder)
         recorder = Recorder(folder, spec, data, task, clock)
         recorder.start(origin)
         publish = _publisher(tracker, folder, spec, clock)
@@ -95,7 +88,9 @@ def run(
     return folder
 
 
-def _train(task: Task, recorder: Recorder, publish: Publish, show: Progress) -> None:
+def _train(
+    task: CVAETask, recorder: Recorder, publish: Publish, show: Progress
+) -> None:
     """From the last checkpoint to the final figures, every epoch recorded."""
     folder = recorder.folder
     done = state.resume(folder, task.state)
@@ -104,14 +99,6 @@ def _train(task: Task, recorder: Recorder, publish: Publish, show: Progress) -> 
         recorder.epoch(epoch)
         publish()
     recorder.finish(publish)
-
-
-def _task(
-    spec: AnySpec, data: mnist.MNIST, device: torch.device, folder: RunFolder
-) -> Task:
-    if isinstance(spec, JudgeSpec):
-        return JudgeTask(spec, data)
-    return CVAETask(spec, data, device, folder)
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -136,7 +123,7 @@ def pick_device(wanted: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def claim(spec: AnySpec, runs: Path, *, again: bool = True) -> Iterator[RunFolder]:
+def claim(spec: Spec, runs: Path, *, again: bool = True) -> Iterator[RunFolder]:
     """The run's folder, held for this process; a new one beside a finished one.
 
     Raises:
@@ -159,7 +146,7 @@ def claim(spec: AnySpec, runs: Path, *, again: bool = True) -> Iterator[RunFolde
             log.warning(
                 "%s: was begun in the experiment %r and stays in it; move the folder "
                 "away to begin anew in %r",
-                *(folder.path, folder.resolved().tracking.experiment),
+                *(folder.path, folder.spec().tracking.experiment),
                 spec.tracking.experiment,
             )
         yield folder
@@ -217,7 +204,7 @@ def mark_dead(runs: Path, tracker: Tracker | None) -> None:
     A folder that cannot be read or written is named: it stops no other run.
     """
     reachable = tracker is not None
-    for folder in [*folders(runs), *judges(runs)]:
+    for folder in folders(runs):
         try:
             if folder.info.get("status") == "RUNNING" and not folder.held():
                 with contextlib.suppress(Busy), folder.lock():
@@ -230,7 +217,7 @@ def mark_dead(runs: Path, tracker: Tracker | None) -> None:
 
 
 def _publisher(
-    tracker: Tracker | None, folder: RunFolder, spec: AnySpec, clock: Clock
+    tracker: Tracker | None, folder: RunFolder, spec: Spec, clock: Clock
 ) -> Publish:
     """What publishes the run; a spec.yaml lost or edited meanwhile ends no training."""
 

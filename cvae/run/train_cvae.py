@@ -12,11 +12,11 @@ from cvae import engine, grids, mnist
 from cvae.engine import Epoch
 from cvae.grids import Picture
 from cvae.run import evaluation, state
+from cvae.run.classifiers import warn_without_classifier
 from cvae.run.folder import RunFolder
-from cvae.run.judges import warn_without_judge
-from cvae.run.task import Figures
 from cvae.spec.fields import Spec
 
+Figures = dict[str, float]  # by their key, such as val/neg_elbo
 WHILE_TRAINING = ("label_fidelity", "transfer_fidelity", "label_in_z")
 
 
@@ -58,7 +58,7 @@ class CVAETask:
         model, test = self.state.model, self.data.test
         figures = evaluation.test_figures(model, test, self.spec)
         if model.classes:
-            warn_without_judge(self.data.digest, self.runs, self.spec.data)
+            warn_without_classifier(self.data.digest, self.runs, self.spec.data)
         control = self._control(test)
         evaluation.measure_all(self.folder, self.spec, model, self.data)
         return figures | {f"test/{key}": value for key, value in control.items()}

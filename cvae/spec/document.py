@@ -13,20 +13,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from cvae.errors import SpecError
 from cvae.spec.fields import Spec
-from cvae.spec.identity import BEFORE, REMOVED, Named, flatten, nested
-from cvae.spec.judge import AnySpec, JudgeSpec
+from cvae.spec.identity import BEFORE, REMOVED, flatten, nested
 from cvae.spec.mistakes import describe, explain, sections
 from cvae.spec.reader import RESOLVERS, Path_, QuickReader, Reader, refusal
 
 LARGEST = 256 * 1024  # bytes; a spec is a page, and PyYAML reads 100 kB a second
-Kind = TypeVar("Kind", bound=Named)
 
 
 @dataclass
@@ -64,10 +62,10 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     Raises:
         SpecError: every mistake of file and overrides, a line each.
     """
-    return require_cvae(one_spec(read_document(path), overrides), str(path))
+    return one_spec(read_document(path), overrides)
 
 
-def one_spec(document: Document, overrides: Sequence[str] = ()) -> AnySpec:
+def one_spec(document: Document, overrides: Sequence[str] = ()) -> Spec:
     """The spec of a file that was read, with `key=value` overrides laid over it.
 
     Raises:
@@ -79,29 +77,10 @@ def one_spec(document: Document, overrides: Sequence[str] = ()) -> AnySpec:
             f"one: make sweep CONFIG={document.source}"
         )
     apply_overrides(document, overrides)
-    if _is_judge(document):
-        return validate_as(JudgeSpec, document)
     return validate(document)
 
 
-def require_cvae(spec: AnySpec, source: str) -> Spec:
-    """The spec, where only that of a CVAE will do.
-
-    Raises:
-        SpecError: it is a judge's.
-    """
-    if isinstance(spec, JudgeSpec):
-        raise SpecError(
-            f"{source}: judge: a judge reads digits and draws none; name a CVAE's"
-        )
-    return spec
-
-
-def _is_judge(document: Document) -> bool:
-    return isinstance(document.tree, dict) and "judge" in document.tree
-
-
-def load_resolved(path: str | Path) -> AnySpec:
+def load_resolved(path: str | Path) -> Spec:
     """The spec of a run folder.
 
     Raises:
@@ -114,14 +93,12 @@ def load_resolved(path: str | Path) -> AnySpec:
         return resolve(parse(text, str(path)))  # which says where the fault is
 
 
-def resolve(document: Document) -> AnySpec:
+def resolve(document: Document) -> Spec:
     """A run's document as its spec.
 
     A field younger than it has its value `BEFORE`; one that was `REMOVED` since then is
     kept beside the others where it was not at its default.
     """
-    if _is_judge(document):
-        return validate_as(JudgeSpec, document)
     removed: dict[str, Any] = {}
     if isinstance(document.tree, dict):
         for key, value in [*BEFORE.items(), *REMOVED.items()]:
@@ -138,7 +115,7 @@ def resolve(document: Document) -> AnySpec:
     return spec
 
 
-def dump(spec: Named) -> str:
+def dump(spec: Spec) -> str:
     """Every field as YAML that this module reads back equal."""
     return yaml.dump(
         nested(flatten(spec) | spec.removed), Dumper=_Dumper, sort_keys=False
@@ -227,21 +204,7 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
 
 
 def validate(document: Document) -> Spec:
-    """The document as a CVAE's `Spec`.
-
-    Raises:
-        SpecError: as `validate_as`; it is a judge's, which is trained by itself.
-    """
-    if _is_judge(document):
-        raise SpecError(
-            f"{document.where(('judge',))}: judge: this file trains a judge, and only "
-            f"one: make experiment CONFIG={document.source}"
-        )
-    return validate_as(Spec, document)
-
-
-def validate_as(kind: type[Kind], document: Document) -> Kind:
-    """The document as the spec of a CVAE or of a judge.
+    """The document as a `Spec`.
 
     Raises:
         SpecError: every unknown, missing, mistyped or out-of-range key with its line.
@@ -251,15 +214,20 @@ def validate_as(kind: type[Kind], document: Document) -> Kind:
             f"{document.where(())}: a spec is a mapping such as 'name: my-run'; "
             f"found {describe(document.tree)}"
         )
+    if "judge" in document.tree:
+        raise SpecError(
+            f"{document.where(('judge',))}: judge: a spec trains no classifier since "
+            'version 2.0.0; type make judge SET="data.root=…"'
+        )
     # an empty section ("model:") means its defaults
     tree = {
-        key: {} if value is None and key in sections(kind) else value
+        key: {} if value is None and key in sections(Spec) else value
         for key, value in document.tree.items()
     }
     try:
-        return kind.model_validate(tree)
+        return Spec.model_validate(tree)
     except ValidationError as error:
-        faults = [explain(document.where(at["loc"]), at, kind) for at in error.errors()]
+        faults = [explain(document.where(at["loc"]), at, Spec) for at in error.errors()]
         raise SpecError("\n".join(dict.fromkeys(faults))) from error
 
 

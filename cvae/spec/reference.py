@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from cvae.spec.fields import Spec
-from cvae.spec.judge import JudgeSpec, JudgeTraining
 
 HEAD = """\
 # The fields of a spec
@@ -15,10 +14,6 @@ Only `name` must be given; the other fields stand in their section, as in `model
 {latent_dim: 8}`. Made from `cvae/spec/fields.py`, to be changed there, by
 
     python -m cvae schema --markdown > docs/fields.md
-"""
-JUDGE = """\
-With this section a document has no others but `name`, `data` (`root`, `train_images`,
-`validation_images`) and `tracking` (`experiment`, `images_every`).
 """
 
 
@@ -31,9 +26,6 @@ def page() -> str:
         if section != "name":
             lines += [f"## {section}", "", model.__doc__, ""]
             lines += [*_table(schema["$defs"][model.__name__]["properties"]), ""]
-    judge = JudgeSpec.model_json_schema()["$defs"][JudgeTraining.__name__]
-    lines += ["## judge", "", str(JudgeTraining.__doc__), "", JUDGE]
-    lines += _table(judge["properties"])
     return "\n".join(lines).rstrip()
 
 

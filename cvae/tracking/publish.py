@@ -25,7 +25,6 @@ from cvae.errors import TrackingError
 from cvae.run.files import write_atomic
 from cvae.run.find import display_name
 from cvae.run.folder import RunFolder, SweepFolder
-from cvae.spec.fields import Spec
 from cvae.spec.identity import flatten
 from cvae.tracking import charts, logged_model
 from cvae.tracking.connection import clear_errors, with_timeout
@@ -154,7 +153,7 @@ class Tracker(Store):
         cursor = _read_cursor(folder, self.uri)
         if cursor.keys() >= {"records", "images"} and self.has_run(cursor["run_id"]):
             return cursor
-        spec, info = folder.resolved(), folder.info
+        spec, info = folder.spec(), folder.info
         experiment = self.experiment(spec.tracking.experiment)
         run_id = self._find_or_create(
             experiment,
@@ -191,7 +190,6 @@ class Tracker(Store):
             "cvae.folder": folder.name,
             "cvae.host": info.get("host", ""),
         }
-        tags |= {} if isinstance(folder.resolved(), Spec) else {"cvae.kind": "judge"}
         for key, value in info.get("git", {}).items():
             tags[f"mlflow.source.git.{key}"] = value
         if name := info.get("sweep"):
@@ -248,10 +246,10 @@ class Tracker(Store):
 
     def _model(self, folder: RunFolder, cursor: dict[str, Any], *, asked: bool) -> None:
         """The final model, and the test figures that were added since, once."""
-        spec, count = folder.resolved(), len(folder.records())
+        spec, count = folder.spec(), len(folder.records())
         logged = cursor.get("model", {}).get("records")
         new = logged != count and folder.weights.exists()
-        if asked or (new and isinstance(spec, Spec) and spec.tracking.log_model):
+        if asked or (new and spec.tracking.log_model):
             name = logged_model.publish(self.client, folder, cursor["run_id"])
             cursor["model"] = {"id": name, "records": count}
             _write_cursor(folder, cursor)
@@ -272,10 +270,10 @@ class Tracker(Store):
         else:
             ended = int(1000 * info.get("ended", time.time()))
             self.client.set_terminated(cursor["run_id"], status, ended)
-            if isinstance(spec := folder.resolved(), Spec):  # a step of most pictures
-                step = min(spec.tracking.images_every, spec.training.epochs)
-                experiment, view = cursor["experiment_id"], charts.view(step)
-                self.client.set_experiment_tag(experiment, charts.TAG, view)
+            spec = folder.spec()  # a step of most pictures
+            step = min(spec.tracking.images_every, spec.training.epochs)
+            experiment, view = cursor["experiment_id"], charts.view(step)
+            self.client.set_experiment_tag(experiment, charts.TAG, view)
         cursor |= {"status": status, "described": known}
         _write_cursor(folder, cursor)
 

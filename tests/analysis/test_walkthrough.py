@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from cvae import judge, mnist
+from cvae.run import classifiers
 from tests.children import ROOT
 
 SCRIPT = ROOT / "analysis" / "examples" / "walkthrough.py"
@@ -64,7 +65,7 @@ def test_its_training_learns(ran: dict[str, Any]) -> None:
 def test_its_samples_are_read_as_the_digit_asked_for(ran: dict[str, Any]) -> None:
     drawn = torch.stack(ran["drawn"])  # (10, 10, 784)
     labels = torch.arange(10).repeat_interleave(10)
-    found = judge.published()
+    found = classifiers.published()
     assert found
     read, _ = judge.read(found[0], drawn.view(100, 784))
     assert (read == labels).float().mean() >= 0.9

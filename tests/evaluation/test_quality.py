@@ -13,6 +13,7 @@ from cvae.evaluation import quality
 from cvae.evaluation.measured import Measured
 from cvae.evaluation.metrics import metric
 from cvae.model import CVAE
+from cvae.run import classifiers
 from tests.conftest import generator, linear
 
 
@@ -28,7 +29,7 @@ def few(shipped: mnist.MNIST) -> mnist.MNIST:
 
 @pytest.fixture(scope="module")
 def read_by() -> judge.Judge:
-    found = judge.published()
+    found = classifiers.published()
     assert found is not None
     return found[0]
 

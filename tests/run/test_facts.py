@@ -223,7 +223,7 @@ def test_one_damaged_folder_stops_neither_list_nor_the_next_run(
     (bad.path / "tracking.json").write_text("{}")
     (runs / "never").mkdir()
     RunFolder(runs / "never").create(spec(name="never"))  # no data, no store
-    for name in ("started", "judges/other", "sweeps/many"):
+    for name in ("started", "sweeps/many"):
         (runs / name).mkdir(parents=True)
         kind = "sweep" if "sweeps" in name else "run"
         (runs / name / f"{kind}.json").write_text('{"started": "yesterday"}')

@@ -22,7 +22,7 @@ from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 from cvae import control, judge, mnist
 from cvae.loading.samples import load_run
-from cvae.run import runner
+from cvae.run import classifiers, runner
 from cvae.run.folder import RunFolder
 from tests import children
 from tests.conftest import data_set, spec, write
@@ -296,7 +296,7 @@ def test_control_is_that_of_the_split_with_the_same_noise_for_every_run(
     root = write(tmp_path / "data", data_set(300, 110))
     data = mnist.load_mnist(root, validation_images=150)
     reads, record = judge.Judge(), {"digest": data.digest, "test_accuracy": 0.75}
-    monkeypatch.setattr(judge, "published", lambda: (reads.eval(), record))
+    monkeypatch.setattr(classifiers, "published", lambda: (reads.eval(), record))
     wanted = spec(
         **{"data.root": str(root), "data.validation_images": 150},
         **{"model.hidden": [16], "tracking.images_every": 2, "training.epochs": 3},

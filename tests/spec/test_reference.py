@@ -9,7 +9,6 @@ import pytest
 from cvae.spec import reference
 from cvae.spec.fields import Spec
 from cvae.spec.identity import flatten
-from cvae.spec.judge import JudgeSpec, JudgeTraining
 from cvae.spec.mistakes import FIELDS
 from tests import children
 from tests.conftest import spec
@@ -19,7 +18,6 @@ PAGE = children.ROOT / "docs" / "fields.md"
 
 def test_every_field_is_described_in_the_schema() -> None:
     schema = Spec.model_json_schema()
-    schema["$defs"] |= JudgeSpec.model_json_schema()["$defs"]
     bare = [
         f"{section}.{key}"
         for section, part in [*schema["$defs"].items(), ("Spec", schema)]
@@ -42,8 +40,7 @@ def test_the_page_has_a_row_for_each_field_with_its_default() -> None:
             section = f"{heading[1]}."
         if row := re.fullmatch(r"\| `(\w+)` \| (.+) \| (.+) \| (.+) \|", line):
             rows[section + row[1]] = row[3]
-    judge = [f"judge.{key}" for key in JudgeTraining.model_fields]
-    assert list(rows) == ["name", *FIELDS, *judge]
+    assert list(rows) == ["name", *FIELDS]
     defaults = flatten(spec())
     assert rows["data.root"] == defaults["data.root"]
     assert rows["model.hidden"] == "[512, 256]"
