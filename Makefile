@@ -194,11 +194,8 @@ walkthrough: $(READY)  ## run the notebook of the walk-through  make walkthrough
 bench: $(READY)  ## training speed against the usual way  make bench
 	@$(PYTHON) -m benchmarks.speed
 	@$(PYTHON) -m benchmarks.speed --threads 1 --out runs/bench/one.json
-	@$(PYTHON) -m benchmarks.speed --busy --out runs/bench/busy.json
-	@$(PYTHON) -m benchmarks.quality
 	@$(PYTHON) -m benchmarks.likelihood
 	@$(PYTHON) -m benchmarks.start
-	@$(PYTHON) -m benchmarks.sweeps
 	@$(PYTHON) -m benchmarks.summary
 
 soak: $(READY)  ## kill runs N times, compare what's left make soak N=500

@@ -1,26 +1,15 @@
-"""The floor: nothing but the matrix products of a step, forward and backward.
-
-    python -m benchmarks.floor '{"widths": [[784, 400, 40], [20, 400, 784]],
-                                 "batch": 128, "parts": 2}'
-
-does the products of so many steps for each number on stdin and prints the seconds: with
-one part all threads work at each product, with two each at those of half the batch,
-side by side.
-"""
+"""The floor: nothing but the matrix products of a step, forward and backward."""
 
 from __future__ import annotations
 
 import itertools
-import json
-import sys
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 
-def products(widths: list[list[int]], batch: int) -> Callable[[], None]:
+def products(widths: Sequence[Sequence[int]], batch: int) -> Callable[[], None]:
     """Every layer's product with its input, its weight's and its input's gradient."""
     layers = []
     for half in widths:
@@ -41,29 +30,25 @@ def products(widths: list[list[int]], batch: int) -> Callable[[], None]:
     return step
 
 
-def run(step: Callable[[], None], steps: int, threads: int) -> None:
-    torch.set_num_threads(threads)
-    for _ in range(steps):
-        step()
+def floor(
+    widths: Sequence[Sequence[int]], batch: int, parts: int
+) -> Callable[[int], None]:
+    """What does so many steps: with one part all threads work at each product, with
+    more each at those of its part of the batch, side by side."""
+    each = [products(widths, batch // parts) for _ in range(parts)]
+    threads = torch.get_num_threads()
 
+    def work(step: Callable[[], None], steps: int) -> None:
+        torch.set_num_threads(threads // parts)  # of this thread
+        for _ in range(steps):
+            step()
 
-def main() -> None:
-    case = json.loads(sys.argv[1])
-    torch.set_flush_denormal(True)
-    parts, all_threads = case["parts"], torch.get_num_threads()
-    each = [products(case["widths"], case["batch"] // parts) for _ in range(parts)]
-    for line in sys.stdin:
-        began, steps = time.perf_counter(), int(line)
-        many = [
-            threading.Thread(target=run, args=(step, steps, all_threads // parts))
-            for step in each
-        ]
+    def act(steps: int) -> None:
+        many = [threading.Thread(target=work, args=(step, steps)) for step in each]
         for thread in many:
             thread.start()
         for thread in many:
             thread.join()
-        print(time.perf_counter() - began, flush=True)
+        torch.set_num_threads(threads)  # and of those to come
 
-
-if __name__ == "__main__":
-    main()
+    return act

@@ -31,18 +31,15 @@ RAW = Path(__file__).parent.parent / "mnist_data" / "raw"
 PIXELS, CLASSES = 784, 10
 
 
-def read(name: str) -> Any:
-    """The numbers of an IDX file."""
-    data = gzip.decompress((RAW / f"{name}.gz").read_bytes())
-    shape = np.frombuffer(data, ">i4", data[3], 4)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
-
-
 def pixels_and_labels(split: str, classes: int) -> tuple[Any, Any]:
     """Pixels (N, D) in [0, 1] and one-hot labels (N, C)."""
-    x = jnp.asarray(read(f"{split}-images-idx3-ubyte").reshape(-1, PIXELS) / 255.0)
-    labels = read(f"{split}-labels-idx1-ubyte")
-    return x.astype(jnp.float32), jax.nn.one_hot(labels, classes)
+    files = (f"{split}-images-idx3-ubyte.gz", 16), (f"{split}-labels-idx1-ubyte.gz", 8)
+    images, labels = (
+        np.frombuffer(gzip.decompress((RAW / name).read_bytes()), np.uint8, offset=head)
+        for name, head in files
+    )
+    x = jnp.asarray(images.reshape(-1, PIXELS) / 255.0).astype(jnp.float32)
+    return x, jax.nn.one_hot(labels, classes)
 
 
 def init(key: Any, widths: list[int]) -> Any:

@@ -1,9 +1,9 @@
-"""How fast are test figures? Against the floor, nothing but the matrix products.
+"""How fast are likelihoods? Against the floor, nothing but the matrix products.
 
 bound        neg_elbo of every test image, as after each epoch
 likelihood   importance sampling with K = 5,000 draws of z, for some of the images
 
-python -m benchmarks.likelihood        (part of make bench)
+python -m benchmarks.likelihood        (1 min; part of make bench)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.result import keep
+from benchmarks.speed import keep, quartiles
 from cvae import engine, likelihood, mnist
 from cvae.run import provenance, runner, state
 from cvae.spec.fields import Spec
@@ -44,34 +44,27 @@ def products(widths: Sequence[int], rows: int, times: int) -> Callable[[], None]
 def ways() -> dict[str, tuple[int, Callable[[], Any], Callable[[], Any]]]:
     """Name → how many images, ours, the floor."""
     torch.manual_seed(0)
-    data = mnist.load_mnist(mnist.SHIPPED_ROOT)
+    test = mnist.load_mnist(mnist.SHIPPED_ROOT).test
     model = engine.build_model(SPEC, (28, 28), state.stream(0, "init"))
-    some = mnist.Images(data.test.images[:IMAGES], data.test.labels[:IMAGES])
+    some, noise = mnist.Images(test.images[:IMAGES], test.labels[:IMAGES]), state.stream
     hidden, latent = SPEC.model.hidden, SPEC.model.latent_dim
     encoder = [784 + mnist.CLASSES, *hidden, 2 * latent]
     decoder = [latent + mnist.CLASSES, *reversed(hidden), 784]
-    passes = len(data.test) // likelihood.CHUNK
+    passes = len(test) // likelihood.CHUNK
     halves = [products(each, likelihood.CHUNK, passes) for each in (encoder, decoder)]
-    many = products(
-        [latent, *decoder[1:]],
-        likelihood.DECODED,
-        DRAWS * IMAGES // likelihood.DECODED,
-    )
+    chunk = likelihood.DECODED
+    many = products([latent, *decoder[1:]], chunk, DRAWS * IMAGES // chunk)
 
-    def stream() -> torch.Generator:
-        return state.stream(0, "evaluate")
+    def bound() -> Any:
+        return likelihood.bound(model, test, noise(0, "evaluate"))
+
+    def nll() -> Any:
+        stream = noise(0, "evaluate")
+        return likelihood.importance_nll(model, some, stream, samples=DRAWS)
 
     return {
-        "bound": (
-            len(data.test),
-            lambda: likelihood.bound(model, data.test, stream()),
-            lambda: [half() for half in halves],
-        ),
-        f"likelihood, K = {DRAWS:,}": (
-            IMAGES,
-            lambda: likelihood.importance_nll(model, some, stream(), samples=DRAWS),
-            many,
-        ),
+        "bound": (len(test), bound, lambda: [half() for half in halves]),
+        f"likelihood, K = {DRAWS:,}": (IMAGES, nll, many),
     }
 
 
@@ -93,11 +86,9 @@ def main() -> None:
                     act()
                     rate.append(images / (time.perf_counter() - began))
             ours, floor = (rate[1:] for rate in rates)  # the first warms up
-            ratio = [a / b for a, b in zip(ours, floor, strict=True)]
-            low, middle, high = statistics.quantiles(ratio, n=4)
-            measured[name] = {"ours": ours, "floor": floor}
+            measured[name] = {"ours": ours, "floor": floor} | quartiles(ours, floor)
             cells = [f"{statistics.median(each):,.0f}" for each in (ours, floor)]
-            cells.append(f"{middle:.2f} ({low:.2f}–{high:.2f})")
+            cells.append("{median:.2f} ({low:.2f}–{high:.2f})".format(**measured[name]))
             print(f"| {name} | {' | '.join(cells)} |")
     keep(measured, options.out)
 

@@ -13,11 +13,13 @@ a kill costs a second and not ten; they run the real command on a small data set
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
 import shutil
 import signal
+import struct
 import sys
 import tempfile
 import time
@@ -25,18 +27,24 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  before the forks
 import numpy as np
+import safetensors.torch
 import torch.fx.experimental.symbolic_shapes  # noqa: F401  likewise, by torch itself
+from mlflow import MlflowClient
+from PIL import Image
 
-from benchmarks.leftovers import Kept, kept
 from cvae import __main__
-from cvae.run import runner  # noqa: F401  before the forks
+from cvae.run import checkpoint, runner  # noqa: F401  before the forks
+from cvae.run.files import digest
 from cvae.run.folder import RunFolder
 from cvae.tracking.connection import make_database
+from cvae.tracking.publish import STEP_IMAGE
 
 SPEC = """\
 name: soak
@@ -47,7 +55,9 @@ training: {{epochs: 12, batch_size: 64, device: cpu}}
 evaluation: {{importance_samples: 10}}
 tracking: {{experiment: soak, images_every: 3}}
 """
+CLOCKED = {"run.json", "tracking.json", "records.jsonl", "lock"}
 DURABLE = ("fsync", "replace", "link", "unlink")
+Kept = dict[str, Any]
 
 
 @dataclass
@@ -93,7 +103,7 @@ class Soak:
         counted = self.place / "counted"
         self.with_database(self.place / "peace")
         began = time.monotonic()
-        code = self.start(self.place / "peace", before=_Count(counted))
+        code = self.start(self.place / "peace", before=partial(_count, counted))
         self.duration = time.monotonic() - began
         if code:
             raise SystemExit((self.place / "log").read_text())
@@ -153,19 +163,19 @@ class Soak:
             else:
                 at = self.random.randint(1, self.calls // 2)
                 after = self.random.random() < 0.5
-                code = self.start(runs, before=_KillAt(at, after=after))
+                code = self.start(runs, before=partial(_kill_at, at, after=after))
                 self.tally["at a durable call"] += code == -signal.SIGKILL
             self.tally["kills"] += code == -signal.SIGKILL
             if code not in (0, -signal.SIGKILL):
                 text = (self.place / "log").read_text()[-2000:]
                 self.differences.append(f"round {number}: exit code {code}: {text}")
-            if code == -signal.SIGKILL and _complete(runs):  # killed on its way out
-                code = 0
-            if code != -signal.SIGKILL:
+            folders = [RunFolder(path.parent) for path in runs.glob("*/run.json")]
+            complete = any(f.status == "FINISHED" and not f.abandoned for f in folders)
+            if code != -signal.SIGKILL or complete:  # or killed on its way out
                 break
         self.tally["rounds"] += 1
         self.tally["resumes"] += starts - 1
-        if code == 0:
+        if code == 0 or complete:
             left = kept(runs)
             self.differences += [
                 f"round {number}: {key}: {str(left.get(key))[:300]}, "
@@ -175,41 +185,25 @@ class Soak:
             ]
 
 
-def _complete(runs: Path) -> bool:
-    """Whether a start has done all it had to and let go of the run."""
-    folders = [RunFolder(path.parent) for path in runs.glob("*/run.json")]
-    return any(
-        folder.status == "FINISHED" and not folder.abandoned for folder in folders
-    )
+def _count(path: Path) -> None:
+    """Add a byte to a file at every durable call of this process."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    _wrap(lambda call: (os.write(file, b"."), call())[1])
 
 
-class _Count:
-    """Adds a byte to a file at every durable call."""
+def _kill_at(number: int, *, after: bool) -> None:
+    """Kill this process at its `number`-th durable call, before or after it."""
+    calls = itertools.count(1)
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def counted(call: Callable[[], Any]) -> Any:
+        at = next(calls) == number
+        if at and after:
+            call()
+        if at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call()
 
-    def __call__(self) -> None:
-        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        _wrap(lambda call: (os.write(file, b"."), call())[1])
-
-
-class _KillAt:
-    """Kills its own process at the `number`-th durable call, before or after it."""
-
-    def __init__(self, number: int, *, after: bool) -> None:
-        self.left, self.after = number, after
-
-    def __call__(self) -> None:
-        def count(call: Callable[[], Any]) -> Any:
-            self.left -= 1
-            if self.left == 0 and self.after:
-                call()
-            if self.left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return call()
-
-        _wrap(count)
+    _wrap(counted)
 
 
 def _wrap(around: Callable[[Callable[[], Any]], Any]) -> None:
@@ -241,19 +235,79 @@ def _be_the_command(
         os._exit(code)
 
 
+def kept(runs: Path, run: str = "*") -> Kept:
+    """All that a run leaves, in its folder and in MLflow, and that no clock is in."""
+    left: Kept = {}
+    folders = [RunFolder(path.parent) for path in runs.glob(f"{run}/run.json")]
+    left["run folders"] = [folder.name for folder in folders]
+    for folder in folders:
+        left["status"] = folder.status
+        left["records"] = [
+            {k: v for k, v in record["metrics"].items() if not k.startswith("time/")}
+            for record in folder.records()
+        ]
+        for path in sorted(folder.path.rglob("*")):
+            name = str(path.relative_to(folder.path))
+            if name.startswith("checkpoint"):  # the order in its header is not fixed
+                tensors, state = checkpoint.load(path)
+                left[name] = state, digest(safetensors.torch.save(tensors))
+            elif path.is_file() and name != "git.diff":  # of the code, not of the run
+                left[name] = name in CLOCKED or digest(path.read_bytes())
+    left |= _in_mlflow(runs, run)
+    return left
+
+
+def _in_mlflow(runs: Path, name: str) -> Kept:
+    """What MLflow holds, likewise; its metrics are checked against the records."""
+    client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
+    stored = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    stored = [r for r in stored if fnmatch(r.data.tags.get("cvae.folder", ""), name)]
+    left: Kept = {"MLflow runs": [run.info.run_name for run in stored]}
+    for run in stored:
+        run_id = run.info.run_id
+        folder = RunFolder(runs / run.data.tags["cvae.folder"])
+        left["MLflow status"] = run.info.status
+        left["params"] = run.data.params | {"data.root": ""}
+        truth: dict[str, list[tuple[int, float]]] = {}
+        for record in folder.records():
+            for key, value in record["metrics"].items():
+                truth.setdefault(key, []).append((record["epoch"], value))
+        history = {
+            key: [(p.step, p.value) for p in client.get_metric_history(run_id, key)]
+            for key in run.data.metrics
+        }
+        left["MLflow history is the records"] = history == truth
+        left["inputs"] = len(run.inputs.dataset_inputs)
+        source = f"source_run_id = '{run_id}'"
+        left["models"] = [  # status, and figures by name and step
+            (str(model.status), sorted((m.key, m.step) for m in model.metrics or []))
+            for model in client.search_logged_models([run.info.experiment_id], source)
+        ]
+        images = [Path(file.path) for file in client.list_artifacts(run_id, "images")]
+        left["images"] = sorted(
+            (path.name.partition("+timestamp+")[0], path.suffix) for path in images
+        )
+        place = runs / "artifacts" / run_id / "artifacts"
+        for path in sorted(place.rglob("*.png")) + sorted(place.rglob("*.webp")):
+            with Image.open(path) as picture:
+                picture.load()  # raises if it is torn
+        pictures = folder.figures.glob("*.png")
+        steps = sum(STEP_IMAGE.fullmatch(path.name) is not None for path in pictures)
+        left["every picture is an image"] = len(images) == 2 * steps
+    return left
+
+
 def data_set(root: Path) -> Path:
     """Four IDX files of noise: 500 training and 100 test images of 28 × 28."""
     root.mkdir()
-    numbers = np.random.default_rng(0)
+    noise = np.random.default_rng(0)
     for split, count in (("train", 500), ("t10k", 100)):
-        arrays = {
-            "images-idx3": numbers.integers(0, 256, (count, 28, 28), np.uint8),
-            "labels-idx1": (np.arange(count) % 10).astype(np.uint8),
-        }
-        for kind, array in arrays.items():
-            header = bytes([0, 0, 8, array.ndim])
-            header += b"".join(size.to_bytes(4, "big") for size in array.shape)
-            (root / f"{split}-{kind}-ubyte").write_bytes(header + array.tobytes())
+        images = noise.integers(0, 256, (count, 28, 28), np.uint8).tobytes()
+        header = struct.pack(">4I", 0x803, count, 28, 28)
+        (root / f"{split}-images-idx3-ubyte").write_bytes(header + images)
+        labels = bytes(number % 10 for number in range(count))
+        header = struct.pack(">2I", 0x801, count)
+        (root / f"{split}-labels-idx1-ubyte").write_bytes(header + labels)
     return root
 
 
@@ -263,25 +317,19 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=500, help="at random times")
     parser.add_argument("--together", type=int, default=0, help="starts at once")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
-    parser.add_argument("--place", type=Path, help="new folder that is kept")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        place = options.place or Path(folder) / "soak"
-        place.mkdir(parents=True)
-        soak = Soak(place, random.Random(options.seed))
+        soak = Soak(Path(folder), random.Random(options.seed))
         expected = soak.reference()
         began = time.monotonic()
         if options.together:
             soak.together(options.together, expected)
         while soak.tally["at a random time"] < options.kills:
             soak.round(soak.tally["rounds"] + 1, options.kills, expected)
-            print(
-                f"round {soak.tally['rounds']}: {soak.tally['kills']} kills, "
-                f"{soak.tally['resumes']} resumes, "
-                f"{len(soak.differences)} differences, "
-                f"{time.monotonic() - began:.0f} s",
-                flush=True,
-            )
+            said = ", ".join(f"{count} {what}" for what, count in soak.tally.items())
+            seconds = time.monotonic() - began
+            print(f"{said}; {len(soak.differences)} differences, {seconds:.0f} s")
+            sys.stdout.flush()
         print(*soak.differences, sep="\n")
         print(json.dumps(soak.tally | {"differences": len(soak.differences)}))
         sys.exit(1 if soak.differences else 0)

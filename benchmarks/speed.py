@@ -1,13 +1,14 @@
-"""How fast is training? Four ways to do it, in turn.
+"""How fast is training? Seven ways to do it, in turn.
 
-    usual   what tutorials do (benchmarks/usual.py), .item() in every step
+    tutorial, in memory, torch.compile   three usual loops (benchmarks/usual.py)
     jax     one compiled program an epoch (benchmarks/jit.py); left out, with a word,
             where JAX is not installed
-    ours    the engine as the runner uses it
+    ours    the engine as a run uses it
     floor   nothing but the matrix products (benchmarks/floor.py), better of two ways
 
 Rounds are interleaved, so that a busy neighbour hits all of them; the table gives
-medians and quartiles of the ratios. `--busy` keeps one core busy meanwhile.
+medians and quartiles of the ratios. It takes
+about four minutes on two cores.
 
     python -m benchmarks.speed --threads 1        (part of make bench)
 """
@@ -15,7 +16,6 @@ medians and quartiles of the ratios. `--busy` keeps one core busy meanwhile.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 import json
 import os
@@ -26,92 +26,81 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.result import keep
-from benchmarks.usual import Usual
+from benchmarks.floor import floor
+from benchmarks.usual import LOOPS
 from cvae import engine, mnist
-from cvae.model import CVAE
 from cvae.run import provenance, runner, state
 from cvae.spec.fields import Spec
 from cvae.spec.identity import nested
 
 ROUNDS = 7
 STEPS = 40  # a round, per way
-DEFAULT = Spec(name="default")
-PYTORCH_EXAMPLE = {
-    "model.conditional": False,
-    "model.latent_dim": 20,
-    "model.hidden": [400],
-    "training.output_bias": "random",
-}
 CASES: dict[str, dict[str, Any]] = {
-    "784-400-20": PYTORCH_EXAMPLE | {"training.batch_size": 128},
+    "784-400-20": {
+        "model.conditional": False,
+        "model.latent_dim": 20,
+        "model.hidden": [400],
+        "training.output_bias": "random",
+        "training.batch_size": 128,
+    },
     "794-512-256-2": {"training.batch_size": 128},
     "794-512-256-2 (default)": {},
 }
 
 
-def ours(
-    spec: Spec, device: torch.device, images: int | None = None
-) -> tuple[CVAE, mnist.Images, Iterator[engine.Epoch]]:
-    """The engine over the first `images` training images: model, test data, epochs."""
+def ours(spec: Spec, device: torch.device, images: int) -> Iterator[engine.Epoch]:
+    """Epochs of the engine over the first `images` training images."""
     data = mnist.load_mnist(mnist.SHIPPED_ROOT, train_images=images)
     now = state.assemble(spec, data, device)
     train = data.train.to(device)
-    epochs = engine.train(now.trained, now.optimizer, train, spec, now.streams)
-    return now.model, data.test.to(device), epochs
+    return engine.train(now.trained, now.optimizer, train, spec, now.streams)
 
 
-class Child:
-    """A way in a process of its own, which takes numbers and prints seconds."""
+class Jax:
+    """The way that runs in a process of its own, on as many threads as ours."""
 
-    def __init__(self, module: str, case: dict[str, Any], threads: int) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        if threads == 1:  # XLA knows no number of threads, but the process's cores
+    def __init__(self, spec: Spec) -> None:
+        network = {"hidden": spec.model.hidden, "latent": spec.model.latent_dim}
+        network["classes"] = mnist.CLASSES if spec.model.conditional else 0
+        network["batch"] = spec.training.batch_size
+        environment, alone = dict(os.environ), torch.get_num_threads() == 1
+        if alone:  # XLA knows no number of threads, but the process's cores
             environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
-        command = [sys.executable, "-m", f"benchmarks.{module}", json.dumps(case)]
+        command = [sys.executable, "-m", "benchmarks.jit", json.dumps(network)]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, text=True, env=environment
         )
-        if threads == 1:
+        if alone:
             cores = sorted(os.sched_getaffinity(0))
             os.sched_setaffinity(self.process.pid, cores[-1:])
 
-    def seconds(self, count: int) -> float:
+    def seconds(self, images: int) -> float:
+        """Those of an epoch of so many images."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(f"{count}\n")
+        self.process.stdin.write(f"{images}\n")
         self.process.stdin.flush()
         return float(self.process.stdout.readline())
 
-    def end(self) -> None:
-        self.process.communicate()
 
-
-def others(spec: Spec) -> dict[str, Child]:
-    """The ways that run in a process of their own, on as many threads as ours."""
+def floors(spec: Spec) -> dict[str, Callable[[int], None]]:
+    """The products of the spec's steps on all threads, and in parts side by side."""
     threads, batch = torch.get_num_threads(), spec.training.batch_size
     latent, hidden = spec.model.latent_dim, spec.model.hidden
     classes = mnist.CLASSES if spec.model.conditional else 0
-    halves = [
+    halves = (
         [784 + classes, *hidden, 2 * latent],
         [latent + classes, *reversed(hidden), 784],
-    ]
-    shape = {"widths": halves, "batch": batch}
-    children = {"floor": Child("floor", shape | {"parts": 1}, threads)}
-    if threads > 1:
-        children["floor in parts"] = Child("floor", shape | {"parts": threads}, threads)
-    if importlib.util.find_spec("jax"):
-        network = {"hidden": hidden, "latent": latent, "classes": classes}
-        children["jax"] = Child("jit", network | {"batch": batch}, threads)
-    else:
-        print("jax is left out: pip install -r requirements-bench.txt\n")
-    return children
+    )
+    parts = {"floor": 1, "floor in parts": threads}
+    return {way: floor(halves, batch, count) for way, count in parts.items()}
 
 
 def measure(case: str, device: torch.device, root: Path, rounds: int) -> dict[str, Any]:
@@ -122,26 +111,27 @@ def measure(case: str, device: torch.device, root: Path, rounds: int) -> dict[st
     cpu, batch = device.type == "cpu", spec.training.batch_size
     steps = STEPS if cpu else min(10 * STEPS, 60_000 // batch)
     images = steps * batch
-    few = images // 4 if cpu else images // 10
-    usual = Usual(spec, root, device)
-    *_, epochs = ours(spec, device, images)
-    children = others(spec) if cpu else {}
+    few = batch * max(1, steps // (4 if cpu else 10))  # for slow loops
+    loops = {way: loop(spec, root, device) for way, loop in LOOPS.items()}
+    epochs, products = ours(spec, device, images), floors(spec) if cpu else {}
+    jax = Jax(spec) if cpu and importlib.util.find_spec("jax") else None
     rates: dict[str, list[float]] = {}
     for round_ in range(rounds + 1):
-        took = {
-            "usual": seconds_of(lambda: usual.epoch(few), device) * images / few,
-            "ours": seconds_of(lambda: next(epochs), device),
-        }
-        for way, child in children.items():
-            took[way] = child.seconds(steps if "floor" in way else images)
+        took: dict[str, float] = {}
+        for way, loop in loops.items():
+            took[way] = seconds_of(partial(loop.epoch, few), device) * images / few
+        if jax:
+            took["jax"] = jax.seconds(images)
+        took["ours"] = seconds_of(lambda: next(epochs), device)
+        for way, act in products.items():
+            took[way] = seconds_of(partial(act, steps), device)
         if round_:  # the first warms up
             for way, seconds in took.items():
                 rates.setdefault(way, []).append(images / seconds)
-    for child in children.values():
-        child.end()
+    if jax:
+        jax.process.communicate()
     if in_parts := rates.pop("floor in parts", None):
-        floors = (rates["floor"], in_parts)
-        rates["floor"] = max(floors, key=statistics.median)
+        rates["floor"] = max(rates["floor"], in_parts, key=statistics.median)
     return {
         "case": case,
         "batch": batch,
@@ -150,9 +140,9 @@ def measure(case: str, device: torch.device, root: Path, rounds: int) -> dict[st
         "images_per_second": {w: statistics.median(r) for w, r in rates.items()},
         "rounds": rates,
         "ratios": {
-            f"ours/{way}": _quartiles(rates["ours"], rates[way])
-            for way in ("usual", "jax", "floor")
-            if way in rates
+            way: quartiles(rates["ours"], rate)
+            for way, rate in rates.items()
+            if way != "ours"
         },
     }
 
@@ -167,7 +157,7 @@ def seconds_of(action: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def _quartiles(ours: list[float], other: list[float]) -> dict[str, float]:
+def quartiles(ours: list[float], other: list[float]) -> dict[str, float]:
     """Of the ratio of two ways, round by round."""
     ratios = [a / b for a, b in zip(ours, other, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)
@@ -183,38 +173,57 @@ def torchvision_root(folder: Path) -> Path:
     return folder
 
 
-def rate_table(results: list[dict[str, Any]]) -> str:
-    """The rates as Markdown: thousands of images a second; ratios with quartiles."""
-    ways = [w for w in ("usual", "jax", "ours", "floor") if w in results[0]["rounds"]]
-    ratios = list(results[0]["ratios"])
-    head = ["network", "batch", "device", "threads", *ways, *ratios]
+def tables(results: list[dict[str, Any]]) -> str:
+    """Thousands of images a second, then ours over each other way with quartiles."""
+    rates = [
+        {w: f"{r / 1000:.1f}" for w, r in m["images_per_second"].items()}
+        for m in results
+    ]
+    ratios = [
+        {
+            f"ours/{w}": "{median:.2f} ({low:.2f}–{high:.2f})".format(**r)
+            for w, r in m["ratios"].items()
+        }
+        for m in results
+    ]
+    return "\n\n".join(_table(results, columns) for columns in (rates, ratios))
+
+
+def _table(results: list[dict[str, Any]], columns: list[dict[str, str]]) -> str:
+    head = ["network, batch", "threads", *columns[0]]
     lines = [head, ["---"] * len(head)]
-    for measured in results:
-        rate = measured["images_per_second"]
-        cells = [str(measured[key]) for key in head[1:4]]
-        cells += [f"{rate[way] / 1000:.1f}" for way in ways]
-        for key in ratios:
-            r = measured["ratios"][key]
-            cells.append(f"{r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f})")
-        lines.append([measured["case"], *cells])
+    for measured, cells in zip(results, columns, strict=True):
+        name = f"{measured['case']}, {measured['batch']}"
+        lines.append([name, str(measured["threads"]), *cells.values()])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-@contextlib.contextmanager
-def neighbour() -> Iterator[None]:
-    """A process that keeps one core busy."""
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
-        try:
-            yield
-        finally:
-            process.kill()
+def words(results: list[dict[str, Any]], way: str) -> str:
+    """How ours compare with a way, from the slowest case to the fastest; level where
+    the quartiles of the ratio enclose 1: `level to 1.46 times jax`."""
+    found = sorted(
+        (1.0 if r["low"] <= 1 <= r["high"] else r["median"])
+        for r in (measured["ratios"][way] for measured in results)
+    )
+    ends = ["level" if one == 1 else f"{one:.2f} times" for one in found]
+    if ends[0] == ends[-1] == "level":
+        return f"level with {way}"
+    between = [ends[0].removesuffix(" times"), "to"] if ends[0] != ends[-1] else []
+    return " ".join([*between, ends[-1], way])
+
+
+def keep(measured: dict[str, Any], path: Path) -> None:
+    """Add a result to a JSON file and say where."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(known | measured, indent=2) + "\n")
+    print(f"\n{path}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--busy", action="store_true", help="beside a busy process")
     parser.add_argument("--case", choices=CASES, action="append", help="only this one")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/speed.json"))
@@ -222,22 +231,22 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = runner.pick_device("auto")
+    if not importlib.util.find_spec("jax"):
+        print("jax is left out: pip install -r requirements-bench.txt")
     facts = provenance.hardware(device) | {"torch": torch.__version__}
-    print(f"{facts}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}\n")
-    measured: dict[str, Any] = {"hardware": facts, "date": time.strftime("%Y-%m-%d")}
+    day = time.strftime("%Y-%m-%d")
+    print(f"{facts}, Python {platform.python_version()}, {day}\n")
     with tempfile.TemporaryDirectory() as folder:
         root = torchvision_root(Path(folder))
-        cases, measured["busy"] = options.case or CASES, options.busy
-        with neighbour() if options.busy else contextlib.nullcontext():
-            measured["rates"] = [
-                measure(case, device, root, options.rounds) for case in cases
-            ]
-        print(
-            f"Thousands of images a second, medians of "
-            f"{options.rounds} interleaved rounds\n"
-        )
-        print(rate_table(measured["rates"]), flush=True)
-    keep(measured, options.out)
+        rates = [
+            measure(case, device, root, options.rounds)
+            for case in options.case or CASES
+        ]
+    print(f"Thousands of images a second, medians of {options.rounds} rounds\n")
+    print(tables(rates))
+    compared = "; ".join(words(rates, way) for way in rates[0]["ratios"])
+    print(f"\nOurs: {compared}.")
+    keep({"hardware": facts, "date": day, "rates": rates}, options.out)
 
 
 if __name__ == "__main__":

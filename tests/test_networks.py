@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.twin import ConvTwin
 from cvae import evaluate, generate_conditional_samples, load_run
 from cvae.__main__ import main
 from cvae.engine import Epoch
@@ -23,6 +22,7 @@ from cvae.run import runner
 from cvae.run.folder import RunFolder
 from cvae.spec.document import dump
 from tests.conftest import data_set, generator, spec, write
+from tests.conv_twin import ConvTwin
 
 # Counted by hand: channels in · kernel · channels out + channels out of a convolution,
 # (inputs + 1) · outputs of a linear layer, one bias for each pixel at the end.

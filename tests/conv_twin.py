@@ -1,28 +1,13 @@
-"""Is a step of the conv pair as fast as the same layers in plain torch?
-
-The twin is what one would write: torch's layers in their usual order of memory,
-binary_cross_entropy_with_logits, autograd, torch's Adam. Steps are taken in turn.
-
-    python -m benchmarks.twin
-"""
+"""The conv pair in plain torch: its layers in torch's usual order of memory, autograd,
+binary_cross_entropy_with_logits."""
 
 from __future__ import annotations
-
-import statistics
-import time
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cvae import engine
-from cvae.fast.gradient import ByAutograd
 from cvae.model import CVAE
-from cvae.optimizer import Adam
-from cvae.spec.fields import Spec
-from cvae.spec.identity import nested
-
-BATCH, STEPS = 128, 40
 
 
 class ConvTwin(nn.Module):
@@ -73,44 +58,3 @@ class ConvTwin(nn.Module):
         recon = F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
         kl = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(1)
         return recon, kl
-
-
-def main() -> None:
-    fields = {"model.architecture": "conv", "model.latent_dim": 20}
-    fields |= {"model.label_scale": 1.0, "model.prior": "standard"}
-    spec = Spec.model_validate(nested({"name": "twin"} | fields))
-    model = engine.build_model(spec, (28, 28), torch.Generator().manual_seed(0))
-    twin = ConvTwin(model, (32, 64, 256))
-    theirs = torch.optim.Adam(twin.parameters(), lr=1e-3)
-    optimizer, gradient = Adam(model, spec), ByAutograd(model, BATCH)
-    x, y = torch.rand(BATCH, 784), torch.randint(10, (BATCH,))
-    noise, beta, rate = torch.randn(1, BATCH, 20), torch.tensor(1.0), torch.tensor(1e-3)
-
-    def ours() -> None:
-        gradient(x, y, noise, beta, x)
-        optimizer.step(rate)
-
-    def usual() -> None:
-        theirs.zero_grad()
-        recon, kl = twin(x, y, noise[0])
-        (recon + kl).mean().backward()
-        theirs.step()
-
-    took: dict[str, list[float]] = {"ours": [], "twin": []}
-    for step in range(STEPS + 3):
-        for name, action in (("ours", ours), ("twin", usual)):
-            began = time.perf_counter()
-            action()
-            if step >= 3:  # the first warm up
-                took[name].append(1e3 * (time.perf_counter() - began))
-    threads = torch.get_num_threads()
-    for name, each in took.items():
-        low, middle, high = statistics.quantiles(each, n=4)
-        print(
-            f"{name}: {middle:.1f} ms ({low:.1f} to {high:.1f}) a step of {BATCH} "
-            f"images on {threads} threads, {middle * 60 / BATCH:.0f} s for 60,000"
-        )
-
-
-if __name__ == "__main__":
-    main()
