@@ -226,7 +226,7 @@ def _publisher(
             folder.write_missing_spec(spec)
             if tracker is not None:
                 with clock("tracking"):
-                    tracker.try_publish(folder, seconds=seconds)
+                    tracker.try_publish(folder)
         except SpecError as error:
             log.warning("not published: %s", error)
 

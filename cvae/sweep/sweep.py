@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cvae import mnist
-from cvae.errors import SweepIncomplete
+from cvae.errors import SweepIncomplete, TrackingError
 from cvae.run import data, runner
 from cvae.run.clock import Clock
 from cvae.run.files import write_atomic
@@ -140,7 +140,10 @@ def publish(folder: SweepFolder, plan: Plan, tracker: Tracker | None) -> None:
     best, figures = table.figures(plan, runs)
     folder.update(summary=table.summary(plan, rows), best=best, figures=figures)
     if tracker is not None:
-        tracker.try_publish_sweep(folder)
+        try:
+            tracker.publish_sweep(folder)
+        except TrackingError as error:
+            log.warning("%s; publish the sweep later: make sync", error)
 
 
 def _write_description(folder: SweepFolder, plan: Plan, command: str) -> None:

@@ -34,8 +34,10 @@ LINE = {
     "useGlobalLineSmoothing": True,
 }
 SHOWN = (*BOUND, CONTROL[0])
+PICTURES = ("digits", "reconstructions")  # that a run ends with
+FINAL = "final_"  # their key in MLflow, at the same step in every run
 SECTIONS = {
-    "grids": ("digits", "reconstructions"),
+    "grids": tuple(f"{FINAL}{name}" for name in PICTURES),
     "test": tuple(f"test/{name}" for name in SHOWN),
     "val": tuple(f"val/{name}" for name in SHOWN),
     "train": (f"train/{HEADLINE}", "train/loss", "train/learning_rate"),
@@ -46,10 +48,10 @@ COLUMNS = (HEADLINE, "recon", "kl", CONTROL[0])  # of a list that scrolls sidewa
 PARAMS = ("model.latent_dim", "objective.beta", "training.epochs", "training.seed")
 
 
-def view(step: int) -> str:
-    """The shared view as the tag's JSON; `step` is where the image sliders stand."""
+def view() -> str:
+    """The shared view as the tag's JSON."""
     charts = [
-        _chart(section, key, step) for section, keys in SECTIONS.items() for key in keys
+        _chart(section, key) for section, keys in SECTIONS.items() for key in keys
     ]
     columns = [f"metrics.`test/{key}`" for key in COLUMNS]
     columns += ["metrics.`time/training`"]
@@ -80,7 +82,7 @@ def link(address: str, experiment_id: str, *, view: bool) -> str:
     return f"{page}{shared if view else ''}"
 
 
-def _chart(section: str, key: str, step: int) -> dict[str, Any]:
+def _chart(section: str, key: str) -> dict[str, Any]:
     chart: dict[str, Any] = {
         "uuid": f"{section}-{key}",
         "runsCountToCompare": 10,
@@ -90,7 +92,7 @@ def _chart(section: str, key: str, step: int) -> dict[str, Any]:
         "displayName": key,
     }
     if section == "grids":
-        images = {"imageKeys": [key], "step": step, "showRunParams": False}
+        images = {"imageKeys": [key], "step": 0, "showRunParams": False}
         return chart | {"type": "IMAGE"} | images
     kind = "BAR" if section in ("test", "time") else "LINE"
     return chart | {"type": kind, "metricKey": key} | LINE

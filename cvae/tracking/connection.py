@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
-import math
 import os
 import re
 import sqlite3
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+import time
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from cvae.errors import TrackingError
@@ -32,7 +30,7 @@ import mlflow  # noqa: E402
 from mlflow import MlflowClient as MlflowClient  # noqa: E402
 from mlflow.exceptions import MlflowException as MlflowException  # noqa: E402
 
-T = TypeVar("T")
+log = logging.getLogger("cvae")
 SCHEMA = re.compile(r"found version (\w+)|revision identified by '(\w+)'")
 for _name in ("urllib3", "mlflow.store.db.utils"):  # we say it ourselves, in one line
     logging.getLogger(_name).setLevel(logging.CRITICAL)
@@ -100,27 +98,25 @@ def _exists(uri: str) -> bool:
     return Path(unquote(urlsplit(uri).path)).exists()
 
 
-def with_timeout(seconds: float, act: Callable[[], T]) -> T:
-    """`act()`, but not waited for any longer; it may then go on behind the scenes.
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold the file at `path`, which is made, once no other process holds it.
 
     Raises:
-        TimeoutError: it takes longer. Whatever `act` raises.
+        TimeoutError: another holds it for a minute.
     """
-    if seconds == math.inf:
-        return act()
-    answer: Future[T] = Future()
-
-    def ask() -> None:
-        try:
-            answer.set_result(act())
-        except BaseException as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=ask, daemon=True).start()
-    wait([answer], seconds)
-    if not answer.done():
-        raise TimeoutError(f"no answer in {seconds:.0f} s")
-    return answer.result()
+    with path.open("a") as file:
+        for tries in range(60 * 20):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if tries == 10 * 20:
+                    log.info("waiting for another process, which holds %s", path)
+            time.sleep(0.05)
+        else:
+            raise TimeoutError(f"{path} has been held for a minute")
+        yield
 
 
 @contextmanager

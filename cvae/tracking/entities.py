@@ -10,7 +10,7 @@ from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 
-from cvae.run.folder import Record
+from cvae.run.folder import Record, RunFolder
 
 
 def points(record: Record) -> Iterator[Metric]:
@@ -49,6 +49,19 @@ def source_tags(info: dict[str, Any]) -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
         "cvae.uid": info["uid"],
     }
+
+
+def run_tags(folder: RunFolder) -> dict[str, str]:
+    """What a run is found and sorted by."""
+    info = folder.info
+    tags = source_tags(info) | {
+        "cvae.id": info["id"],
+        "cvae.folder": folder.name,
+        "cvae.host": info.get("host", ""),
+    }
+    for key, value in info.get("git", {}).items():
+        tags[f"mlflow.source.git.{key}"] = value
+    return tags
 
 
 def user() -> str:

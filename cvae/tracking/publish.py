@@ -2,41 +2,47 @@
 
 Publishing is one idempotent function of the folder: it logs what the store lacks, so
 the live run, a resumed run and a later `sync` are the same call. A metric point carries
-the time of its record, which makes a repeated point the same point.
+the time of its record, which makes a repeated point the same point. Params, metrics and
+status come first; each further part is tried on its own, and may be refused.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import math
-import re
-import shutil
-import tempfile
 import time
-import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, RunTag
-from PIL import Image
+from mlflow.entities import Metric, Param, Run, RunTag
 
 from cvae.errors import TrackingError
 from cvae.run.files import write_atomic
 from cvae.run.find import display_name
 from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.identity import flatten
-from cvae.tracking import charts, logged_model
-from cvae.tracking.connection import clear_errors, with_timeout
-from cvae.tracking.entities import datasets, points, source_tags, swept_values, text
+from cvae.tracking import charts, logged_model, parts
+from cvae.tracking.address import redacted
+from cvae.tracking.connection import alone, clear_errors
+from cvae.tracking.entities import (
+    datasets,
+    points,
+    run_tags,
+    source_tags,
+    swept_values,
+    text,
+)
 from cvae.tracking.note import description, sweep_description
 from cvae.tracking.store import BATCH, FACT, Store
 
 LONGEST_NAME = 250  # of a run, MLflow's own limit
-PAUSE = 60.0  # seconds between attempts to reach a store that went away
-STEP_IMAGE = re.compile(r"(?P<key>[a-z_]+)-(?P<step>\d+)\.png")
-SWEEP_ARTIFACTS = ("sweep.yaml", "table.csv")
-ARTIFACTS = ("spec.yaml", "records.jsonl", "run.json", "git.diff", "model.safetensors")
+LIVE = ("NEW", "RUNNING")
+LOCK = "tracking.lock"  # in the folder: one process at a time publishes it
+CURES = {
+    "model": "tracking.log_model=false leaves models out",
+    "pictures": "a larger tracking.images_every logs fewer",
+}
 
 log = logging.getLogger("cvae")
 
@@ -44,35 +50,109 @@ log = logging.getLogger("cvae")
 class Tracker(Store):
     """A store that run folders are published to.
 
+    `stage` is told what is being published.
+
     Raises:
         TrackingError: from the constructor, when the store cannot be used.
     """
 
     def __init__(self, runs: Path) -> None:
         super().__init__(runs)
-        self.failed_at = -PAUSE
+        self.stage: Callable[[str], None] = lambda text: None
+        self._refused: dict[tuple[str, str], Any] = {}  # (folder, part): when
+        self._named: set[str] = set()  # parts that the user has been told of
 
-    def publish(self, folder: RunFolder, *, model: bool = False) -> None:
+    def publish(
+        self, folder: RunFolder, *, model: bool = False, adopt: str = ""
+    ) -> None:
         """Log whatever of the run the store does not have yet.
+
+        A part after params, metrics and status that the store refuses is left out, and
+        named once in a line.
 
         Args:
             model: log its model even where the spec says not to.
+            adopt: an MLflow run that a new run becomes, made by `mlflow run`.
 
         Raises:
             TrackingError: the store cannot be reached or refuses; call again later.
         """
-        with clear_errors(self.address):
-            cursor = self._start_run(folder)
+        with clear_errors(self.address), alone(folder.path / LOCK):
+            self.stage(f"the metrics of {folder.name}")
+            status = folder.status  # first: one that ended has all its records
+            cursor = self._start_run(folder, adopt)
             self._metrics(folder, cursor)
-            self._images(folder, cursor)
-            status = folder.status
-            if status not in ("NEW", "RUNNING"):
-                self._artifacts(folder, cursor)
+            self._tell_status(folder, cursor, status)
+            each = {
+                "description": lambda: self._describe(folder, cursor),
+                "data sets": lambda: self._inputs(folder, cursor),
+                "page of charts": lambda: self._view(cursor),
+                "pictures": lambda: self._images(folder, cursor),
+            }
+            if status not in LIVE:
+                each["files"] = lambda: parts.log_files(
+                    self.client, folder, cursor["run_id"]
+                )
             if status == "FINISHED":
-                self._model(folder, cursor, asked=model)
-            self._describe(folder, cursor, status)
+                each["model"] = lambda: self._model(folder, cursor, asked=model)
+            when = [status, 0 if status in LIVE else cursor["records"]]
+            self._further(folder, cursor, each, when, asked=model)
 
-    def publish_sweep(self, folder: SweepFolder) -> str:
+    def _further(
+        self,
+        folder: RunFolder | SweepFolder,
+        cursor: dict[str, Any],
+        each: dict[str, Callable[[], None]],
+        when: list[Any],
+        *,
+        asked: bool = False,
+    ) -> None:
+        """Each part on its own, unless it was done or refused `when` all was as now."""
+        done, refused = cursor.setdefault("done", {}), dict[str, str]()
+        before = dict(done)
+        for part, act in each.items():
+            forced = part == "pictures" or (asked and part == "model")
+            if done.get(part) == when and not forced:
+                continue
+            if self._refused.get((folder.name, part)) == when:
+                continue
+            self.stage(f"the {part} of {folder.name}")
+            try:
+                with clear_errors(self.address):
+                    act()
+                done[part] = when
+            except TrackingError as error:
+                self.client.get_run(cursor["run_id"])  # or is the whole store away?
+                if asked and part == "model":
+                    raise
+                self._refused[folder.name, part] = when
+                refused[part] = str(error.__cause__)
+        if done != before:
+            _write_cursor(folder, cursor)
+        self._name_refused(folder, cursor, refused)
+
+    def _name_refused(
+        self,
+        folder: RunFolder | SweepFolder,
+        cursor: dict[str, Any],
+        refused: dict[str, str],
+    ) -> None:
+        """One line for the parts that no line was for before, with what helps."""
+        if not (new := [part for part in refused if part not in self._named]):
+            return
+        self._named |= set(new)
+        cures = [CURES[part] for part in new if part in CURES]
+        place = self.client.get_run(cursor["run_id"]).info.artifact_uri or ""
+        if not self.local and place.startswith(("file:", "/")):
+            cures = ["files reach this server only if it runs with --serve-artifacts"]
+        log.warning(
+            "%s: MLflow refuses its %s and has all else: %s; make sync tries again%s",
+            *(folder.name, ", ".join(new)),
+            " ".join(redacted(refused[new[0]]).split())[:300],
+            "".join(f"; {cure}" for cure in cures),
+        )
+
+    def publish_sweep(self, folder: SweepFolder, *, adopt: str = "") -> str:
         """Make the run that a sweep's runs are nested under, or bring it up to date.
 
         Returns:
@@ -82,17 +162,14 @@ class Tracker(Store):
             TrackingError: as `publish`.
         """
         info = folder.info
-        with clear_errors(self.address):
-            run_id = self._sweep_run(folder)
+        with clear_errors(self.address), alone(folder.path / LOCK):
+            self.stage(f"the sweep {folder.name}")
+            cursor = self._sweep_run(folder, adopt)
+            run_id = str(cursor["run_id"])
             tags = {f"sweep.{key}": value for key, value in swept_values(info).items()}
-            tags |= {"mlflow.note.content": sweep_description(folder)}
             tags |= {"cvae.best": text(info.get("best", {}))}
             all_tags = [RunTag(key, value[:5000]) for key, value in tags.items()]
             self.client.log_batch(run_id, tags=all_tags)
-            self.link_report(run_id)
-            for name in SWEEP_ARTIFACTS:
-                if (path := folder.path / name).exists():
-                    self.client.log_artifact(run_id, str(path))
             if info["status"] == "RUNNING":
                 self.client.update_run(run_id, status="RUNNING")
             else:
@@ -101,97 +178,113 @@ class Tracker(Store):
                 points = [Metric(key, value, ended, 0) for key, value in figures]
                 self.client.log_batch(run_id, metrics=points)
                 self.client.set_terminated(run_id, info["status"], ended)
+            cursor["status"] = info["status"]
+            each = {
+                "description": lambda: self._describe_sweep(folder, run_id),
+                "files": lambda: parts.log_sweep_files(self.client, folder, run_id),
+            }
+            self._further(folder, cursor, each, [time.time()])  # each time anew
         return run_id
 
-    def _sweep_run(self, folder: SweepFolder) -> str:
-        """The id of the sweep's run, found by its uid or made."""
+    def _describe_sweep(self, folder: SweepFolder, run_id: str) -> None:
+        note = sweep_description(folder)
+        self.client.set_tag(run_id, "mlflow.note.content", note)
+        self.link_report(run_id)
+
+    def _sweep_run(self, folder: SweepFolder, adopt: str) -> dict[str, Any]:
+        """The cursor of the sweep's run, which is found by its uid or made."""
         info = folder.info
         experiment = self.experiment(info["experiment"])
         cursor = _read_cursor(folder, self.uri)
         if cursor.get("experiment_id") == experiment and self.has_run(cursor["run_id"]):
-            return str(cursor["run_id"])
+            self._leave(adopt, cursor["run_id"])
+            return cursor
         tags = source_tags(info) | {"cvae.kind": "sweep", "cvae.sweep": folder.name}
         began = int(1000 * info["started"])
-        run_id = self._find_or_create(experiment, folder.name, tags, began)
-        cursor = {"uri": self.uri, "run_id": run_id, "experiment_id": experiment}
-        _write_cursor(folder, cursor)
-        return run_id
+        return self._new_cursor(
+            folder, self._made(experiment, folder.name, tags, began, adopt)
+        )
 
-    def try_publish_sweep(self, folder: SweepFolder) -> bool:
-        """`publish_sweep`; a store that is away is said."""
+    def try_publish(self, folder: RunFolder) -> bool:
+        """`publish`; a store that is away is said."""
         try:
-            self.publish_sweep(folder)
+            self.publish(folder)
         except TrackingError as error:
-            log.warning("%s; publish the sweep later: make sync", error)
+            log.warning("%s; all is kept in %s", error, folder.path)
             return False
         return True
 
-    def try_publish(self, folder: RunFolder, *, seconds: float = math.inf) -> bool:
-        """`publish`, but a store that is away is said, and asked again in a minute."""
-        running = folder.info.get("status") == "RUNNING"
-        if running and time.monotonic() - self.failed_at < PAUSE:
-            return False
-        try:
-            with clear_errors(self.address):
-                with_timeout(seconds, lambda: self.publish(folder))
-        except TrackingError as error:
-            self.failed_at = time.monotonic()
-            goes_on = "training goes on, " if running else ""
-            log.warning("%s; %sall is kept in %s", error, goes_on, folder.path)
-            return False
-        self.failed_at = -PAUSE
-        return True
+    def is_told(self, folder: RunFolder | SweepFolder) -> bool:
+        """Whether the store has the status and the metrics of the folder."""
+        cursor = _read_cursor(folder, self.uri)
+        if isinstance(folder, SweepFolder):
+            return cursor.get("status") == folder.info["status"]
+        count = len(folder.records())
+        told = (cursor.get("status"), cursor.get("records"))
+        return told == (folder.status, count)
 
     def needs_publishing(self, folder: RunFolder) -> bool:
         """Whether a run ended and the store, which has it, was not told."""
-        cursor = _read_cursor(folder, self.uri)
-        told = cursor.get("status") == folder.status
-        return bool(cursor) and not told and not folder.held()
+        known = bool(_read_cursor(folder, self.uri))
+        return known and not self.is_told(folder) and not folder.held()
 
-    def _start_run(self, folder: RunFolder) -> dict[str, Any]:
+    def _start_run(self, folder: RunFolder, adopt: str) -> dict[str, Any]:
         """The run in the store, found by its uid or made; what was published so far."""
         cursor = _read_cursor(folder, self.uri)
         if cursor.keys() >= {"records", "images"} and self.has_run(cursor["run_id"]):
+            self._leave(adopt, cursor["run_id"])
             return cursor
         spec, info = folder.spec(), folder.info
-        experiment = self.experiment(spec.tracking.experiment)
-        run_id = self._find_or_create(
-            experiment,
+        run = self._made(
+            self.experiment(spec.tracking.experiment),
             display_name(folder)[:LONGEST_NAME],
             self._tags(folder),
             int(1000 * info["started"]),
+            adopt,
         )
         params = [Param(key, text(value)) for key, value in flatten(spec).items()]
         facts = {key: text(value) for key, value in info["facts"].items()}
         if count := facts.pop("parameters", ""):  # of the model: as good as a setting
             params.append(Param("parameters", count))
         tags = [RunTag(f"{FACT}{key}", value) for key, value in facts.items()]
-        self.client.log_batch(run_id, params=params, tags=tags)
-        self.client.log_inputs(run_id, datasets(info))
-        self.client.log_artifact(run_id, str(folder.path / "spec.yaml"))
-        cursor = {"uri": self.uri, "run_id": run_id, "experiment_id": experiment}
-        cursor |= {"records": 0, "images": []}
+        self.client.log_batch(run.info.run_id, params=params, tags=tags)
+        return self._new_cursor(folder, run, records=0, images=[])
+
+    def _new_cursor(
+        self, folder: RunFolder | SweepFolder, run: Run, **more: Any
+    ) -> dict[str, Any]:
+        cursor = {"uri": self.uri, "run_id": run.info.run_id}
+        cursor |= {"experiment_id": run.info.experiment_id} | more
         _write_cursor(folder, cursor)
         return cursor
 
-    def _find_or_create(
-        self, experiment: str, name: str, tags: dict[str, str], began: int
-    ) -> str:
+    def _made(
+        self, experiment: str, name: str, tags: dict[str, str], began: int, adopt: str
+    ) -> Run:
+        """The store's run with the uid of these tags: found, adopted or made."""
         query = f"tags.`cvae.uid` = '{tags['cvae.uid']}'"
-        runs = self.client.search_runs([experiment], query)
-        run = runs or [self.client.create_run(experiment, began, tags, name)]
-        return str(run[0].info.run_id)
+        if runs := self.client.search_runs([experiment], query):
+            self._leave(adopt, runs[0].info.run_id)
+            return runs[0]
+        if not adopt or "cvae.uid" in self.client.get_run(adopt).data.tags:
+            return self.client.create_run(experiment, began, tags, name)
+        self.client.log_batch(adopt, tags=[RunTag(*tag) for tag in tags.items()])
+        self.client.update_run(adopt, name=name)
+        return self.client.get_run(adopt)
+
+    def _leave(self, outer: str, run_id: str) -> None:
+        """End the run that `mlflow run` made, and link it to the one resumed."""
+        if outer in ("", run_id):
+            return
+        known = self.client.get_run(run_id).info
+        link = f"#/experiments/{known.experiment_id}/runs/{run_id}"
+        note = f"Resumed [{known.run_name}]({link})."
+        self.client.set_tag(outer, "mlflow.note.content", note)
+        self.client.set_terminated(outer, "FINISHED")
 
     def _tags(self, folder: RunFolder) -> dict[str, str]:
         """What the run is found, sorted and nested by."""
-        info = folder.info
-        tags = source_tags(info) | {
-            "cvae.id": info["id"],
-            "cvae.folder": folder.name,
-            "cvae.host": info.get("host", ""),
-        }
-        for key, value in info.get("git", {}).items():
-            tags[f"mlflow.source.git.{key}"] = value
+        info, tags = folder.info, run_tags(folder)
         if name := info.get("sweep"):
             parent = SweepFolder(folder.path.parent / "sweeps" / name)
             run_id = _read_cursor(parent, self.uri).get("run_id")
@@ -213,69 +306,49 @@ class Tracker(Store):
             cursor["records"] = len(records)
             _write_cursor(folder, cursor)
 
-    def _images(self, folder: RunFolder, cursor: dict[str, Any]) -> None:
-        """As `log_image` does, but under names that are the same at every call."""
-        times = {record["epoch"]: record["time"] for record in folder.records()[::-1]}
-        for path in sorted(folder.figures.glob("*.png")):
-            match = STEP_IMAGE.fullmatch(path.name)
-            if not match or path.name in cursor["images"]:
-                continue
-            key, step = match["key"], int(match["step"])
-            if step not in times:  # drawn, then killed before the record
-                continue
-            if not cursor["images"]:
-                self.client.set_tag(cursor["run_id"], "mlflow.loggedImages", True)
-            one = uuid.uuid5(uuid.UUID(folder.info["uid"]), path.name)
-            name = f"{key}+step+{step}+timestamp+{times[step]}+{one}"
-            with tempfile.TemporaryDirectory() as place:
-                shutil.copyfile(path, Path(place, f"{name}.png"))
-                with Image.open(path) as picture:
-                    picture.thumbnail((256, 256))
-                    picture.convert("RGB").save(Path(place, f"{name}+compressed.webp"))
-                self.client.log_artifacts(cursor["run_id"], place, "images")
-            cursor["images"].append(path.name)
-            _write_cursor(folder, cursor)
+    def _tell_status(
+        self, folder: RunFolder, cursor: dict[str, Any], status: str
+    ) -> None:
+        if cursor.get("status") == status:
+            return
+        info, run_id = folder.info, cursor["run_id"]
+        if reason := info.get("reason"):
+            self.client.set_tag(run_id, "cvae.reason", reason[:5000])
+        if status in LIVE:
+            self.client.update_run(run_id, status="RUNNING")
+        else:
+            ended = int(1000 * info.get("ended", time.time()))
+            self.client.set_terminated(run_id, status, ended)
+        cursor["status"] = status
+        _write_cursor(folder, cursor)
 
-    def _artifacts(self, folder: RunFolder, cursor: dict[str, Any]) -> None:
-        for name in ARTIFACTS:
-            if (path := folder.path / name).exists():
-                self.client.log_artifact(cursor["run_id"], str(path))
-        for path in sorted(folder.figures.glob("*.png")):
-            if not STEP_IMAGE.fullmatch(path.name):
-                self.client.log_artifact(cursor["run_id"], str(path), "figures")
+    def _describe(self, folder: RunFolder, cursor: dict[str, Any]) -> None:
+        note = description(folder)
+        self.client.set_tag(cursor["run_id"], "mlflow.note.content", note)
+
+    def _inputs(self, folder: RunFolder, cursor: dict[str, Any]) -> None:
+        self.client.log_inputs(cursor["run_id"], datasets(folder.info))
+
+    def _view(self, cursor: dict[str, Any]) -> None:
+        self.client.set_experiment_tag(
+            cursor["experiment_id"], charts.TAG, charts.view()
+        )
+
+    def _images(self, folder: RunFolder, cursor: dict[str, Any]) -> None:
+        for name in parts.log_pictures(self.client, folder, cursor):
+            cursor["images"].append(name)
+            _write_cursor(folder, cursor)
 
     def _model(self, folder: RunFolder, cursor: dict[str, Any], *, asked: bool) -> None:
         """The final model, and the test figures that were added since, once."""
         spec, count = folder.spec(), len(folder.records())
-        logged = cursor.get("model", {}).get("records")
-        new = logged != count and folder.weights.exists()
+        new = (
+            cursor.get("model", {}).get("records") != count and folder.weights.exists()
+        )
         if asked or (new and spec.tracking.log_model):
             name = logged_model.publish(self.client, folder, cursor["run_id"])
             cursor["model"] = {"id": name, "records": count}
             _write_cursor(folder, cursor)
-
-    def _describe(self, folder: RunFolder, cursor: dict[str, Any], status: str) -> None:
-        info = folder.info
-        known = [status, cursor["records"]] if status != "RUNNING" else [status]
-        if cursor.get("described") == known:
-            return
-        tags = {"mlflow.note.content": description(folder)}
-        if info.get("reason"):
-            tags["cvae.reason"] = info["reason"][:5000]
-        self.client.log_batch(
-            cursor["run_id"], tags=[RunTag(key, value) for key, value in tags.items()]
-        )
-        if status in ("NEW", "RUNNING"):
-            self.client.update_run(cursor["run_id"], status="RUNNING")
-        else:
-            ended = int(1000 * info.get("ended", time.time()))
-            self.client.set_terminated(cursor["run_id"], status, ended)
-            spec = folder.spec()  # a step of most pictures
-            step = min(spec.tracking.images_every, spec.training.epochs)
-            experiment, view = cursor["experiment_id"], charts.view(step)
-            self.client.set_experiment_tag(experiment, charts.TAG, view)
-        cursor |= {"status": status, "described": known}
-        _write_cursor(folder, cursor)
 
 
 def _read_cursor(folder: RunFolder | SweepFolder, uri: str) -> dict[str, Any]:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import logging
-import math
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,19 +20,16 @@ from cvae.tracking.address import (
 from cvae.tracking.connection import (
     MlflowClient,
     MlflowException,
+    alone,
     clear_errors,
     make_database,
     relocate_artifacts,
-    with_timeout,
 )
 from cvae.tracking.note import report_link
 
 BATCH = 1000  # what a call may log or ask for, MLflow's own limit
 REPORTS = "reports"  # the experiment of what only holds pages
 FACT = "fact."  # prefix of the tags that name hardware and versions
-CONNECT = 6.0  # seconds that a server or database may take to say hello
-
-log = logging.getLogger("cvae")
 
 
 class StoredRun(NamedTuple):
@@ -85,10 +78,9 @@ class Store:
         Raises:
             TrackingError: it does not.
         """
-        seconds = math.inf if self.local else CONNECT
         with clear_errors(self.address):
-            client = with_timeout(seconds, lambda: MlflowClient(self.address))
-            with_timeout(seconds, lambda: client.search_experiments(max_results=1))
+            client = MlflowClient(self.address)
+            client.search_experiments(max_results=1)
         return client
 
     def experiment(self, name: str) -> str:
@@ -219,17 +211,7 @@ class Store:
         """Migrations and experiment creation take no lock of their own in MLflow."""
         place = database(self.address).parent if self.local else self.runs
         place.mkdir(parents=True, exist_ok=True)
-        with (place / ".store.lock").open("a") as file:
-            for tries in range(60 * 20):
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if tries == 10 * 20:
-                        log.info("waiting for another process that sets up %s", place)
-                time.sleep(0.05)
-            else:
-                raise TimeoutError(f"{file.name} has been held for a minute")
+        with alone(place / ".store.lock"):
             yield
 
 

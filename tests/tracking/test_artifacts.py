@@ -40,7 +40,10 @@ def test_the_store_holds_every_file_that_a_reader_needs_byte_for_byte(
         assert tracker.artifact(run, name) == (folder.path / name).read_bytes()
     images = [file.path for file in tracker.client.list_artifacts(run, "images")]
     assert {Path(path).suffix for path in images} == {".png", ".webp"}
-    assert all(path.startswith("images/digits+step+2+") for path in images)
+    keys = {Path(path).name.partition("+timestamp+")[0] for path in images}
+    assert keys == {
+        f"{key}+step+0" for key in ("final_digits", "final_reconstructions")
+    } | {"digits+step+2"}
 
 
 def everything_in(place: Path) -> dict[str, bytes]:

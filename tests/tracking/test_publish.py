@@ -6,22 +6,25 @@ import getpass
 import json
 import os
 import platform
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from cvae.errors import TrackingError
 from cvae.run import runner
 from cvae.run.find import display_name, find_run
 from cvae.run.folder import RunFolder
 from cvae.spec.identity import flatten
-from cvae.tracking import entities
+from cvae.tracking import charts, entities
 from cvae.tracking.note import description
 from cvae.tracking.publish import Tracker
 from tests.conftest import spec
+from tests.made import made_run
 from tests.test_commands import cvae, the_run
 
 
@@ -113,7 +116,7 @@ def test_publishing_again_adds_nothing(runs: Path, tiny_root: Path) -> None:
     tracker.publish(folder)
     client, (run,) = runs_of_tests(runs)
     images = len(client.list_artifacts(run.info.run_id, "images"))
-    assert images == 2 * 2 * 3  # two grids, PNG and WebP, three epochs
+    assert images == 2 * 2 * (3 + 1)  # two grids, PNG and WebP, three epochs and final
     tracker.publish(folder)
     (folder.path / "tracking.json").unlink()  # as from another machine's copy
     Tracker(runs).publish(folder)
@@ -152,6 +155,62 @@ def test_a_deleted_experiment_is_named_with_its_cure(
     other = tiny_run(runs, tiny_root, name="other", epochs=1)
     with pytest.raises(TrackingError, match="restore"):
         tracker.publish(other)
+
+
+@pytest.mark.parametrize(
+    ("refused", "named"),
+    [
+        ("create_logged_model", "its model and .*log_model=false"),
+        ("log_artifact", "its files "),
+        ("log_artifacts", "its pictures and .*images_every"),
+        ("set_experiment_tag", "its page of charts "),
+        ("log_inputs", "its data sets "),
+    ],
+)
+def test_a_refused_part_is_left_out_named_once_and_tried_again(
+    refused: str,
+    named: str,
+    runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As by a server without logged models, or whose artifacts are out of reach."""
+    first, second = (
+        made_run(runs, 90.0, training__seed=seed, tracking__experiment="tests")
+        for seed in (0, 1)
+    )
+    shutil.copy(first.figures / "digits.png", first.figures / "digits-0002.png")
+    first.weights.write_bytes(b"weights")
+    second.weights.write_bytes(b"weights")
+    tracker = Tracker(runs)
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise MlflowException("error code 404\nof s3cret-Pass")
+
+    with monkeypatch.context() as patch, caplog.at_level("WARNING", "cvae"):
+        patch.setenv("MLFLOW_TRACKING_PASSWORD", "s3cret-Pass")
+        patch.setattr(tracker.client, refused, refuse)
+        for folder in (first, second, first):
+            tracker.publish(folder)
+            assert tracker.is_told(folder)
+    assert re.search(f"refuses {named}", caplog.text)
+    assert len(caplog.records) == 1
+    assert "s3cret" not in caplog.text
+    client, both = runs_of_tests(runs)
+    assert [run.info.status for run in both] == ["FINISHED", "FINISHED"]
+    for run in both:
+        assert run.data.metrics["test/neg_elbo"] == 90.0
+        assert run.data.params["training.seed"] in ("0", "1")
+    caplog.clear()
+    tracker = Tracker(runs)
+    tracker.publish(first)
+    assert caplog.text == ""
+    run_id = first.published["run_id"]
+    run = client.get_run(run_id)
+    assert run.outputs.model_outputs
+    assert len(run.inputs.dataset_inputs) == 3
+    assert {"spec.yaml", "images"} <= {f.path for f in client.list_artifacts(run_id)}
+    assert charts.TAG in client.get_experiment(run.info.experiment_id).tags
 
 
 def test_a_store_that_goes_away_stops_nothing(runs: Path, tiny_root: Path) -> None:
