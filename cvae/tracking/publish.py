@@ -218,7 +218,7 @@ class Tracker(Store):
         """Whether the store has the status and the metrics of the folder."""
         cursor = _read_cursor(folder, self.uri)
         if isinstance(folder, SweepFolder):
-            return cursor.get("status") == folder.info["status"]
+            return bool(cursor.get("status") == folder.info["status"])
         count = len(folder.records())
         told = (cursor.get("status"), cursor.get("records"))
         return told == (folder.status, count)
