@@ -27,7 +27,7 @@ from analysis.reading.latent import Posterior
 from cvae.errors import UsageError
 from cvae.evaluation.metrics import headline
 from cvae.loading.samples import Run, load_run
-from cvae.mnist import CLASSES, pixels
+from cvae.mnist import pixels
 from cvae.priors import Standard
 from cvae.run.data import load_data
 from cvae.run.files import write_atomic
@@ -112,7 +112,9 @@ def _check(run: Run, against: Run | None) -> None:
 
 def _example_rows(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """The places of the first `PER_DIGIT` images of each digit, round by round."""
-    rounds = [np.flatnonzero(labels == digit)[:PER_DIGIT] for digit in range(CLASSES)]
+    rounds = [
+        np.flatnonzero(labels == digit)[:PER_DIGIT] for digit in np.unique(labels)
+    ]
     return np.array(
         [part[k] for k in range(PER_DIGIT) for part in rounds if k < len(part)]
     )

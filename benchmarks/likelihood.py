@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from benchmarks.speed import keep, quartiles
-from cvae import engine, likelihood, mnist
+from cvae import likelihood, mnist
+from cvae.model import CVAE
 from cvae.run import provenance, runner, state
 from cvae.spec.fields import Spec
 
@@ -45,11 +46,11 @@ def ways() -> dict[str, tuple[int, Callable[[], Any], Callable[[], Any]]]:
     """Name → how many images, ours, the floor."""
     torch.manual_seed(0)
     test = mnist.load_mnist(mnist.SHIPPED_ROOT).test
-    model = engine.build_model(SPEC, (28, 28), state.stream(0, "init"))
+    model = CVAE(**SPEC.model.model_dump(), generator=state.stream(0, "init"))
     some, noise = mnist.Images(test.images[:IMAGES], test.labels[:IMAGES]), state.stream
     hidden, latent = SPEC.model.hidden, SPEC.model.latent_dim
-    encoder = [784 + mnist.CLASSES, *hidden, 2 * latent]
-    decoder = [latent + mnist.CLASSES, *reversed(hidden), 784]
+    encoder = [784 + 10, *hidden, 2 * latent]
+    decoder = [latent + 10, *reversed(hidden), 784]
     passes = len(test) // likelihood.CHUNK
     halves = [products(each, likelihood.CHUNK, passes) for each in (encoder, decoder)]
     chunk = likelihood.DECODED

@@ -34,10 +34,12 @@ import torch
 
 from benchmarks.floor import floor
 from benchmarks.usual import LOOPS
-from cvae import engine, mnist
+from cvae import mnist
+from cvae.fast.steps import fastest
 from cvae.run import provenance, runner, state
 from cvae.spec.fields import Spec
 from cvae.spec.identity import nested
+from cvae.training import Epoch, train_epochs
 
 ROUNDS = 7
 STEPS = 40  # a round, per way
@@ -54,12 +56,14 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def ours(spec: Spec, device: torch.device, images: int) -> Iterator[engine.Epoch]:
+def ours(spec: Spec, device: torch.device, images: int) -> Iterator[Epoch]:
     """Epochs of the engine over the first `images` training images."""
     data = mnist.load_mnist(mnist.SHIPPED_ROOT, train_images=images)
     now = state.assemble(spec, data, device)
     train = data.train.to(device)
-    return engine.train(now.trained, now.optimizer, train, spec, now.streams)
+    wanted = state.hyperparameters(spec)
+    known = now.trained, now.optimizer, train, wanted, now.streams
+    return train_epochs(*known, steps=fastest)
 
 
 class Jax:
@@ -67,7 +71,7 @@ class Jax:
 
     def __init__(self, spec: Spec) -> None:
         network = {"hidden": spec.model.hidden, "latent": spec.model.latent_dim}
-        network["classes"] = mnist.CLASSES if spec.model.conditional else 0
+        network["classes"] = 10 if spec.model.conditional else 0
         network["batch"] = spec.training.batch_size
         environment, alone = dict(os.environ), torch.get_num_threads() == 1
         if alone:  # XLA knows no number of threads, but the process's cores
@@ -94,7 +98,7 @@ def floors(spec: Spec) -> dict[str, Callable[[int], None]]:
     """The products of the spec's steps on all threads, and in parts side by side."""
     threads, batch = torch.get_num_threads(), spec.training.batch_size
     latent, hidden = spec.model.latent_dim, spec.model.hidden
-    classes = mnist.CLASSES if spec.model.conditional else 0
+    classes = 10 if spec.model.conditional else 0
     halves = (
         [784 + classes, *hidden, 2 * latent],
         [latent + classes, *reversed(hidden), 784],

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
-from cvae import mnist
 from cvae.spec.fields import Spec
 
 
@@ -26,7 +25,7 @@ class UsualVAE(nn.Module):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
-        self.classes = mnist.CLASSES if spec.model.conditional else 0
+        self.classes = 10 if spec.model.conditional else 0
         latent, hidden = spec.model.latent_dim, spec.model.hidden
         self.down = _layers([784 + self.classes, *hidden])
         self.mu = nn.Linear(hidden[-1], latent)

@@ -39,12 +39,12 @@ def control(
     """
     asked, read, features = _prior_samples(model, judge, generator)
     overall, worst = fidelity(read, asked)
-    real = _of_each_digit(data)
+    real = _of_each_digit(data, model.classes)
     _, real_features = judging.read(judge, mnist.pixels(data.images[real].cpu()))
     real_labels = data.labels[real].cpu()
     pairs = [
         (features[asked == digit], real_features[real_labels == digit])
-        for digit in range(mnist.CLASSES)
+        for digit in range(model.classes)
     ]
     u, y = _whitened_means(model, data)
     return {
@@ -62,16 +62,16 @@ def _prior_samples(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Digits asked for (N,), the digits read (N,) and the judge's features (N, F)."""
     device = next(model.parameters()).device
-    count = PER_DIGIT * mnist.CLASSES
+    count = PER_DIGIT * model.classes
     noise = torch.randn(count, model.latent_dim, generator=generator)
-    asked = torch.arange(mnist.CLASSES).repeat_interleave(PER_DIGIT)
+    asked = torch.arange(model.classes).repeat_interleave(PER_DIGIT)
     z = model.prior.sample(asked.to(device), noise.to(device))
     return asked, *judging.read(judge, grids.digits(model, z, asked))
 
 
 def _whitened_means(model: CVAE, data: mnist.Images) -> tuple[Tensor, Tensor]:
     """Posterior means in units of the prior (N, Z) of the first images; labels (N,)."""
-    device = next(model.parameters()).device
+    device = next(model.eval().parameters()).device
     some = slice(0, min(KNOWN, len(data)))
     x, y = mnist.pixels(data.images[some]).to(device), data.labels[some].to(device)
     return model.prior.whiten(model.encode(x, y)[0], y), y.cpu()
@@ -79,8 +79,8 @@ def _whitened_means(model: CVAE, data: mnist.Images) -> tuple[Tensor, Tensor]:
 
 def _transfer_fidelity(model: CVAE, judge: Judge, u: Tensor, y: Tensor) -> float:
     """Share of the first images read as the digit that their u (N, Z) is decoded as."""
-    moved = u[:TRANSFERRED].repeat_interleave(mnist.CLASSES - 1, 0)
-    wanted = other_labels(y[:TRANSFERRED])
+    moved = u[:TRANSFERRED].repeat_interleave(model.classes - 1, 0)
+    wanted = other_labels(y[:TRANSFERRED], model.classes)
     z = model.prior.unwhiten(moved, wanted.to(u.device))
     transferred, _ = judging.read(judge, grids.digits(model, z, wanted))
     return fidelity(transferred, wanted)[0]
@@ -89,8 +89,8 @@ def _transfer_fidelity(model: CVAE, judge: Judge, u: Tensor, y: Tensor) -> float
 def can_be_judged(model: CVAE, data: mnist.Images) -> bool:
     """Not a plain VAE, nor where there are too few real images of a digit to know what
     is near to them."""
-    fewest = data.labels.bincount(minlength=mnist.CLASSES).min()
-    return bool(model.classes and fewest > NEIGHBOURS)
+    fewest = data.labels.bincount(minlength=model.classes).min()
+    return bool(model.classes > 1 and fewest > NEIGHBOURS)
 
 
 def fidelity(read: Tensor, asked: Tensor) -> tuple[float, float]:
@@ -100,9 +100,9 @@ def fidelity(read: Tensor, asked: Tensor) -> tuple[float, float]:
     return float(right.mean()), float(min(each))
 
 
-def other_labels(y: Tensor) -> Tensor:
+def other_labels(y: Tensor, classes: int) -> Tensor:
     """For each label (N,) the C − 1 others, one after the other, (N (C − 1),)."""
-    return ((y[:, None] + torch.arange(1, mnist.CLASSES)) % mnist.CLASSES).flatten()
+    return ((y[:, None] + torch.arange(1, classes)) % classes).flatten()
 
 
 def label_in_z(u: Tensor, y: Tensor) -> float:
@@ -116,10 +116,10 @@ def label_in_z(u: Tensor, y: Tensor) -> float:
     return float((named == y[half:]).double().mean())
 
 
-def _of_each_digit(data: mnist.Images) -> Tensor:
+def _of_each_digit(data: mnist.Images, classes: int) -> Tensor:
     """The places of every digit's first images, spread over the whole data set."""
     places = []
-    for digit in range(mnist.CLASSES):
+    for digit in range(classes):
         where = (data.labels == digit).nonzero()[:, 0]
         places.append(where[:: max(1, len(where) // PER_DIGIT)][:PER_DIGIT])
     return torch.cat(places)

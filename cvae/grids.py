@@ -57,12 +57,9 @@ def save_png(picture: Picture, path: Path, *, scale: int = 2) -> None:
 
 
 def shown_images(data: mnist.Images) -> mnist.Images:
-    """The first image of each digit 0 to 9, in order; for grids."""
-    first = [
-        int((data.labels == digit).nonzero()[0])
-        for digit in range(mnist.CLASSES)
-        if (data.labels == digit).any()
-    ]
+    """The first image of each label, in order; for grids."""
+    labels = data.labels.unique().tolist()
+    first = [int((data.labels == label).nonzero()[0]) for label in labels]
     return mnist.Images(data.images[first], data.labels[first])
 
 
@@ -79,7 +76,7 @@ def reconstructions(
 
     With `corrupt` there are three rows: clean, noisy as the encoder sees it, restored.
     """
-    device = next(model.parameters()).device
+    device = next(model.eval().parameters()).device
     clean = mnist.pixels(data.images).cpu()
     rows, seen = [clean], clean
     if corrupt:
@@ -95,7 +92,7 @@ def reconstructions(
 @torch.no_grad()
 def digits(model: CVAE, z: Tensor, labels: Tensor) -> Tensor:
     """Decoder means (N, D) in [0, 1] of latents (N, Z) and labels (N,), on the CPU."""
-    device = next(model.parameters()).device
+    device = next(model.eval().parameters()).device
     return torch.sigmoid(model.decode(z.to(device), labels.to(device))).cpu()
 
 
@@ -114,7 +111,7 @@ def digit_grid(model: CVAE, noise: Tensor, shape: tuple[int, int]) -> Picture:
         labels = torch.zeros(rows * columns, dtype=torch.int64, device=noise.device)
         z = prior.sample(labels, noise[: rows * columns])
     else:
-        rows, columns = mnist.CLASSES, len(noise)
+        rows, columns = model.classes, len(noise)
         own = torch.arange(columns, device=noise.device) % rows
         u = prior.whiten(prior.sample(own, noise), own)
         labels = torch.arange(rows, device=noise.device).repeat_interleave(columns)

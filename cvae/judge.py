@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvae import mnist
+from cvae.networks import seeded
 
 Track = Callable[[range], Iterator[int]]
 SIDE = 28  # what the network sees; other sizes are averaged or stretched to it
@@ -30,7 +31,9 @@ SHIFT, TURN, SCALE, SHEAR = 2 / 14, math.radians(10), 0.1, 0.1  # the largest of
 class Judge(nn.Module):
     """(N, D) pixels in [0, 1] → logits (N, C) and features (N, 64); 0.24 M weights."""
 
-    def __init__(self, shape: tuple[int, int] = (SIDE, SIDE)) -> None:
+    def __init__(
+        self, shape: tuple[int, int] = (SIDE, SIDE), classes: int = 10
+    ) -> None:
         super().__init__()
         self.shape = shape
         self.body = nn.Sequential(
@@ -41,7 +44,7 @@ class Judge(nn.Module):
             nn.Linear(64 * (SIDE // 4) ** 2, FEATURES),
             nn.ReLU(),
         )
-        self.head = nn.Linear(FEATURES, mnist.CLASSES)
+        self.head = nn.Linear(FEATURES, classes)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,6 +79,7 @@ def train(
     data: mnist.Images,
     shape: tuple[int, int] = (SIDE, SIDE),
     *,
+    classes: int = 10,
     epochs: int,
     seed: int = 0,
     track: Track = iter,
@@ -90,9 +94,8 @@ def train(
         seed: of initial weights, order of images and warps.
         track: passes the numbers of the steps on, to show how far it is.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        judge = Judge(shape)
+    with seeded(torch.Generator().manual_seed(seed)):
+        judge = Judge(shape, classes)
     adam = torch.optim.AdamW(judge.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
     steps = math.ceil(len(data) / BATCH)  # of one epoch
     cycle = torch.optim.lr_scheduler.OneCycleLR(

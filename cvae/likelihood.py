@@ -6,14 +6,16 @@ device, so that both devices evaluate with the same draws.
 
 from __future__ import annotations
 
+import logging
 import math
+import weakref
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cvae import mnist
+from cvae import mnist, proof
 from cvae.model import CVAE
 from cvae.objective import bernoulli_nll, log_mean_exp, terms
 from cvae.priors import Gaussian, gaussian_log_density, sample
@@ -24,6 +26,10 @@ DRAWS = 250_000  # of z in a pass: K times its images; their log weights are kep
 DECODED = 2_000  # images decoded at once: 6 MB of logits, which stay in the cache
 GROUP = 25  # such pieces a GPU decodes at once, in 0.5 GB
 FACTORS = 64  # numbers of 1 to 2 that are multiplied before a logarithm is taken
+log = logging.getLogger("cvae")
+_proven: weakref.WeakKeyDictionary[CVAE, tuple[object, bool]] = (
+    weakref.WeakKeyDictionary()
+)
 LogDensity = Callable[[Tensor], Tensor]  # of z (K, B, Z), in nats (K, B)
 
 
@@ -213,12 +219,46 @@ def given_z(model: CVAE, target: Tensor, y: Tensor) -> LogDensity:
     in the first layer, and W (x − ½) of the last one, for
 
         Σ x·l − softplus(l) = Σ (x − ½)·l − |l|/2 − log(1 + exp(−|l|)),   l = h W + b.
+
+    Only where it is, in this run, what `decode` gives; elsewhere `decode` is called.
     """
+    if _is_its_layers(model):
+        return _by_layers(model, target, y)
+    return _by_decode(model, target, y)
+
+
+def _is_its_layers(model: CVAE) -> bool:
+    """Whether `_by_layers` gives what this model's `decode` gives; compared once."""
+    layers = model.decoder
+    if not isinstance(layers, nn.Sequential) or len(layers) < 2:
+        return False
+    if not (isinstance(layers[0], nn.Linear) and isinstance(layers[-1], nn.Linear)):
+        return False
+    decode = getattr(model.decode, "__func__", model.decode)
+    if model not in _proven or _proven[model][0] is not decode:
+        agrees = proof.agrees(
+            model,
+            lambda twin, probe: [
+                _by_layers(twin, probe.target, probe.y)(probe.z[None])
+            ],
+            lambda twin, probe: [
+                _by_decode(twin, probe.target, probe.y)(probe.z[None])
+            ],
+        )
+        if not agrees:
+            log.warning("likelihoods call decode, which does more than the layers do")
+        _proven[model] = decode, agrees
+    return _proven[model][1]
+
+
+def _by_decode(model: CVAE, target: Tensor, y: Tensor) -> LogDensity:
+    return lambda z: -bernoulli_nll(model.decode(z, y), target)
+
+
+def _by_layers(model: CVAE, target: Tensor, y: Tensor) -> LogDensity:
     first, last = model.decoder[0], model.decoder[-1]
-    if first is last or not (
-        isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
-    ):
-        return lambda z: -bernoulli_nll(model.decode(z, y), target)
+    assert isinstance(first, nn.Linear)
+    assert isinstance(last, nn.Linear)
     of_z = first.weight[:, : model.latent_dim]
     constant = first(_label_alone(model, y))  # (B, H)
     slope = (target - 0.5) @ last.weight  # (B, H)
@@ -276,6 +316,7 @@ def chunks(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(x, target, y) of every image in order; x is `target` seen through the noise."""
     device, size = next(model.parameters()).device, size or CHUNK
+    model.eval()
     for images, y in zip(data.images.split(size), data.labels.split(size), strict=True):
         target = mnist.pixels(images)
         x = target

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from cvae import mnist
 from cvae.priors import Gaussian, gaussian_log_density
 
 COMPONENTS = 10  # of each label's mixture
@@ -124,15 +123,16 @@ def precision_factor(covariance: Tensor) -> Tensor:
     return w
 
 
-def fit(z: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+def fit(
+    z: Tensor, y: Tensor, generator: torch.Generator, *, classes: int | None = None
+) -> Tensor:
     """The table of `Mixture` for latents z (N, Z) with labels y (N,), on the CPU.
 
     Every label by k-means, then by expectation maximisation. A label without images
     gets N(0, I).
     """
-    return torch.stack(
-        [_fit_one(z[y == label], generator) for label in range(mnist.CLASSES)]
-    )
+    labels = range(classes or int(y.max()) + 1)
+    return torch.stack([_fit_one(z[y == label], generator) for label in labels])
 
 
 def _fit_one(z: Tensor, generator: torch.Generator) -> Tensor:

@@ -15,7 +15,6 @@ from torch import Tensor
 from cvae.errors import DataError
 from cvae.idx import open_raw, read_idx, read_sizes
 
-CLASSES = 10
 SHIPPED_ROOT = Path(__file__).resolve().parent.parent / "mnist_data" / "raw"
 # SHA-256 of the decompressed files, as their authors published them.
 SHA256 = {
@@ -34,7 +33,7 @@ BINARIZE_SEED = 20150901  # fixed likewise: one binarised test set for all runs
 
 @dataclass(frozen=True)
 class Images:
-    """Images (N, D) uint8 in 0…255 with labels (N,) int64 in 0…9."""
+    """Images (N, D) uint8 in 0…255 with labels (N,) int64 in 0…C − 1."""
 
     images: Tensor
     labels: Tensor
@@ -55,6 +54,7 @@ class MNIST:
     test: Images
     shape: tuple[int, int]
     sha256: dict[str, str]
+    classes: int = 10  # C: one more than the largest label of the four files
 
     @property
     def digest(self) -> str:
@@ -79,12 +79,12 @@ def load_mnist_labels(path: str | os.PathLike[str]) -> Tensor:
     """Read an IDX file of labels, raw or gzip-compressed.
 
     Returns:
-        (N,) uint8 in 0…9.
+        (N,) uint8, 0…9 for MNIST.
 
     Raises:
-        DataError: as `load_mnist_images`, and a label above 9.
+        DataError: as `load_mnist_images`.
     """
-    return _read_labels(Path(path))[0]
+    return read_idx(Path(path), dimensions=1)[0]
 
 
 def image_shape(root: str | os.PathLike[str]) -> tuple[int, int]:
@@ -96,6 +96,17 @@ def image_shape(root: str | os.PathLike[str]) -> tuple[int, int]:
     path = _locate(Path(root), "train-images-idx3-ubyte")
     _, height, width = read_sizes(path, dimensions=3)
     return height, width
+
+
+def count_classes(root: str | os.PathLike[str]) -> int:
+    """One more than the largest label in `root`'s files of labels.
+
+    Raises:
+        DataError: as `load_mnist_labels`.
+    """
+    files = [_locate(Path(root), name) for name in SHA256 if "labels" in name]
+    labels = torch.cat([load_mnist_labels(path) for path in files])
+    return int(labels.max()) + 1 if len(labels) else 1
 
 
 def load_mnist(
@@ -136,13 +147,16 @@ def load_mnist(
         raise DataError(f"{root}: images of {rows} × {columns} pixels hold nothing")
     if not len(test):
         raise DataError(f"{root}: the test files hold no images")
+    classes = 1 + max(
+        int(part.labels.max()) for part in (everything, test) if len(part)
+    )
     train, validation = _split(root, everything, train_images, validation_images)
     if binarize == "threshold":
         train, validation, test = map(threshold, (train, validation, test))
     elif binarize == "dynamic":
         generator = torch.Generator().manual_seed(BINARIZE_SEED)
         validation, test = (draw_pixels(part, generator) for part in (validation, test))
-    return MNIST(train, validation, test, shape, sha256)
+    return MNIST(train, validation, test, shape, sha256, classes)
 
 
 def pixels(images: Tensor, out: Tensor | None = None) -> Tensor:
@@ -197,7 +211,7 @@ def _read_pair(
     """A file of images with its labels, and their size; the digests go to `sha256`."""
     of_images, of_labels = f"{split}-images-idx3-ubyte", f"{split}-labels-idx1-ubyte"
     images, sha256[of_images] = read_idx(files[of_images], dimensions=3)
-    labels, sha256[of_labels] = _read_labels(files[of_labels])
+    labels, sha256[of_labels] = read_idx(files[of_labels], dimensions=1)
     if len(images) != len(labels):
         raise DataError(
             f"{root}: {of_images} holds {len(images)} images but {of_labels} "
@@ -205,16 +219,6 @@ def _read_pair(
         )
     _, height, width = images.shape
     return Images(images.flatten(1), labels.long()), (height, width)
-
-
-def _read_labels(path: Path) -> tuple[Tensor, str]:
-    labels, digest = read_idx(path, dimensions=1)
-    wrong = (labels >= CLASSES).nonzero()
-    if len(wrong):
-        where = int(wrong[0])
-        label = int(labels[where])
-        raise DataError(f"{path}: label {label} at item {where}; labels are 0 to 9")
-    return labels, digest
 
 
 def _check_sums(root: Path, sha256: dict[str, str]) -> None:

@@ -24,9 +24,10 @@ EDGE = 0.005
 class CVAE(nn.Module):
     """q(z|x,y) and p(x|z,y), both diagonal; `conditional=False` drops y everywhere.
 
-    `generator` draws the initial weights (U(±1/√fan_in), torch's own rule); without one
-    they are left uninitialised, to be loaded. `label_scale` is the size of the one-hot
-    label: at size 1 it loses against the image and z early in training.
+    `generator` draws the initial weights (U(±1/√fan_in), torch's own rule) and seeds
+    those of torch's own layers; without one they are to be loaded. `label_scale` is the
+    size of the one-hot label: at size 1 it loses against the image and z early in
+    training.
     """
 
     def __init__(
@@ -51,9 +52,11 @@ class CVAE(nn.Module):
         self.label_scale = label_scale
         self.classes = classes if conditional else 0
         layers = networks.Layers(activation, residual, normalisation)
-        self.encoder, self.decoder = networks.PAIRS[architecture](
-            shape, self.classes, latent_dim, hidden, layers
-        )
+        seed = 0 if generator is None else generator.initial_seed()
+        with networks.seeded(torch.Generator().manual_seed(seed)):
+            self.encoder, self.decoder = networks.PAIRS[architecture](
+                shape, self.classes, latent_dim, hidden, layers
+            )
         # of p(z|y): trained, or fitted after training, or None: N(0, I)
         self.prior_table: Tensor | None = None
         if prior == "learned":
@@ -70,10 +73,17 @@ class CVAE(nn.Module):
         """Set the decoder's last bias to the log-odds of the mean image (D,) in [0, 1].
 
         Means are kept `EDGE` away from 0 and 1, whose log-odds are infinite.
+
+        Raises:
+            ValueError: the decoder's last layer has no bias for each pixel.
         """
-        last = self.decoder[-1]
-        assert isinstance(last.bias, Tensor)
-        last.bias.copy_(torch.logit(mean, eps=EDGE))
+        bias = getattr(self.decoder[-1], "bias", None)
+        if bias is None or bias.shape != mean.shape:
+            raise ValueError(
+                "the decoder's last layer has no bias for each pixel to start from the "
+                "mean image: set training.output_bias=random"
+            )
+        bias.copy_(torch.logit(mean, eps=EDGE))
 
     def encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels (B, D) in [0, 1] and labels (B,) → mu, logvar of q(z|x,y), (B, Z)."""

@@ -8,8 +8,11 @@ Z latent, C classes, D pixels, F features.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -184,6 +187,29 @@ class ToPixels(Transposed):
         rows, columns = grid.shape[2:]
         patches = grid.permute(0, 2, 3, 1).flatten(1, 2) @ self.weight.flatten(1)
         return F.fold(patches.mT, (2 * rows, 2 * columns), 4, padding=1, stride=2)
+
+
+_GLOBAL = threading.RLock()  # runs of a sweep may share a process
+
+
+@contextlib.contextmanager
+def seeded(stream: torch.Generator) -> Iterator[None]:
+    """Let torch's own layers draw from `stream`: their weights, dropout's masks.
+
+    They know one generator, the process's. It takes the stream's state, and afterwards
+    the stream takes its state and it has its own again.
+    """
+    generator = torch.default_generator
+    if stream.device.type == "cuda":
+        generator = torch.cuda.default_generators[stream.device.index or 0]
+    with _GLOBAL:
+        kept = generator.get_state()
+        generator.set_state(stream.get_state())
+        try:
+            yield
+        finally:
+            stream.set_state(generator.get_state())
+            generator.set_state(kept)
 
 
 def draw_weights(network: nn.Module, generator: torch.Generator) -> None:

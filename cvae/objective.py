@@ -126,8 +126,3 @@ class _BernoulliNLL(torch.autograd.Function):
 def log_mean_exp(values: Tensor) -> Tensor:
     """log of the mean of exp over the first dimension."""
     return torch.logsumexp(values, 0) - math.log(len(values))
-
-
-def beta_at(step: int, *, beta: float, warmup_steps: int) -> float:
-    """β at a step counted from 0: linear from 0 over `warmup_steps`, then constant."""
-    return beta if step >= warmup_steps else beta * step / warmup_steps

@@ -1,17 +1,45 @@
-"""Adam over one flat tensor, the mean of its weights; schedules of rate and β."""
+"""Adam on one flat tensor, with an exponential moving average of the weights.
+
+Beside it: the hyperparameters of training, and the schedules of learning rate and β.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cvae.model import CVAE
-from cvae.objective import beta_at
-from cvae.spec.fields import Spec
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """How a model is trained; a spec's fields of the same names say what they mean."""
+
+    epochs: int
+    batch_size: int = 256
+    importance_samples: int = 1  # K
+    gradient: str = "standard"
+    beta: float = 1.0
+    warmup_epochs: int = 0
+    optimizer: str = "adam"
+    weight_decay: float = 0.01
+    adam_betas: tuple[float, float] = (0.9, 0.99)
+    learning_rate: float = 4e-3
+    schedule: str = "one_cycle"
+    ema: float = 0.0
+    binarize: str = "none"
+    input_noise: str = "none"
+    corrupt: float = 0.0
+
+    @property
+    def doubly(self) -> bool:
+        """Whether the gradient is doubly reparameterised."""
+        return self.gradient == "doubly_reparameterised"
 
 
 class Adam:
@@ -20,11 +48,11 @@ class Adam:
     Parameters and gradients of the model become views into it. torch's class of this
     name ends in the same call, but costs 2 s of imports and 0.2 ms a step around it.
 
-    With training.ema = d, a running mean of the weights w is kept. After t steps it is
+    With ema = d, a running mean of the weights w is kept. After t steps it is
     Σ d^(t−i) w_i / Σ d^(t−i) over i = 1…t: the first weights have no part in it.
     """
 
-    def __init__(self, model: CVAE, spec: Spec) -> None:
+    def __init__(self, model: CVAE, wanted: Hyperparameters) -> None:
         parameters = list(model.parameters())
         self.flat = torch.cat([part.detach().flatten() for part in parameters])
         self.grad = torch.zeros_like(self.flat)
@@ -39,12 +67,12 @@ class Adam:
             "square": torch.zeros_like(self.flat),
             "step": torch.zeros((), device=self.flat.device),
         }
-        self.ema = spec.training.ema
+        self.ema = wanted.ema
         if self.ema:
             self.state["ema"] = self.flat.clone()
-        beta1, beta2 = spec.training.adam_betas
-        decoupled = spec.training.optimizer == "adamw"
-        decay = spec.training.weight_decay if decoupled else 0.0
+        beta1, beta2 = wanted.adam_betas
+        decoupled = wanted.optimizer == "adamw"
+        decay = wanted.weight_decay if decoupled else 0.0
         self.update = torch._fused_adamw_ if decoupled else torch._fused_adam_
         self.lists = [[self.flat], [self.grad], [self.state["mean"]]]
         self.lists += [[self.state["square"]], [], [self.state["step"]]]
@@ -61,10 +89,14 @@ class Adam:
             self.state["ema"].lerp_(self.flat, part)
 
     def averaged(self, model: CVAE) -> CVAE:
-        """The model with the mean of its weights, which follows every step."""
+        """The model with the mean of its weights, which follows every step.
+
+        Buffers, such as the statistics of batch normalisation, are shared.
+        """
         if not self.ema:
             return model
-        mean = copy.deepcopy(model).requires_grad_(False)
+        shared = {id(buffer): buffer for buffer in model.buffers()}
+        mean = copy.deepcopy(model, shared).requires_grad_(False)
         parameters = list(mean.parameters())
         values = self.state["ema"].split([part.numel() for part in parameters])
         for part, value in zip(parameters, values, strict=True):
@@ -72,23 +104,27 @@ class Adam:
         return mean
 
 
-def schedule(spec: Spec, steps: int, epoch: int | None = None) -> Tensor:
+def schedule(wanted: Hyperparameters, steps: int, epoch: int | None = None) -> Tensor:
     """Learning rate and β of each step, (steps, 2) float32; without `epoch` of all."""
-    training, objective = spec.training, spec.objective
-    total, warmup = training.epochs * steps, objective.warmup_epochs * steps
-    rate = SCHEDULES[training.schedule]
+    total, warmup = wanted.epochs * steps, wanted.warmup_epochs * steps
+    rate, peak = SCHEDULES[wanted.schedule], wanted.learning_rate
     places = range(total)
     if epoch is not None:  # a million epochs do not fit into memory
         places = places[epoch * steps : (epoch + 1) * steps]
     return torch.tensor(
         [
             (
-                rate(step, total=total, peak=training.learning_rate),
-                beta_at(step, beta=objective.beta, warmup_steps=warmup),
+                rate(step, total=total, peak=peak),
+                beta_at(step, beta=wanted.beta, warmup_steps=warmup),
             )
             for step in places
         ]
     )
+
+
+def beta_at(step: int, *, beta: float, warmup_steps: int) -> float:
+    """β at a step counted from 0: linear from 0 over `warmup_steps`, then constant."""
+    return beta if step >= warmup_steps else beta * step / warmup_steps
 
 
 def constant(step: int, *, total: int, peak: float) -> float:

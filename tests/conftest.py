@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cvae import engine, mnist
+from cvae import mnist
 from cvae.fast import cpu_kernel
 from cvae.flow import Flow
 from cvae.loading.samples import Run
@@ -235,7 +235,7 @@ def untrained_run(root: Path, *, scale: float = 1.0, **dotted: Any) -> Run:
     if not (root / "data").exists():
         write(root / "data", data_set(100, 100))
     wanted = spec(data__root=str(root / "data"), data__validation_images=0, **dotted)
-    model = engine.build_model(wanted, (28, 28), generator())
+    model = CVAE(**wanted.model.model_dump(), generator=generator())
     with torch.no_grad():
         for part in model.parameters():
             part.mul_(scale)

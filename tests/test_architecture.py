@@ -16,7 +16,7 @@ RANKS = (
     "errors run.files evaluation.metrics",
     "idx",
     "mnist priors flow mixture networks model spec",
-    "inputs objective optimizer engine fast likelihood judge evaluation.features "
+    "proof objective optimizer training fast likelihood judge evaluation.features "
     "control grids",
     "evaluation",
     "run.facts run.folder run.lock run.published run.find",
@@ -142,7 +142,7 @@ def test_cvae_imports_neither_analysis_nor_benchmarks_nor_matplotlib(
 
 @pytest.mark.parametrize("file", ANALYSIS, ids=lambda path: path.stem)
 def test_analysis_reads_runs_and_never_trains_nor_talks_to_mlflow(file: Path) -> None:
-    training = {"engine", "optimizer", "run.runner"}
+    training = {"training", "optimizer", "run.runner"}
     known = modules_of_cvae(file)
     assert not known & training
     assert {name for name in known if name.startswith("sweep.")} <= {"sweep.table"}

@@ -96,7 +96,7 @@ def test_label_in_z_is_one_for_labels_and_chance_for_noise() -> None:
 
 
 def test_every_other_label_is_asked_for_once() -> None:
-    others = control.other_labels(torch.tensor([0, 7])).view(2, 9)
+    others = control.other_labels(torch.tensor([0, 7]), 10).view(2, 9)
     assert sorted(others[0].tolist()) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert sorted(others[1].tolist()) == [0, 1, 2, 3, 4, 5, 6, 8, 9]
 

@@ -13,7 +13,7 @@ from torch.distributions import Normal
 
 from cvae import likelihood, mnist
 from cvae.evaluation.nll import nll
-from cvae.fast.gradient import ByHand
+from cvae.fast.gradient import AnalyticGradient
 from cvae.flow import Flow
 from cvae.loading.samples import load_run
 from cvae.model import CVAE
@@ -130,7 +130,7 @@ def test_a_whitened_posterior_has_the_moments_of_draws_where_the_flow_is_straigh
 
 def test_the_gradient_by_hand_is_not_written_for_it() -> None:
     model = CVAE(latent_dim=2, hidden=(4,), prior="flow", generator=generator())
-    assert not ByHand.covers(model, samples=1)
+    assert not AnalyticGradient.covers(model, samples=1)
 
 
 @pytest.mark.parametrize("conditional", [True, False])

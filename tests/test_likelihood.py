@@ -190,6 +190,7 @@ def test_nll_counts_every_sample_of_every_pass(
     linear(made.decoder, -1).register_forward_hook(
         lambda _, __, logits: counts.append(len(logits))
     )
+
     monkeypatch.setattr(likelihood, "DECODED", 60 * 150)
     parts = likelihood.importance_nll(made, data, generator(), samples=4000)
     assert sum(counts) == 4000

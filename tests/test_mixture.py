@@ -62,7 +62,7 @@ def test_the_fit_is_as_good_on_new_draws_as_the_truth_and_as_scikit_learns() -> 
 
 
 def test_a_label_without_images_has_the_standard_normal() -> None:
-    prior = Mixture(mixture.fit(*drawn(200), generator()))
+    prior = Mixture(mixture.fit(*drawn(200), generator(), classes=10))
     z, y = torch.randn(5, Z), torch.tensor([0, 1, 2, 7, 9])
     wanted = Normal(0.0, 1.0).log_prob(z).sum(1)
     torch.testing.assert_close(prior.log_density(z, y), wanted)

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from cvae import evaluate, generate_conditional_samples, load_run
 from cvae.__main__ import main
-from cvae.engine import Epoch
-from cvae.fast.gradient import ByAutograd, ByHand
+from cvae.fast.gradient import AnalyticGradient
 from cvae.likelihood import given_z
 from cvae.model import CVAE, EDGE
 from cvae.objective import bernoulli_nll
-from cvae.optimizer import Adam
+from cvae.optimizer import Adam, Hyperparameters
 from cvae.run import runner
 from cvae.run.folder import RunFolder
 from cvae.spec.document import dump
+from cvae.training import AutogradGradient, Epoch
 from tests.conftest import data_set, generator, spec, write
 from tests.conv_twin import ConvTwin
 
@@ -97,7 +97,7 @@ def test_residual_and_normalised_layers_are_what_they_say(
     torch.testing.assert_close(model.encoder(x), twin(x))
     count = 23 * 6 + 7 * 5 + 2 * 6 * 5 + 6 * 6 + (2 * (6 + 3 * 5) if twin.norm else 0)
     assert sum(part.numel() for part in twin.parts) == count
-    assert ByHand.covers(model, samples=1) == (not residual and not twin.norm)
+    assert AnalyticGradient.covers(model, samples=1) == (not residual and not twin.norm)
 
 
 def test_the_likelihood_of_many_z_is_that_of_the_decoder() -> None:
@@ -118,13 +118,13 @@ def test_the_conv_pair_is_its_twin_with_all_gradients(
 ) -> None:
     model = conv(conditional=conditional, shape=shape).double()
     model.start_from(torch.linspace(0, 1, model.pixels))
-    Adam(model, spec())
+    Adam(model, Hyperparameters(epochs=1))
     twin = ConvTwin(model, (4, 5, 7)).double()
     random = generator(1)
     x = torch.rand(6, model.pixels, generator=random).double()
     y, noise = torch.arange(6), torch.randn(6, 3, generator=random).double()
     beta = torch.tensor(0.7).double()
-    sums = ByAutograd(model, 6)(x, y, noise[None], beta, x)
+    sums = AutogradGradient(model)(x, y, noise[None], beta, x)
     recon, kl = twin(x, y, noise)
     loss = recon + 0.7 * kl
     torch.testing.assert_close(sums[:3], torch.stack([recon, kl, loss]).sum(1))
@@ -179,7 +179,7 @@ def test_drawn_convolutions_keep_the_size_of_their_inputs() -> None:
 
 
 def test_convolutions_are_differentiated_by_autograd() -> None:
-    assert not ByHand.covers(conv(), samples=1)
+    assert not AnalyticGradient.covers(conv(), samples=1)
 
 
 def test_a_conv_run_goes_on_to_the_same_bits_and_is_evaluated(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from cvae import likelihood
 from cvae.model import CVAE
-from cvae.objective import bernoulli_nll, beta_at, log_mean_exp, terms
+from cvae.objective import bernoulli_nll, log_mean_exp, terms
+from cvae.optimizer import beta_at
 from cvae.priors import (
     gaussian_kl,
     gaussian_kl_per_dim,

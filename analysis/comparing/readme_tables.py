@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 from analysis.reading import latent
 from analysis.reading.needed import BEST, SINGLE, SWEEPS, Needed
-from cvae import mnist
 from cvae.evaluation import metrics
 from cvae.evaluation.metrics import FIDELITY, TRANSFER
 from cvae.run.folder import RunFolder
@@ -196,7 +195,7 @@ def reviewed(folders: Sequence[RunFolder]) -> str:
 def network(spec: Spec) -> str:
     """`794-512-256-2, 15 epochs`: the widths up to the latent, and what is unusual."""
     usual = Model(conditional=spec.model.conditional)
-    labels = mnist.CLASSES if spec.model.conditional else 0
+    labels = 10 if spec.model.conditional else 0
     widths = (784 + labels, *spec.model.hidden, spec.model.latent_dim)
     words = ["-".join(map(str, widths))]
     if spec.model.architecture != usual.architecture:

@@ -169,7 +169,7 @@ def samples(
     model = load_run(run, runs=runs)
     images = [
         generate_conditional_samples(one, n, model, seed, temperature)
-        for one in (range(10) if digit is None else [digit])
+        for one in (range(model.model.classes) if digit is None else [digit])
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = n if digit is None else math.ceil(n**0.5)

@@ -76,7 +76,7 @@ def simulate(
 ) -> tuple[mnist.Images, Tensor]:
     """Black and white images that the model draws, and the z (N, Z) of each."""
     device = next(model.parameters()).device
-    y = torch.arange(count) % mnist.CLASSES
+    y = torch.arange(count) % max(1, model.classes)
     noise = torch.randn(count, model.latent_dim, generator=generator)
     with torch.no_grad():
         z = model.prior.sample(y.to(device), noise.to(device))

@@ -125,7 +125,7 @@ def encode(
 ) -> Encoded:
     """The posterior of every image, and one draw from each."""
     prior, parts = model.prior, []
-    shares = images.labels.bincount(minlength=mnist.CLASSES) / len(images)
+    shares = images.labels.bincount(minlength=model.classes) / len(images)
     for x, _, y in likelihood.chunks(model, images, generator, corrupt=corrupt):
         q = model.encode(x, y)
         noise = torch.randn(len(x), model.latent_dim, generator=generator)

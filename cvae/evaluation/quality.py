@@ -81,7 +81,7 @@ def sample_sets(model: CVAE, data: mnist.MNIST, generator: torch.Generator) -> S
     sets = {"": mnist.Images(means, y)}
     sets["_draws"] = mnist.draw_pixels(sets[""], generator)
     train = mnist.Images(data.train.images[: len(y)], data.train.labels[: len(y)])
-    if train.labels.bincount(minlength=mnist.CLASSES).min() > NEIGHBOURS:
+    if train.labels.bincount(minlength=data.classes).min() > NEIGHBOURS:
         sets["_real"] = train
     else:
         log.warning("too few training images: samples have no real ones beside them")
@@ -113,7 +113,7 @@ def feature_figures(
         if by_digit:
             pairs = [
                 (drawn[some.labels == digit], real[test.labels == digit])
-                for digit in range(mnist.CLASSES)
+                for digit in test.labels.unique().tolist()
             ]
             each = [
                 compare_features(*pair, generator) | diversity_ratio(*pair, generator)

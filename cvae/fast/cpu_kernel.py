@@ -25,10 +25,9 @@ from torch import Tensor, nn
 
 from cvae import mnist
 from cvae.fast import compiler
-from cvae.inputs import Inputs, Streams
 from cvae.model import CVAE
-from cvae.optimizer import Adam
-from cvae.spec.fields import Spec
+from cvae.optimizer import Adam, Hyperparameters
+from cvae.training import Inputs, Streams
 
 log = logging.getLogger("cvae")
 SOURCE = Path(__file__).with_name("cpu_kernel.c")
@@ -101,8 +100,8 @@ def _library() -> Library | None:
 class Fused:
     """Runs an epoch's steps with the compiled library, on all of torch's threads.
 
-    For what `ByHand` covers, in float32 on the CPU. The random streams are drawn from
-    as torch's own steps do, in the same order.
+    For what `AnalyticGradient` covers, in float32 on the CPU. The random streams are
+    drawn from as torch's own steps do, in the same order.
     """
 
     def __init__(
@@ -111,23 +110,23 @@ class Fused:
         model: CVAE,
         optimizer: Adam,
         data: mnist.Images,
-        spec: Spec,
+        wanted: Hyperparameters,
         streams: Streams,
     ) -> None:
         self.library, self.data, self.streams = library, data, streams
-        self.latent, self.inputs = model.latent_dim, Inputs(spec, streams)
+        self.latent, self.inputs = model.latent_dim, Inputs(wanted, streams)
         self.done, flat = optimizer.state["step"], optimizer.flat
         self.threads = min(torch.get_num_threads(), THREADS)
         inked = float(data.images.count_nonzero()) / max(1, data.images.numel())
         self.sparse = inked + self.inputs.corrupt / 2 < SPARSE
         self.first = _first_layer(model, optimizer) if self.sparse else []
-        most = -(-spec.training.batch_size // self.threads)  # images of one thread
+        most = -(-wanted.batch_size // self.threads)  # images of one thread
         self.kept = [data.images.contiguous(), data.labels.contiguous()]
         self.grads = flat.new_zeros(self.threads, len(flat))
         self.scratch = flat.new_empty(self.threads, _scratch_size(model, most))
-        self.job = self._job(model, optimizer, spec)
+        self.job = self._job(model, optimizer, wanted)
 
-    def _job(self, model: CVAE, optimizer: Adam, spec: Spec) -> _Job:
+    def _job(self, model: CVAE, optimizer: Adam, wanted: Hyperparameters) -> _Job:
         """What all steps have in common; it holds addresses, `self` the arrays."""
         state, options = optimizer.state, optimizer.options
         return _Job(
@@ -138,7 +137,7 @@ class Fused:
             latent=model.latent_dim,
             is_tanh=any(isinstance(layer, nn.Tanh) for layer in model.encoder),
             threads=self.threads,
-            batch=spec.training.batch_size,
+            batch=wanted.batch_size,
             sparse=self.sparse,
             label_scale=model.label_scale,
             **{name: options[name] for name in ("beta1", "beta2", "eps")},
@@ -159,7 +158,7 @@ class Fused:
 
     def __call__(self, batches: Sequence[Tensor], controls: Tensor) -> Tensor:
         """Batches of image numbers (n,), rate and β (steps, 2) → the sums of each step
-        as of `ByAutograd`, (steps, 3 + 2Z)."""
+        as of `AutogradGradient`, (steps, 3 + 2Z)."""
         at_once = max(1, AT_ONCE // len(batches[0]))
         with self._by_input():
             parts = [
@@ -209,7 +208,7 @@ class Fused:
 
 
 def covers(model: CVAE) -> bool:
-    """Whether the steps are written for so many layers, of what `ByHand` covers."""
+    """Whether it has room for the layers, of what `AnalyticGradient` covers."""
     halves = model.encoder, model.decoder
     return all(len(_widths(half)) <= LAYERS + 1 for half in halves)
 

@@ -7,14 +7,14 @@ takes longer than running it. A graph launches them all at once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-Step = Callable[[Tensor, Tensor], Tensor]
-StepFor = Callable[[int], Step]
+from cvae.training import Step, StepFor, Streams
+
 EAGER_STEPS = 3  # first steps on a GPU, before the graph is captured
 capturing = threading.Lock()  # one graph at a time, where runs share a process
 
@@ -29,16 +29,16 @@ class Replay:
                 → step → history[at] (row of sums);  at += 1
     """
 
-    def __init__(self, batch: int, streams: dict[str, torch.Generator]) -> None:
+    def __init__(self, batch: int, streams: Streams) -> None:
         self.batch, self.streams = batch, streams
         self.graph: torch.cuda.CUDAGraph | None = None  # recorded in the first epoch
 
     def __call__(
-        self, step_for: StepFor, batches: tuple[Tensor, ...], controls: Tensor
+        self, step_for: StepFor, batches: Sequence[Tensor], controls: Tensor
     ) -> Tensor:
         """Batches of image numbers (n,) and controls (steps, 2) → rows (steps, …)."""
         whole = [rows for rows in batches if len(rows) == self.batch]
-        rest = batches[len(whole) :]
+        rest = list(batches)[len(whole) :]
         done: list[Tensor] = []
         if whole and self.graph is None:
             step = step_for(self.batch)  # capture demands that it has run before

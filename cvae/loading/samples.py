@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from cvae import engine, grids, mnist
+from cvae import grids
 from cvae.errors import RunNotFound, RunUnfinished, TrackingError, UsageError
 from cvae.model import CVAE
 from cvae.run import runner
@@ -68,8 +68,10 @@ def load_run(
 def open_run(folder: RunFolder) -> Run:
     """Model and spec of the finished run in this folder; raises as `load_run`."""
     spec = folder.spec()
-    rows, columns = folder.info["data"]["shape"]
-    model = engine.build_model(spec, (rows, columns))
+    data = folder.info["data"]
+    rows, columns = data["shape"]
+    classes = data.get("classes", 10)  # as all runs had before it was recorded
+    model = CVAE(**spec.model.model_dump(), shape=(rows, columns), classes=classes)
     try:
         model.load(safetensors.torch.load(folder.read_weights()))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
@@ -229,17 +231,20 @@ def generate_conditional_samples(
         (num_samples, D) decoder means in [0, 1]; D is 784 for MNIST.
 
     Raises:
-        ValueError: digit not in 0…9, bad count, seed or temperature, unconditional
+        ValueError: no such digit, bad count, seed or temperature, unconditional
             model.
         RunNotFound: no such run.
     """
-    _check_request(digit, num_samples, seed, temperature)
+    _check_request(num_samples, seed, temperature)
     loaded = _loaded(run, runs)
     if not loaded.model.classes:
         raise ValueError(
             f"{loaded.folder.name} is unconditional: it cannot be asked for a digit; "
             "name another run"
         )
+    if isinstance(digit, bool) or digit not in range(loaded.model.classes):
+        last = loaded.model.classes - 1
+        raise ValueError(f"digit must be 0 to {last}, found {digit!r}")
     generator = torch.Generator()
     if seed is None:
         generator.seed()
@@ -276,12 +281,8 @@ def _counts(
     return counts
 
 
-def _check_request(
-    digit: int, count: int, seed: int | None, temperature: float
-) -> None:
+def _check_request(count: int, seed: int | None, temperature: float) -> None:
     """Raises ValueError for what `generate_conditional_samples` cannot be asked."""
-    if isinstance(digit, bool) or digit not in range(mnist.CLASSES):
-        raise ValueError(f"digit must be 0 to 9, found {digit!r}")
     if not _is_integer(count) or count < 1:
         raise ValueError(f"num_samples must be an integer ≥ 1, found {count!r}")
     if seed is not None and not (_is_integer(seed) and -(2**63) <= seed < 2**64):

@@ -89,7 +89,7 @@ def _check_run(run: Run, known: dict[str, float], *, full: bool) -> Iterator[Row
         sampled = re.fullmatch(r"test/(nll|label_accuracy|marginal_nll)_is(\d+)", key)
         if sampled and sampled[1] != "label_accuracy":
             samples, by_label = int(sampled[2]), sampled[1] == "marginal_nll"
-            draws = len(data.test) * samples * (mnist.CLASSES if by_label else 1)
+            draws = len(data.test) * samples * (run.model.classes if by_label else 1)
             if full or draws <= DRAWS:
                 estimates = evaluation.importance_figures(
                     run.model,

@@ -53,11 +53,19 @@ def train_classifier(
     )
     began, track = time.monotonic(), item_progress("classifier")
     epochs = epochs or judge.default_epochs(len(data.train))
-    network = judge.train(data.train, data.shape, epochs=epochs, seed=seed, track=track)
+    network = judge.train(
+        data.train,
+        data.shape,
+        classes=data.classes,
+        epochs=epochs,
+        seed=seed,
+        track=track,
+    )
     splits = {"training": data.train, "validation": data.validation}
     record = {
         "digest": data.digest,
         "shape": list(data.shape),
+        "classes": data.classes,
         "images": {name: len(part) for name, part in splits.items()},
         "epochs": epochs,
         "seed": seed,
@@ -81,7 +89,7 @@ def load_classifier(folder: Path) -> tuple[Judge, Record] | None:
     if not (folder / "judge.json").exists():
         return None
     record = json.loads((folder / "judge.json").read_text())
-    network = Judge(tuple(record["shape"]))
+    network = Judge(tuple(record["shape"]), record.get("classes", 10))
     network.load_state_dict(safetensors.torch.load_file(folder / "judge.safetensors"))
     return network.eval(), record
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cvae.engine import Epoch
 from cvae.evaluation.metrics import number
 from cvae.evaluation.request import T, Track
 from cvae.model import CVAE
 from cvae.run.folder import RunFolder
+from cvae.training import Epoch
 
 # Epochs, the run's folder, epochs done before, epochs in all; passes the epochs on.
 Progress = Callable[[Iterator[Epoch], RunFolder, int, int], Iterator[Epoch]]

@@ -14,13 +14,14 @@ from typing import Any
 
 import safetensors.torch
 
-from cvae import engine, grids, mnist
+from cvae import grids, mnist
 from cvae.run import files, provenance, state
 from cvae.run.clock import Clock
 from cvae.run.evaluation import record
 from cvae.run.folder import Origin, Record, RunFolder
 from cvae.run.train_cvae import CVAETask
 from cvae.spec.fields import Spec
+from cvae.training import Epoch
 
 GPU_PAUSE = 10.0  # seconds between two checkpoints there
 log = logging.getLogger("cvae")
@@ -68,7 +69,7 @@ class Recorder:
                 *(self.folder.path, "; ".join(changed)),
             )
 
-    def epoch(self, epoch: engine.Epoch) -> None:
+    def epoch(self, epoch: Epoch) -> None:
         """Validation, a line in the records, pictures, the checkpoint.
 
         A record that is there already (written, then killed before the checkpoint)
@@ -134,6 +135,7 @@ class Recorder:
             "digest": data.digest,
             "sha256": data.sha256,
             "shape": list(data.shape),
+            "classes": data.classes,
             "images": {
                 "training": len(data.train),
                 "validation": len(data.validation),

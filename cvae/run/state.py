@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 from dataclasses import dataclass
@@ -10,16 +11,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from cvae import engine, likelihood, mixture, mnist
+from cvae import likelihood, mixture, mnist
 from cvae.errors import CheckpointError, UsageError
-from cvae.inputs import Streams
 from cvae.model import CVAE
-from cvae.optimizer import Adam
+from cvae.optimizer import Adam, Hyperparameters
 from cvae.run import checkpoint
 from cvae.run.folder import RunFolder
 from cvae.spec.fields import Spec
+from cvae.training import Streams
 
-STREAMS = ("init", "shuffle", "noise", "binarize", "corrupt")
+STREAMS = ("init", "shuffle", "noise", "binarize", "corrupt", "layers")
 log = logging.getLogger("cvae")
 
 
@@ -77,7 +78,8 @@ class State:
         for name, tensor in self.optimizer.state.items():
             tensor.copy_(parts["adam"][name])
         for name, generator in self.streams.items():
-            generator.set_state(parts["stream"][name])
+            if name in parts["stream"]:  # "layers" is newer than others
+                generator.set_state(parts["stream"][name])
 
 
 def stream(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -87,15 +89,28 @@ def stream(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Ge
     return torch.Generator(device).manual_seed(value)
 
 
+def hyperparameters(spec: Spec) -> Hyperparameters:
+    """The spec's fields that tell how a model is trained, as plain values."""
+    names = {field.name for field in dataclasses.fields(Hyperparameters)}
+    sections = spec.data, spec.objective, spec.training
+    values = {key: value for section in sections for key, value in section}
+    return Hyperparameters(**{name: values[name] for name in names})
+
+
 def assemble(spec: Spec, data: mnist.MNIST, device: torch.device) -> State:
     """Model, optimiser and streams at step 0; the same weights on every device."""
     seed = spec.training.seed
-    model = engine.build_model(spec, data.shape, stream(seed, "init"))
+    model = CVAE(
+        **spec.model.model_dump(),
+        shape=data.shape,
+        classes=data.classes,
+        generator=stream(seed, "init"),
+    )
     if spec.training.output_bias == "mean_image":
         model.start_from(data.train.images.float().mean(0) / 255)
     model.to(device)
     streams = {name: stream(seed, name, device) for name in STREAMS}
-    optimizer = Adam(model, spec)
+    optimizer = Adam(model, hyperparameters(spec))
     return State(model, optimizer, streams, optimizer.averaged(model))
 
 
@@ -106,7 +121,8 @@ def fit_prior(state: State, data: mnist.Images, spec: Spec) -> None:
         data = mnist.draw_pixels(data.to(torch.device("cpu")), generator)
     corrupt = spec.data.corrupt
     z = likelihood.posterior_draws(state.model, data, generator, corrupt=corrupt)
-    table = mixture.fit(z, data.labels.cpu(), generator)
+    classes = state.model.classes
+    table = mixture.fit(z, data.labels.cpu(), generator, classes=classes)
     for model in (state.trained, state.model):
         model.set_mixture(table.to(state.device))
 

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import torch
 
-from cvae import engine, grids, mnist
-from cvae.engine import Epoch
+from cvae import grids, mnist, training
+from cvae.fast.steps import fastest
 from cvae.grids import Picture
 from cvae.run import evaluation, state
 from cvae.run.classifiers import warn_without_classifier
 from cvae.run.folder import RunFolder
 from cvae.spec.fields import Spec
+from cvae.training import Epoch
 
 Figures = dict[str, float]  # by their key, such as val/neg_elbo
 WHILE_TRAINING = ("label_fidelity", "transfer_fidelity", "label_in_z")
@@ -26,6 +27,8 @@ class CVAETask:
     def __init__(
         self, spec: Spec, data: mnist.MNIST, device: torch.device, folder: RunFolder
     ) -> None:
+        known = folder.info.get("data", {"classes": data.classes})
+        data = replace(data, classes=known.get("classes", 10))  # 10: an older run
         self.spec, self.data, self.folder = spec, data, folder
         self.runs = folder.path.parent  # where a judge of these data may be
         self.last, ema = spec.training.epochs, spec.training.ema
@@ -34,9 +37,9 @@ class CVAETask:
 
     def train(self, done: int) -> Iterator[Epoch]:
         now, train = self.state, self.data.train.to(self.state.device)
-        for epoch in engine.train(
-            now.trained, now.optimizer, train, self.spec, now.streams, start=done
-        ):
+        wanted = state.hyperparameters(self.spec)
+        known = now.trained, now.optimizer, train, wanted, now.streams
+        for epoch in training.train_epochs(*known, start=done, steps=fastest):
             began = time.perf_counter()
             if now.model.is_mixture and epoch.epoch == self.last:
                 state.fit_prior(now, train, self.spec)

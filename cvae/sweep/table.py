@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from cvae import engine, mnist
+from cvae import mnist
 from cvae.evaluation.metrics import BOUND, HEADLINE, SCORES, mean_sd
+from cvae.model import CVAE
 from cvae.run.find import finished_run, folder_for
 from cvae.run.folder import RunFolder
 from cvae.spec.fields import Spec
@@ -46,14 +47,15 @@ def parameters(spec: Spec) -> int:
     Raises:
         DataError: the data's header cannot be read.
     """
+    shape, classes = _sizes(spec.data.root)
     with torch.device("meta"):
-        model = engine.build_model(spec, _shape(spec.data.root))
+        model = CVAE(**spec.model.model_dump(), shape=shape, classes=classes)
     return sum(weight.numel() for weight in model.parameters())
 
 
 @cache  # a sweep asks for every variant, and again when the data may be gone
-def _shape(root: str) -> tuple[int, int]:
-    return mnist.image_shape(root)
+def _sizes(root: str) -> tuple[tuple[int, int], int]:
+    return mnist.image_shape(root), mnist.count_classes(root)
 
 
 @cache

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cvae import engine
 from cvae.errors import Busy, Expected, TrackingError
 from cvae.run import runner
 from cvae.run.clock import Clock
@@ -26,6 +25,7 @@ from cvae.run.find import finished_run
 from cvae.run.folder import Origin, RunFolder
 from cvae.spec.fields import Spec
 from cvae.tracking.address import redacted
+from cvae.training import Epoch
 
 if TYPE_CHECKING:
     from cvae.tracking.publish import Tracker
@@ -88,8 +88,8 @@ def perform(job: Job, say: Callable[[Event], None]) -> Ended:
         return Ended(job.number, status, reason, time.perf_counter() - began)
 
     def show(
-        epochs: Iterator[engine.Epoch], folder: RunFolder, done: int, total: int
-    ) -> Iterator[engine.Epoch]:
+        epochs: Iterator[Epoch], folder: RunFolder, done: int, total: int
+    ) -> Iterator[Epoch]:
         say(Progressed(job.number, done))
         for epoch in epochs:
             yield epoch

@@ -20,8 +20,9 @@ from analysis.drawing import plates, readme_figures
 from analysis.drawing.readme_figures import EXHIBITS
 from analysis.reading import latent, needed
 from analysis.reading.needed import SEEDED, SWEEPS, Needed
-from cvae import __main__, engine, mnist
+from cvae import __main__, mnist
 from cvae.errors import RunNotFound
+from cvae.model import CVAE
 from cvae.run.find import finished_run
 from cvae.run.folder import RunFolder
 from cvae.spec.document import load_spec, split_overrides
@@ -89,7 +90,7 @@ def pretend(spec: Spec, runs: Path, *, weights: bool) -> None:
     ]
     (folder.path / "records.jsonl").write_text("\n".join([*lines, ""]))
     if weights:
-        model = engine.build_model(spec, (28, 28), generator())
+        model = CVAE(**spec.model.model_dump(), generator=generator())
         safetensors.torch.save_file(model.state_dict(), folder.weights)
 
 

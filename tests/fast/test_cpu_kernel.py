@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvae import engine, mnist
+from cvae import mnist, training
 from cvae.fast import cpu_kernel
-from cvae.fast.gradient import ByAutograd
+from cvae.fast.steps import fastest
 from cvae.run import state
 from cvae.spec.fields import Spec
 from tests.conftest import linear, spec
@@ -61,7 +61,8 @@ class Case:
         torch.set_num_threads(threads)
         self.fused = cpu_kernel.Fused(
             library(),
-            *(self.ours.model, self.ours.optimizer, self.data, self.spec),
+            *(self.ours.model, self.ours.optimizer, self.data),
+            state.hyperparameters(self.spec),
             self.ours.streams,
         )
         torch.set_num_threads(before)
@@ -90,7 +91,7 @@ class Case:
         noise = torch.randn(
             1, n, self.ours.model.latent_dim, generator=streams["noise"]
         )
-        gradient = ByAutograd(self.other.model, n)
+        gradient = training.AutogradGradient(self.other.model)
         labels = self.data.labels[rows]
         return gradient(x, labels, noise, torch.tensor(beta), target)
 
@@ -190,7 +191,8 @@ def epochs(wanted: Spec, monkeypatch: pytest.MonkeyPatch, *, compiled: bool) -> 
     if not compiled:
         monkeypatch.setattr(cpu_kernel, "library", lambda: None)
     now = assembled(wanted, PIXELS)
-    done = engine.train(now.trained, now.optimizer, images(), wanted, now.streams)
+    known = now.trained, now.optimizer, images(), state.hyperparameters(wanted)
+    done = training.train_epochs(*known, now.streams, steps=fastest)
     return now, [epoch.metrics for epoch in done]
 
 

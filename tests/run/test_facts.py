@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from cvae import __main__
-from cvae.engine import Epoch
 from cvae.errors import DataError, SpecError
 from cvae.loading.samples import generate_conditional_samples, load_run
 from cvae.run import provenance, runner
@@ -21,6 +20,7 @@ from cvae.spec.fields import Spec, Tracking
 from cvae.spec.variants import read_plan
 from cvae.sweep import sweep
 from cvae.tracking.publish import Tracker
+from cvae.training import Epoch
 from tests import children
 from tests.conftest import data_set, spec, write
 from tests.made import made_run

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cvae import engine, likelihood, mnist
+from cvae import likelihood, mnist, networks, training
 from cvae.errors import Diverged
-from cvae.fast import gradient
+from cvae.fast import steps as ways
+from cvae.fast.steps import fastest
+from cvae.model import CVAE
 from cvae.objective import Terms, terms
 from cvae.optimizer import SCHEDULES, Adam, cosine, one_cycle, schedule
 from cvae.optimizer import linear as linear_schedule
 from cvae.run import checkpoint
 from cvae.run.folder import RunFolder
-from cvae.run.state import STREAMS, State, assemble, resume, save, stream
+from cvae.run.state import (
+    STREAMS,
+    State,
+    assemble,
+    hyperparameters,
+    resume,
+    save,
+    stream,
+)
 from cvae.spec.fields import Spec
+from cvae.training import Epoch
 from tests.conftest import generator, linear, spec
 
 CPU = torch.device("cpu")
@@ -45,12 +57,16 @@ def quick(**dotted: Any) -> Spec:
 
 def train(
     made: Spec, data: mnist.MNIST, *, start: int = 0, state: State | None = None
-) -> tuple[State, list[engine.Epoch]]:
+) -> tuple[State, list[Epoch]]:
     state = state or assemble(made, data, CPU)
-    epochs = engine.train(
-        state.trained, state.optimizer, data.train, made, state.streams, start=start
-    )
-    return state, list(epochs)
+    return state, list(epochs_of(state, data.train, made, start=start))
+
+
+def epochs_of(
+    state: State, images: mnist.Images, made: Spec, *, start: int = 0
+) -> Iterator[Epoch]:
+    known = state.trained, state.optimizer, images, hyperparameters(made)
+    return training.train_epochs(*known, state.streams, start=start, steps=fastest)
 
 
 def weights(state: State) -> list[Tensor]:
@@ -108,7 +124,7 @@ def test_rates_are_positive_and_peak_at_the_learning_rate(kind: str) -> None:
     made = quick(
         training__schedule=kind, training__learning_rate=0.5, training__epochs=10
     )
-    rates = schedule(made, steps=100)[:, 0]
+    rates = schedule(hyperparameters(made), steps=100)[:, 0]
     assert (rates > 0).all()
     assert float(rates.max()) == pytest.approx(0.5, rel=1e-3)
     assert (rates == 0.5).all() == (kind == "constant")
@@ -131,7 +147,7 @@ def test_the_doubly_reparameterised_gradient_is_the_encoders(tiny: mnist.MNIST) 
 
 def test_beta_warms_up_over_whole_epochs() -> None:
     made = quick(objective__beta=4.0, objective__warmup_epochs=2, training__epochs=3)
-    found = schedule(made, steps=4)[:, 1].tolist()
+    found = schedule(hyperparameters(made), steps=4)[:, 1].tolist()
     assert found == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4, 4, 4]
 
 
@@ -151,7 +167,8 @@ def textbook(made: Spec, data: mnist.MNIST) -> tuple[list[Tensor], list[list[flo
         options["weight_decay"] = made.training.weight_decay
         optimizer = torch.optim.AdamW(model.parameters(), **options)
     size = made.training.batch_size
-    table = schedule(made, math.ceil(len(images) / size)).tolist()
+    count = math.ceil(len(images) / size)
+    table = schedule(hyperparameters(made), count).tolist()
     history = []
     for _ in range(made.training.epochs):
         sums = torch.zeros(3, dtype=torch.float64)
@@ -213,8 +230,8 @@ def test_training_is_its_textbook_form(
 
 def test_the_flat_adam_is_torchs_over_separate_parameters() -> None:
     made = quick(training__adam_betas=[0.8, 0.95])
-    model = engine.build_model(made, (3, 3), generator())
-    optimizer = Adam(model, made)
+    model = CVAE(**made.model.model_dump(), shape=(3, 3), generator=generator())
+    optimizer = Adam(model, hyperparameters(made))
     copies = [part.detach().clone().requires_grad_() for part in model.parameters()]
     oracle = torch.optim.Adam(copies, lr=1.0, betas=(0.8, 0.95), foreach=False)
     random = generator(1)
@@ -247,9 +264,7 @@ def test_ema_is_the_mean_of_the_weights_that_torch_averages(
 
     oracle = torch.optim.swa_utils.AveragedModel(state.trained, avg_fn=normalised)
     every: list[list[Tensor]] = []  # a step an epoch
-    for _ in engine.train(
-        state.trained, state.optimizer, tiny.train, made, state.streams
-    ):
+    for _ in epochs_of(state, tiny.train, made):
         oracle.update_parameters(state.trained)
         every.append([part.detach().clone() for part in state.trained.parameters()])
     shares = torch.tensor([decay**4, decay**3, decay**2, decay, 1.0])
@@ -286,7 +301,7 @@ def test_every_image_is_used_once_an_epoch(
         seen.append([row.tobytes() for row in rows])
         return terms(*arguments, **options)
 
-    monkeypatch.setattr(gradient, "terms", spy)
+    monkeypatch.setattr(training, "terms", spy)
     train(quick(model__activation="silu"), tiny)
     assert [len(batch) for batch in seen] == 2 * [128, 128, 44]
     wanted = sorted(row.numpy().tobytes() for row in tiny.train.images)
@@ -364,7 +379,7 @@ def test_divergence_names_the_first_step_whose_loss_is_not_finite(
     monkeypatch.setattr("cvae.optimizer.beta_at", planted)
     made = quick(training__epochs=5, model__activation=activation)
     state = assemble(made, tiny, CPU)
-    epochs = engine.train(state.model, state.optimizer, tiny.train, made, state.streams)
+    epochs = epochs_of(state, tiny.train, made)
     assert len(list(islice(epochs, 2))) == 2
     with pytest.raises(Diverged, match=r"loss is not finite at step 8$"):
         next(epochs)
@@ -403,17 +418,14 @@ def interrupted(
     """A run folder whose run was killed after `epochs` epochs."""
     folder = RunFolder(tmp_path)
     state = assemble(made, data, CPU)
-    training = engine.train(
-        state.trained, state.optimizer, data.train, made, state.streams
-    )
-    for epoch in islice(training, epochs):
+    for epoch in islice(epochs_of(state, data.train, made), epochs):
         save(folder, state, epoch=epoch.epoch)
     return folder
 
 
 def go_on(
     folder: RunFolder, made: Spec, data: mnist.MNIST
-) -> tuple[int, State, list[engine.Epoch]]:
+) -> tuple[int, State, list[Epoch]]:
     state = assemble(made, data, CPU)
     done = resume(folder, state)
     return done, *train(made, data, start=done, state=state)
@@ -448,6 +460,64 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     ]
 
 
+def torchs_own(
+    shape: tuple[int, int], classes: int, latent_dim: int, *_: object
+) -> networks.Pair:
+    """A network of torch's layers, which know no generator but the process's."""
+    pixels = math.prod(shape)
+    middle = [nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.2)]
+    return (
+        nn.Sequential(nn.Linear(pixels + classes, 12), *middle, nn.Linear(12, 4)),
+        nn.Sequential(nn.Linear(latent_dim + classes, 12), nn.Linear(12, pixels)),
+    )
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_torchs_own_layers_draw_from_the_runs_seed(
+    tmp_path: Path, tiny: mnist.MNIST, monkeypatch: pytest.MonkeyPatch, ema: float
+) -> None:
+    monkeypatch.setitem(networks.PAIRS, "mlp", torchs_own)
+    made = quick(training__epochs=4, training__ema=ema)
+    whole, epochs = train(made, tiny)
+    torch.rand(1)  # the process's generator is somewhere else now
+    before = torch.get_rng_state()
+    folder = interrupted(tmp_path, made, tiny, epochs=2)
+    _, state, rest = go_on(folder, made, tiny)
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, value in whole.model.state_dict().items():  # buffers, too
+        assert torch.equal(state.model.state_dict()[name], value), name
+    assert [e.metrics for e in rest] == [e.metrics for e in epochs[2:]]
+    other, _ = train(quick(training__epochs=4, training__seed=1), tiny)
+    assert not any(map(torch.equal, weights(other), weights(whole)))
+    for buffer, trained in zip(
+        whole.model.buffers(), whole.trained.buffers(), strict=True
+    ):
+        assert torch.equal(buffer, trained)  # statistics are not averaged
+    bounds = [likelihood.bound(whole.model, tiny.test, generator()) for _ in range(2)]
+    assert bounds[0] == bounds[1]  # no unit is dropped
+
+
+def test_a_dropout_draws_anew_in_each_step_and_none_in_evaluation(
+    tiny: mnist.MNIST, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(networks.PAIRS, "mlp", torchs_own)
+    masks: list[Tensor] = []
+    made = quick(training__epochs=1, training__batch_size=100)
+    state = assemble(made, tiny, CPU)
+
+    def watch(layer: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+        masks.append(out == given[0])
+
+    state.model.encoder[3].register_forward_hook(watch)
+    for _ in epochs_of(state, tiny.train, made):
+        assert not state.model.training
+    likelihood.bound(state.model, tiny.test, generator())
+    first, second, third, evaluated = masks
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+    assert evaluated.all()
+
+
 def test_a_damaged_checkpoint_falls_back_to_its_predecessor(
     tmp_path: Path, tiny: mnist.MNIST, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -479,13 +549,10 @@ def test_without_a_sound_checkpoint_a_run_starts_again(
 # -- on a GPU --------------------------------------------------------------------------
 
 
-def on_cuda(made: Spec, data: mnist.MNIST) -> tuple[State, list[engine.Epoch]]:
+def on_cuda(made: Spec, data: mnist.MNIST) -> tuple[State, list[Epoch]]:
     device = torch.device("cuda")
     state = assemble(made, data, device)
-    epochs = engine.train(
-        state.model, state.optimizer, data.train.to(device), made, state.streams
-    )
-    return state, list(epochs)
+    return state, list(epochs_of(state, data.train.to(device), made))
 
 
 def gpu_spec(**options: Any) -> Spec:
@@ -525,7 +592,7 @@ def test_replayed_graphs_are_the_eager_steps(
 ) -> None:
     made = gpu_spec(**options)
     replayed, epochs = on_cuda(made, tiny)
-    monkeypatch.setattr(engine, "Replay", lambda batch, streams: engine._eager)
+    monkeypatch.setattr(ways, "Replay", lambda *_: training.one_by_one)
     eager, wanted = on_cuda(made, tiny)
     for found, other in zip(weights(replayed), weights(eager), strict=True):
         torch.testing.assert_close(found, other, rtol=1e-4, atol=1e-4)
@@ -542,11 +609,8 @@ def test_a_run_resumed_on_the_gpu_is_the_uninterrupted_one(
     data, folder = tiny.train.to(device), RunFolder(tmp_path)
     for epochs in (2, 4):
         state = assemble(made, tiny, device)
-        training = engine.train(
-            *(state.model, state.optimizer, data, made, state.streams),
-            start=(done := resume(folder, state)),
-        )
-        for epoch in islice(training, epochs - done):
+        done = resume(folder, state)
+        for epoch in islice(epochs_of(state, data, made, start=done), epochs - done):
             save(folder, state, epoch=epoch.epoch)
     for found, other in zip(weights(state), weights(whole), strict=True):
         torch.testing.assert_close(found, other, rtol=1e-4, atol=1e-4)
