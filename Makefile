@@ -16,10 +16,10 @@ takes.experiment := CONFIG SET OFFLINE
 takes.sweep := CONFIG SET OFFLINE DRY JOBS THREADS ENGINE GPUS
 takes.judge := SET
 takes.samples := RUN DIGIT N SEED TEMPERATURE OUT
-takes.evaluate := RUN K LABEL_K WHAT
-takes.compare := EXPERIMENT SWEEP RUN FILTER BY AGAINST METRIC FORMATS OUT
+takes.evaluate := RUN K LABEL_K WHAT ATTACH
+takes.compare := EXPERIMENT SWEEP RUN FILTER BY AGAINST METRIC FORMATS OUT FROM ATTACH
 takes.report := $(takes.compare)
-takes.manifold := RUN DIGIT FORMATS ELLIPSES OUT
+takes.manifold := RUN DIGIT FORMATS ELLIPSES OUT ATTACH
 takes.explorer := RUN AGAINST OUT ATTACH
 takes.figures := ONLY FROM JOBS SET OFFLINE
 takes.reproduce := ONLY JOBS SET OFFLINE
@@ -131,7 +131,8 @@ evaluate: $(READY)  ## likelihoods and more, with errors    make evaluate RUN=qu
 	@$(PYTHON) -m cvae evaluate $${RUN:+--run="$$RUN"} \
 		$${K:+--importance-samples="$$K"} $${LABEL_K:+--label-samples="$$LABEL_K"} \
 		$${WHAT:+--what="$$WHAT"}
-	@[ -z "$$WHAT" ] || $(PYTHON) -m analysis.evaluation $${RUN:+--run="$$RUN"}
+	@[ -z "$$WHAT" ] || $(PYTHON) -m analysis.evaluation $${RUN:+--run="$$RUN"} \
+		$${ATTACH:+--attach}
 
 compress:
 	@echo "make compress was removed in version 2.0.0; version 1.0.0 reads old .bits \
@@ -140,7 +141,8 @@ compress:
 SELECTED = $${EXPERIMENT:+--experiment="$$EXPERIMENT"} $${SWEEP:+--sweep="$$SWEEP"} \
 	$${RUN:+--run="$$RUN"} $${FILTER:+--filter="$$FILTER"} $${BY:+--by="$$BY"} \
 	$${AGAINST:+--against="$$AGAINST"} $${METRIC:+--metric="$$METRIC"} \
-	$${FORMATS:+--formats="$$FORMATS"} $${OUT:+--out="$$OUT"}
+	$${FORMATS:+--formats="$$FORMATS"} $${OUT:+--out="$$OUT"} \
+	$${FROM:+--from="$$FROM"} $${ATTACH:+--attach}
 
 compare: $(READY)  ## tables, curves, what the seeds say    make compare SWEEP=latent_beta BY=model.latent_dim
 	@$(PYTHON) -m analysis.compare $(SELECTED)
@@ -151,7 +153,7 @@ report: $(READY)  ## one HTML page of an experiment        make report EXPERIMEN
 manifold: $(READY)  ## draw a finished run's latent space    make manifold RUN=quickstart DIGIT=3 FORMATS=svg
 	@$(PYTHON) -m analysis.manifold $${RUN:+--run="$$RUN"} $${DIGIT:+--digit="$$DIGIT"} \
 		$${FORMATS:+--formats="$$FORMATS"} $${ELLIPSES:+--ellipses} \
-		$${OUT:+--out="$$OUT"}
+		$${OUT:+--out="$$OUT"} $${ATTACH:+--attach}
 
 explorer: $(READY)  ## a page to play with a run's z         make explorer RUN=quickstart AGAINST=plain-vae ATTACH=1
 	@$(PYTHON) -m analysis.explorer $${RUN:+--run="$$RUN"} \

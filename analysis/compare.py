@@ -50,7 +50,7 @@ def compare(
     by: Sequence[str] = (),
     against: str = "",
 ) -> Result:
-    """Group the finished runs, set every group against one, say what was left out.
+    """Group the finished runs, compare each group with one, say what was left out.
 
     Args:
         by: fields whose values make the settings; all that differ if none is named.
@@ -74,17 +74,17 @@ def compare(
         f"with a {metric} that is not finite": [
             run for run in scored if not _has_finite(run, metric)
         ],
-        "repeated with the same spec, the newest counts": repeated,
-        "on other data or other pixels, in other nats": other,
+        "repeated with the same spec (the newest counts)": repeated,
+        "on other data or with other pixels, so not comparable": other,
     }
     notes = [
-        f"left out, {why}: {_list_runs(members, metric)}"
+        f"Left out, {why}: {_list_runs(members, metric)}."
         for why, members in left_out.items()
         if members
     ]
     if runs.unreadable:
         broken = "; ".join(f"{name}: {why}" for name, why in runs.unreadable.items())
-        notes.append(f"left out, {len(runs.unreadable)} unreadable: {broken}")
+        notes.append(f"Left out, {len(runs.unreadable)} unreadable: {broken}")
     notes += sentences.cautions(comparison)
     return Result(runs, comparison, tuple(sentences.verdicts(comparison)), tuple(notes))
 
@@ -111,10 +111,10 @@ def write(result: Result, out: Path, formats: Sequence[str] = ("png",)) -> list[
 
 def write_tables(result: Result, out: Path) -> list[Path]:
     """A line a run, and a line a setting with every number of the comparison."""
-    return [
-        tables.write_csv(result.runs.table(), out / "runs.csv"),
-        tables.write_csv(tables.statistics(result.comparison), out / "statistics.csv"),
-    ]
+    written = [out / "runs.csv", out / "statistics.csv"]
+    result.runs.table().to_csv(written[0], index=False)
+    tables.statistics(result.comparison).to_csv(written[1], index=False)
+    return written
 
 
 def page_parts(result: Result, plates: Sequence[Plate]) -> list[str]:
@@ -199,7 +199,8 @@ def _main(options: argparse.Namespace) -> None:
     files = write(result, out, formats)
     print(*result.sentences, *result.notes, sep="\n")
     print(f"{out}/: {', '.join(file.name for file in files)}")
-    print(attach.attach(runs, files, "compare"))
+    if options.attach:
+        print(attach.attach(runs, files, "compare"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `make evaluate WHAT=…` found of one run, on one page with its errors.
+"""The results of `make evaluate WHAT=…` for one run, on one page with standard errors.
 
     make evaluate RUN=seed-notebook WHAT=all
     python -m analysis.evaluation --run seed-notebook
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +20,10 @@ from analysis.comparing import tables
 from analysis.drawing import (
     information_plots,
     label_plots,
+    latent_plates,
     likelihood_plots,
     sample_plots,
+    style,
 )
 from analysis.drawing.plates import Plate
 from analysis.reading import arguments
@@ -37,7 +40,11 @@ from cvae.run.find import display_name
 from cvae.run.measurements import Facts
 from cvae.spec.identity import flatten
 
-PIXELS = {"none": "grey", "threshold": "threshold", "dynamic": "dynamic"}
+PIXELS = {
+    "none": "grey",
+    "threshold": "thresholded",
+    "dynamic": "randomly binarised",
+}
 
 
 # What runs have in common whose points stand in one plane, besides the network.
@@ -68,8 +75,8 @@ SECTIONS = {
 }
 
 
-def write(run: Run, out: Path, others: Sequence[RunRow] = ()) -> list[Path]:
-    """evaluation.html, evaluation.md and its pictures; the files written.
+def write(run: Run, out: Path, others: Sequence[RunRow] = ()) -> Path:
+    """evaluation.html, which holds its figures.
 
     `others` are runs whose points are drawn beside the model's own curve.
 
@@ -87,37 +94,35 @@ def write(run: Run, out: Path, others: Sequence[RunRow] = ()) -> list[Path]:
     parts = [name for name in SECTIONS if name in stored]
     betas = other_betas(run, others)
     content: dict[str, Any] = {
-        "title": f"{display_name(run.folder)}: what a reviewer asks",
+        "title": f"{display_name(run.folder)}: evaluation",
         "subtitle": _subtitle(run, stored[parts[0]][1]),
         "sections": [],
-        "command": f'make evaluate RUN={run.folder.name} WHAT="{" ".join(parts)}"',
+        "commands": _commands(run.folder.name, stored),
     }
-    drawn = []
-    for name in parts:
-        section, (measured, facts) = SECTIONS[name], stored[name]
-        figures = []
-        for plate in section.draw(measured, facts | {"betas": betas}):
-            (png,) = plate.save(out)
-            figures.append(embedded(plate.name, plate.caption, png, "png"))
-            drawn.append(png)
-        content["sections"].append(
-            {
-                "title": section.title,
-                "rows": rows(measured),
-                "settings": _settings(facts),
-                "figures": figures,
-            }
-        )
-    pages = [out / "evaluation.html", out / "evaluation.md"]
-    for page in pages:
-        page.write_text(render(f"{page.name}.j2", content), encoding="utf-8")
-    return [*pages, *drawn]
+    with style.house(), tempfile.TemporaryDirectory() as aside:
+        for name in parts:
+            section, (measured, facts) = SECTIONS[name], stored[name]
+            figures = [
+                embedded(plate.name, plate.caption, plate.save(Path(aside))[0])
+                for plate in section.draw(measured, facts | {"betas": betas})
+            ]
+            content["sections"].append(
+                {
+                    "title": section.title,
+                    "rows": rows(measured),
+                    "settings": _settings(measured, name, facts),
+                    "figures": figures,
+                }
+            )
+    page = out / "evaluation.html"
+    page.write_text(render("evaluation.html.j2", content), encoding="utf-8")
+    return page
 
 
 def rows(measured: Measured) -> list[tables.Row]:
-    """A row a figure: value ± standard error, what it is, what it is defined by.
+    """One row per metric: value ± standard error, unit, meaning, source.
 
-    Figures of samples have a column for each thing that they are held against.
+    Metrics of samples have a column for each baseline beside them.
     """
     split = {name: split_baseline(name) for name in measured.figures}
     columns = [end for end in BASELINES if end in {end for _, end in split.values()}]
@@ -126,7 +131,7 @@ def rows(measured: Measured) -> list[tables.Row]:
         known = metric(f"test/{name}")
         beside = {end: _estimate(measured, f"{name}_{end}") for end in columns}
         listed.append(
-            {"figure": name, "value ± standard error": _estimate(measured, name)}
+            {"metric": name, "value ± standard error": _estimate(measured, name)}
             | beside
             | {
                 "unit": known.unit,
@@ -168,20 +173,53 @@ def other_betas(run: Run, others: Sequence[RunRow]) -> list[tuple[float, float, 
 def _subtitle(run: Run, facts: Facts) -> str:
     kind = "Conditional" if run.model.classes else "Plain"
     return (
-        f"{kind} VAE with {run.model.latent_dim} latent dimensions, "
+        f"{kind} VAE with {latent_plates.dimensions(run.model.latent_dim)}, "
         f"{facts['images']:,} test images, {PIXELS[facts['pixels']]} pixels. ± is the "
         "standard error over images."
     )
 
 
-def _settings(facts: Facts) -> str:
-    took = f"{facts['cpu_seconds']:.0f} CPU seconds in {facts['seconds']:.0f} s"
+def _draws(measured: Measured, name: str, facts: Facts) -> dict[str, int]:
+    """The draws of z per image that a part made, by the variable that sets them."""
+    drawn = {}
+    if name in ("nll", "certified", "gaps"):
+        drawn["K"] = facts["samples"]
+    if name == "labels" or any("marginal_nll" in key for key in measured.figures):
+        drawn["LABEL_K"] = facts["label_samples"]
+    return drawn
+
+
+def _settings(measured: Measured, name: str, facts: Facts) -> str:
+    """How a part was measured, in a line."""
+    words = {"K": "draws of z per image", "LABEL_K": "per image for each label"}
+    drawn = _draws(measured, name, facts)
+    parts = [f"{key} = {count:,} {words[key]}" for key, count in drawn.items()]
     threads = f"{facts['threads']} thread{'s' * (facts['threads'] > 1)}"
-    return (
-        f"K = {facts['samples']:,} draws of z an image, {facts['label_samples']:,} for "
-        f"each label; {took} on {threads}, at most {facts['peak_memory'] / 1e9:.1f} GB "
-        f"until then; commit {facts['commit'][:8]}."
-    )
+    parts += [
+        f"{facts['seconds']:.0f} s on {threads}",
+        f"{facts['cpu_seconds']:.0f} CPU seconds",
+        f"peak memory {facts['peak_memory'] / 1e9:.1f} GB",
+        f"commit {facts['commit'][:8]}",
+    ]
+    return "; ".join(parts) + "."
+
+
+def _commands(run: str, stored: measurements.Stored) -> list[str]:
+    """The commands that measure the same again: one for each number of draws."""
+    asked: dict[str, list[str]] = {}
+    for name in (name for name in SECTIONS if name in stored):
+        drawn = _draws(stored[name][0], name, stored[name][1])
+        words = " ".join(f"{key}={count}" for key, count in drawn.items())
+        fitting = [known for known in asked if {*words.split()} <= {*known.split()}]
+        asked.setdefault(fitting[0] if fitting else words, []).append(name)
+    return [
+        " ".join(
+            filter(
+                None, [f"make evaluate RUN={run}", words, f'WHAT="{" ".join(names)}"']
+            )
+        )
+        for words, names in asked.items()
+    ]
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -192,12 +230,12 @@ def main(words: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace) -> None:
     run = load_run(options.run, runs=options.runs)
     out = options.out or Path("reports") / run.folder.name / "evaluation"
-    every = load_runs(runs=options.runs)
-    files = write(run, out, every.rows)
-    print(f"{files[0]}: {len(files) - 2} figures; {files[1].name} beside it")
-    home = measurements.directory(run.folder)
-    values = sorted([*home.glob("*.csv"), *home.glob("*.json")])
-    print(attach_to_run(run, options.runs, [*files, *values], "evaluation"))
+    page = write(run, out, load_runs(runs=options.runs, folders_only=True).rows)
+    print(f"{page}: open it in a browser")
+    if options.attach:
+        home = measurements.directory(run.folder)
+        files = [page, *sorted([*home.glob("*.csv"), *home.glob("*.json")])]
+        print(attach_to_run(run, options.runs, files, "evaluation"))
 
 
 if __name__ == "__main__":

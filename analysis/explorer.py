@@ -213,7 +213,7 @@ def main(words: Sequence[str] | None = None) -> int:
         **arguments.ONE_RUN,
         "--against": {"help": "a plain VAE to stand beside it"},
         "--out": {"type": Path, "help": "HTML file or folder to write"},
-        "--attach": {"action": "store_true", "help": "to the run in MLflow, too"},
+        "--attach": arguments.OPTIONS["--attach"],
         "--runs": arguments.OPTIONS["--runs"],
     }
     return arguments.command("explorer", __doc__, options, _main, words)

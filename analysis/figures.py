@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.comparing.readme_tables import TABLES
+from analysis.drawing import style
 from analysis.drawing.plates import Plate
 from analysis.drawing.readme_figures import EXHIBITS
 from analysis.reading import arguments
@@ -65,7 +66,8 @@ def make_figures(
     for name in dict.fromkeys(needs):
         needed.make(name, once="results" not in tables, jobs=jobs, offline=offline)
     out.mkdir(parents=True, exist_ok=True)
-    drawn = [each for name in exhibits for each in EXHIBITS[name].draw(needed)]
+    with style.house():
+        drawn = [each for name in exhibits for each in EXHIBITS[name].draw(needed)]
     written = [file for each in drawn for file in each.save(out)]
     if anew:
         texts[results] = results_page(drawn)

@@ -1,4 +1,4 @@
-"""What a finished run's latent space looks like, as pictures, tables and a page.
+"""Draw a finished run's latent space: pictures, tables and a page.
 
     make manifold RUN=quickstart
     python -m analysis.manifold --run quickstart --digit 3 --formats png,svg
@@ -9,20 +9,23 @@ z is in units of the prior throughout: z itself, or (z − mu_y) / σ_y of a lea
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from analysis.comparing.tables import escaped, write_page
+from analysis.drawing import latent_plates
 from analysis.drawing.latent_plates import draw_latent
 from analysis.drawing.plates import Plate
 from analysis.reading import arguments, latent
 from analysis.reading.attach import attach_to_run
 from analysis.reading.latent import Posterior
+from cvae.evaluation.metrics import markdown
 from cvae.loading.samples import Run, load_run
 from cvae.run.find import display_name
-from cvae.tracking import note
 
 DIMENSION = ("dimension", "kl, nats", "Var(mu)", "mean σ")
 
@@ -64,34 +67,24 @@ def manifold(
 def write_tables(posterior: Posterior, out: Path) -> list[Path]:
     """posterior.csv: a line a test image; dimensions.csv: a line a dimension."""
     size = range(1, posterior.mu.shape[1] + 1)
-    posteriors: list[list[object]] = [
-        ["label", *(f"mu_{i}" for i in size), *(f"sigma_{i}" for i in size)],
-        *(
-            [int(label), *(f"{value:.5g}" for value in (*mu, *sigma))]
-            for label, mu, sigma in zip(
-                posterior.labels, posterior.mu, posterior.sigma, strict=True
-            )
-        ),
-    ]
-    dimensions: list[list[object]] = [
-        ["dimension", "kl", "var_mu", "mean_sigma"],
-        *dimension_rows(posterior),
-    ]
-    written = []
-    for name, rows in (("posterior", posteriors), ("dimensions", dimensions)):
-        written.append(out / f"{name}.csv")
-        with written[-1].open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
+    columns = [*(f"mu_{i}" for i in size), *(f"sigma_{i}" for i in size)]
+    images = pd.DataFrame(np.hstack([posterior.mu, posterior.sigma]), columns=columns)
+    images.insert(0, "label", posterior.labels)
+    written = [out / "posterior.csv", out / "dimensions.csv"]
+    images.to_csv(written[0], index=False, float_format="%.5g")
+    dimensions(posterior).to_csv(written[1], index=False, float_format="%.4f")
     return written
 
 
-def dimension_rows(posterior: Posterior) -> list[list[object]]:
-    """Dimension, kl in nats, variance of the means, mean σ; most nats first."""
-    columns = posterior.kl.mean(0), posterior.mu.var(0), posterior.sigma.mean(0)
-    return [
-        [f"z{dim + 1}", *(f"{column[dim]:.4f}" for column in columns)]
-        for dim in posterior.order
-    ]
+def dimensions(posterior: Posterior) -> pd.DataFrame:
+    """Each dimension's kl in nats, variance of the means, mean σ; most nats first."""
+    table = {
+        "dimension": [f"z{dim + 1}" for dim in range(posterior.mu.shape[1])],
+        "kl": posterior.kl.mean(0),
+        "var_mu": posterior.mu.var(0),
+        "mean_sigma": posterior.sigma.mean(0),
+    }
+    return pd.DataFrame(table).iloc[posterior.order]
 
 
 def write_latent(
@@ -100,16 +93,19 @@ def write_latent(
     """manifold.md: the figures with their captions, and the dimensions as a table."""
     count, size = posterior.mu.shape
     large = [f"[{each.name}]({each.name}.png)" for each in shown if not each.caption]
-    rows: list[list[object]] = [[*DIMENSION], *dimension_rows(posterior)]
+    rows = [DIMENSION]
+    for name, *values in dimensions(posterior).itertuples(index=False):
+        rows.append((name, *(f"{value:.4f}" for value in values)))
     parts = [
         f"# {escaped(display_name(run.folder))}: the latent space",
-        f"{'Conditional' if run.model.classes else 'Plain'} VAE, {size} latent "
-        f"dimensions, {len(posterior.active)} of them active; {count:,} test images. "
+        f"{'Conditional' if run.model.classes else 'Plain'} VAE, "
+        f"{latent_plates.dimensions(size)}, {len(posterior.active)} of them active; "
+        f"{count:,} test images. "
         f"z is in units of the prior. Total correlation of the aggregate posterior "
         f"(as a Gaussian): {latent.total_correlation(posterior):.3f} nats.",
         *(each.markdown for each in shown if each.caption),
         f"Each digit in full: {' · '.join(large)}" if large else "",
-        note.markdown([[str(cell) for cell in row] for row in rows]),
+        markdown(rows),
     ]
     return write_page(out / "manifold.md", parts)
 
@@ -141,7 +137,8 @@ def _main(options: argparse.Namespace) -> None:
         ellipses=options.ellipses,
     )
     print(f"{page}: the latent space of {run.folder.name}, with {len(files)} files")
-    print(attach_to_run(run, options.runs, [page, *files], "manifold"))
+    if options.attach:
+        print(attach_to_run(run, options.runs, [page, *files], "manifold"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about runs, and its Markdown twin.
+"""One self-contained HTML page about runs, with its numbers as CSV.
 
 make report SWEEP=latent_beta
 python -m analysis.report --experiment cvae
@@ -14,6 +14,7 @@ import itertools
 import json
 import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,15 @@ from cvae.tracking.note import applicable_header
 
 HERE = Path(__file__).parent
 GRIDS = {
-    "digits.png": "Samples from the prior: in each row one label is asked for, each "
-    "column is one z.",
-    "reconstructions.png": "Test images, and below them what the model makes of them.",
+    "digits": "Samples from the prior: each row is one label, each column is one z.",
+    "reconstructions": "Test images, and below each its reconstruction.",
 }
 MAX_GRIDS = 60  # settings whose digits are shown side by side: 1 MB
 VERSIONS = ("python", "torch", "numpy", "mlflow")
 
 
 def write(result: Result, out: Path, again: str = "") -> list[Path]:
-    """report.html, report.md with its pictures, both tables; the files written.
+    """report.html, which holds its figures, and both tables; the files written.
 
     Args:
         again: the command that writes this report.
@@ -51,37 +51,43 @@ def write(result: Result, out: Path, again: str = "") -> list[Path]:
         OSError: the folder cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
-    plates, grids = compare.draw(result), _grids(result, out)
     content = _page_content(result, again)
-    content["figures"], drawn = [], []
-    for plate in plates:
-        png, svg = plate.save(out, ("png", "svg"))
-        content["figures"].append(embedded(plate.name, plate.caption, svg, "svg+xml"))
-        svg.unlink()  # it is in the page
-        drawn.append(png)
+    with tempfile.TemporaryDirectory() as aside:
+        content["figures"] = [
+            embedded(plate.name, plate.caption, plate.save(Path(aside), ["svg"])[0])
+            for plate in compare.draw(result)
+        ]
     words = {"digits": sentences.shown_digits(result.best.metrics)}
     if not result.best.fields["model.conditional"]:
         words = {}
     content["beside"] = _digits_by_setting(result)
     content["samples"] = [
-        embedded(path.stem, GRIDS[path.name] + words.get(path.stem, ""), path, "png")
-        for path in grids
+        {
+            "name": name,
+            "caption": caption + words.get(name, ""),
+            "data": data_uri(data, "png"),
+        }
+        for name, caption in GRIDS.items()
+        if (data := result.runs.file(result.best, f"figures/{name}.png"))
     ]
-    html, markdown = out / "report.html", out / "report.md"
-    html.write_text(render("report.html.j2", content), encoding="utf-8")
-    markdown.write_text(render("report.md.j2", content), encoding="utf-8")
-    return [html, markdown, *compare.write_tables(result, out), *drawn, *grids]
+    page = out / "report.html"
+    page.write_text(render("report.html.j2", content), encoding="utf-8")
+    return [page, *compare.write_tables(result, out)]
 
 
-def embedded(name: str, caption: str, path: Path, kind: str) -> dict[str, str]:
-    """A figure as the templates take it: on the page itself, or beside it."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    uri = f"data:image/{kind};base64,{data}"
-    return {"name": name, "caption": caption, "file": f"{name}.png", "data": uri}
+def embedded(name: str, caption: str, path: Path) -> dict[str, str]:
+    """A figure as the templates take it, on the page itself."""
+    kind = {".svg": "svg+xml"}.get(path.suffix, "png")
+    uri = data_uri(path.read_bytes(), kind)
+    return {"name": name, "caption": caption, "data": uri}
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _page_content(result: Result, again: str) -> dict[str, Any]:
-    """All that both pages say, as plain values; the templates escape them."""
+    """The text of the page, as plain values; the template escapes them."""
     runs, best = result.runs, result.best
     what = "sweep" if runs.sweep else "experiment" if runs.experiment else "runs"
     count = f"{len(runs.rows)} {'run' if len(runs.rows) == 1 else 'runs'}"
@@ -101,19 +107,16 @@ def _page_content(result: Result, again: str) -> dict[str, Any]:
 
 
 def render(name: str, content: dict[str, Any]) -> str:
-    """A template filled in; HTML is escaped by Jinja, Markdown by the filter `text`."""
+    """A template filled in; Jinja escapes every value."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
-        autoescape=name.endswith(".html.j2"),
+        autoescape=True,
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    environment.filters["text"] = tables.escaped
-    environment.filters["code"] = tables.code_block
     environment.filters["words"] = _caption_html
-    tools = {"markdown": tables.markdown, "columns": tables.columns}
     return environment.get_template(name).render(
-        content | tools, longest=tables.LONGEST
+        content, columns=tables.columns, longest=tables.LONGEST
     )
 
 
@@ -123,16 +126,6 @@ def _caption_html(text: str) -> markupsafe.Markup:
     marks = itertools.cycle(("<code>", "</code>"))
     joined = parts[0] + "".join(next(marks) + part for part in parts[1:])
     return markupsafe.Markup(joined)
-
-
-def _grids(result: Result, out: Path) -> list[Path]:
-    """The best run's pictures, copied; those that are missing are left out."""
-    copied = []
-    for name in GRIDS:
-        if data := result.runs.file(result.best, f"figures/{name}"):
-            (out / name).write_bytes(data)
-            copied.append(out / name)
-    return copied
 
 
 def _digits_by_setting(result: Result) -> list[dict[str, str]]:
@@ -149,10 +142,10 @@ def _digits_by_setting(result: Result) -> list[dict[str, str]]:
         file = io.BytesIO()
         with Image.open(io.BytesIO(data)) as picture:
             picture.reduce(2).save(file, format="PNG")
-        uri = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
         score = mean_sd(setting.column(comparison.metric).tolist(), comparison.metric)
         caption = f"{comparison.name(setting)}: {score} (n = {whole.n})"
-        shown.append({"name": setting.label, "caption": caption, "data": uri})
+        shown.append({"name": setting.label, "caption": caption})
+        shown[-1]["data"] = data_uri(file.getvalue(), "png")
     return shown
 
 
@@ -201,7 +194,7 @@ def _commands(runs: Runs, again: str) -> list[tuple[str, str]]:
     """Every command that made a run, once, and the one that makes this page."""
     commits = dict.fromkeys(run.commit for run in runs.rows if run.commit)
     commands = [
-        ("The code as it was:", f"git checkout {commit}")
+        ("The code of these runs:", f"git checkout {commit}")
         for commit in list(commits)[:1]
         if len(commits) == 1
     ]
@@ -242,8 +235,9 @@ def _main(options: argparse.Namespace) -> None:
     out = arguments.output_folder(options, runs, "report")
     files = write(result, out, _report_command(options))
     print(*result.sentences, *result.notes, sep="\n")
-    print(f"{out / 'report.html'}: {len(runs.rows)} runs; {files[1].name} beside it")
-    print(attach.attach(runs, files, "report", always=True))
+    print(f"{files[0]}: {len(runs.rows)} runs; {files[1].name}, {files[2].name}")
+    if options.attach:
+        print(attach.attach(runs, files, "report"))
 
 
 def _report_command(options: argparse.Namespace) -> str:

@@ -24,11 +24,10 @@ from analysis.drawing.readme_figures import EXHIBITS
 from analysis.reading import arguments
 from analysis.reading.needed import SEEDED, SWEEPS, Needed
 from cvae.errors import NotReproduced
-from cvae.evaluation.metrics import FIDELITY, mean_sd, number
+from cvae.evaluation.metrics import FIDELITY, markdown, mean_sd, number
 from cvae.run.folder import RunFolder
 from cvae.spec.document import split_overrides
 from cvae.spec.variants import SEEDS
-from cvae.tracking.note import markdown
 
 SCORES = ("test/neg_elbo", FIDELITY)
 SHARE = 0.99  # of the means that chance alone makes, in `allowed`

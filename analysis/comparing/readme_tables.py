@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from analysis.reading import latent
 from analysis.reading.needed import BEST, SINGLE, SWEEPS, Needed
 from cvae.evaluation import metrics
-from cvae.evaluation.metrics import FIDELITY, TRANSFER
+from cvae.evaluation.metrics import FIDELITY, TRANSFER, markdown
 from cvae.run.folder import RunFolder
 from cvae.spec.fields import Model, Spec
 from cvae.sweep import table
-from cvae.tracking.note import markdown
 
 TO_BEAT = {  # by the sources that README names
     "seed_notebook": "127.82 [1]",

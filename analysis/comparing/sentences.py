@@ -19,14 +19,14 @@ from cvae.evaluation.metrics import FIDELITY
 MIN_FIDELITY = 0.95  # of prior samples are read as asked; less is warned of
 
 METHOD = (
-    "n counts runs; ± is their sample standard deviation. Intervals are 95 % t "
-    "intervals of the mean, of paired differences or of unpaired ones (Welch): they "
-    "hold the true mean in 95 % of simulated samples at n = 3, 5 and 10. Differences "
-    "are of runs paired by seed where the seeds agree. p is of a permutation test of "
-    "the means, exact where it can be, adjusted for all settings (Benjamini and "
-    "Hochberg). The best setting is chosen on the validation images where every run "
-    "has that figure; if it is chosen on the same figure as is reported, differences "
-    "to it look slightly large."
+    "n counts finished runs; ± is their sample standard deviation. Intervals are "
+    "95 % t intervals: of a mean, of paired differences, or of unpaired ones (Welch). "
+    "In simulations at n = 3, 5 and 10 they contain the true mean in 95 % of samples. "
+    "Runs are paired by seed where both settings have the seed. p comes from a "
+    "permutation test of the means, exact where possible, adjusted for the number of "
+    "settings (Benjamini and Hochberg). The best setting is chosen on the validation "
+    "images if every run has that metric. If it is chosen on the reported metric "
+    "itself, differences from it look slightly too large."
 )
 
 
@@ -70,20 +70,22 @@ def _distance(each: Difference, setting: Setting, comparison: Comparison) -> str
     if summary.mean == 0:
         verdict = f"the same as {whom}"
     details = []
-    if (fields := len(differing_fields(setting, reference))) > 1:
-        details.append(f"they differ in {fields} fields: no single cause")
     if each.pairs:
         what = "run" if setting.pooled or reference.pooled else "seed"
-        pairs = "pair" if each.pairs == 1 else "pairs"
-        details.append(f"{each.pairs} {pairs} by {what}")
+        pairs = "a single pair" if each.pairs == 1 else f"{each.pairs} pairs"
+        details.append(f"{pairs} by {what}")
     if not math.isnan(summary.low):
         interval = tables.interval_text(summary.low, summary.high, metric)
         details.append(f"95 % interval {interval}")
-    if math.isnan(each.p):
-        details.append(f"too few seeds for a test, which takes {MIN_SEEDS}")
-    else:
+    if not math.isnan(each.p):
         p = tables.p_value(each.adjusted)
         details.append(f"adjusted p {p if p[0] == '<' else f'= {p}'}")
+    elif each.pairs != 1:
+        details.append(f"no p-value under {MIN_SEEDS} seeds")
+    if (fields := len(differing_fields(setting, reference))) > 1:
+        details.append(
+            f"the settings differ in {fields} fields, so the cause is unclear"
+        )
     return f"; {verdict} ({', '.join(details)})"
 
 
@@ -93,33 +95,32 @@ def cautions(comparison: Comparison) -> list[str]:
     if len(every) > 1:
         chosen = comparison.chosen_on
         where = "reported on test" if chosen != comparison.metric else "and reported"
-        notes.append(f"the best setting is chosen on {chosen}, {where}")
+        notes.append(f"The best setting is chosen on {chosen}, {where}.")
     if pooled := sorted({key for setting in every for key in setting.pooled}):
         notes.append(
-            f"each setting pools runs that differ in {', '.join(pooled)}: compare by "
-            "the paired differences, which hold these fixed, not by mean ± sd"
+            f"Each setting pools runs that differ in {', '.join(pooled)}. Compare the "
+            "paired differences, which hold these fields fixed, not mean ± sd."
         )
     seeds = [setting.seeds for setting in every]
     if len(seeds) > 1 and min(seeds) < MIN_SEEDS:
         few = sum(count < MIN_SEEDS for count in seeds)
-        notes.append(
-            f"too few seeds: {few} of {len(seeds)} settings have under {MIN_SEEDS}, "
-            "and no p-value"
-        )
+        which = f"all {few}" if few == len(seeds) else f"{few} of {len(seeds)}"
+        missing = "No p-values" if few == len(seeds) else "Some p-values are missing"
+        notes.append(f"{missing}: {which} settings have fewer than {MIN_SEEDS} seeds.")
     return [*notes, *_control(comparison)]
 
 
 def shown_digits(figures: Mapping[str, float], key: str = FIDELITY) -> str:
-    """How often a picture shows the digit it was asked for, to stand in its caption."""
+    """The share of a picture's digits that are the digit asked for, for its caption."""
     what = "samples" if key == FIDELITY else "test images decoded as another digit"
     if key not in figures:
-        return f" How many {what} are read as the digit asked for was not measured."
-    share, right = figures[key], figures.get("test/judge_accuracy")
-    judge = f" (by a CNN right on {100 * right:.2f} % of real ones)" if right else ""
-    few = f", under {100 * MIN_FIDELITY:g} %: the label does not decide the digit alone"
+        return f" The share of {what} that show the digit asked for was not measured."
+    share, accuracy = figures[key], figures.get("test/judge_accuracy")
+    classifier = f" with {100 * accuracy:.2f} % test accuracy" if accuracy else ""
+    few = f" Under {100 * MIN_FIDELITY:g} %, the label does not decide the digit alone."
     return (
-        f" {100 * share:.1f} % of all {what} are read as the digit asked for"
-        f"{judge}{few * (share < MIN_FIDELITY)}."
+        f" A CNN{classifier} reads {100 * share:.1f} % of {what} as the digit asked "
+        f"for.{few * (share < MIN_FIDELITY)}"
     )
 
 
@@ -136,13 +137,13 @@ def _control(comparison: Comparison) -> list[str]:
     best = fidelity(comparison.best)
     if fidelity(control) > best:
         notes.append(
-            f"the best {comparison.metric} is not the best control: its {FIDELITY} is "
-            f"{100 * best:.1f} %, that of {comparison.name(control)} "
-            f"{100 * fidelity(control):.1f} %; METRIC={FIDELITY} compares by it"
+            f"The setting with the best {comparison.metric} obeys labels less well: "
+            f"its {FIDELITY} is {100 * best:.1f} %, that of {comparison.name(control)} "
+            f"is {100 * fidelity(control):.1f} %. METRIC={FIDELITY} compares by it."
         )
     if best < MIN_FIDELITY:
         notes.append(
-            f"only {100 * best:.1f} % of the best setting's samples show the digit "
-            "that was asked for"
+            f"Only {100 * best:.1f} % of the best setting's samples show the digit "
+            "asked for."
         )
     return notes

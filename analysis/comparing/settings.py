@@ -151,19 +151,17 @@ def find_field(name: str, runs: Sequence[RunRow]) -> str:
 
 def group_by(runs: Sequence[RunRow], by: Sequence[str] = ()) -> tuple[Setting, ...]:
     """The runs by the values of the fields `by`, or of all that sets them apart."""
-    keys = list(by) or swept_fields(runs)
-    groups: dict[str, list[RunRow]] = {}
-    for run in runs:
-        values = json.dumps([run.fields.get(key) for key in keys])
-        groups.setdefault(values, []).append(run)
-    made = [
-        Setting(
-            {key: members[0].fields.get(key) for key in keys},
-            tuple(sorted(members, key=lambda run: run.seed)),
-            tuple(key for key in swept_fields(members) if key not in keys),
+    keys, rows = list(by) or swept_fields(runs), Runs("", tuple(runs)).fields
+    places = rows.groupby(keys).indices.values() if keys else [range(len(runs))]
+    made = []
+    for members in ([runs[at] for at in group] for group in places):
+        made.append(
+            Setting(
+                {key: members[0].fields.get(key) for key in keys},
+                tuple(sorted(members, key=lambda run: run.seed)),
+                tuple(key for key in swept_fields(members) if key not in keys),
+            )
         )
-        for members in groups.values()
-    ]
     return tuple(sorted(made, key=lambda s: [*map(sort_key, s.values.values())]))
 
 

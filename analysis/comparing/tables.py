@@ -1,19 +1,20 @@
-"""Tables of a comparison as rows of text; Markdown and CSV of any rows."""
+"""Tables of a comparison as rows of text, and as Markdown; its numbers for the CSV."""
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from analysis.comparing.settings import Comparison, short, text
 from analysis.reading.runs import RunRow
+from cvae.evaluation import metrics
 from cvae.evaluation.metrics import ERROR, SCORES, mean_sd, number
 from cvae.run.files import write_atomic
-from cvae.tracking import note
 
 Row = dict[str, Any]
 LONGEST = 60  # rows of a table that people read; the CSV has all
@@ -60,26 +61,21 @@ def runs(
     ]
 
 
-def statistics(comparison: Comparison) -> list[Row]:
-    """Every figure of the comparison as numbers, for the CSV."""
+def statistics(comparison: Comparison) -> pd.DataFrame:
+    """A row a setting: its fields, and every number of the comparison."""
     rows = []
     for setting, whole, each in comparison.rows:
         row: Row = dict(setting.values)
         row |= {"metric": comparison.metric, "n": whole.n, "seeds": setting.seeds}
         row |= {"mean": whole.mean, "sd": whole.sd, "low": whole.low}
         row |= {"high": whole.high, "best": setting is comparison.best}
-        row["against"] = comparison.reference.label if each else ""
-        row["pairs"] = each.pairs if each else ""
-        for key in ("mean", "sd", "low", "high"):
-            row[f"difference_{key}"] = getattr(each.summary, key) if each else ""
-        for key, column in (
-            ("p", "p"),
-            ("welch", "p_welch"),
-            ("adjusted", "p_adjusted"),
-        ):
-            row[column] = getattr(each, key) if each else ""
+        if each:
+            row |= {"against": comparison.reference.label, "pairs": each.pairs}
+            for key in ("mean", "sd", "low", "high"):
+                row[f"difference_{key}"] = getattr(each.summary, key)
+            row |= {"p": each.p, "p_welch": each.welch, "p_adjusted": each.adjusted}
         rows.append(row)
-    return rows
+    return pd.DataFrame(rows, dtype=object)
 
 
 def scores(comparison: Comparison) -> list[str]:
@@ -117,7 +113,7 @@ def markdown(rows: Sequence[Row]) -> str:
         lines.append(cells)
     more = len(rows) - LONGEST
     rest = f"\n\n{more} more rows are in the CSV." if more > 0 else ""
-    return note.markdown(lines) + rest
+    return metrics.markdown(lines) + rest
 
 
 def bullets(lines: Sequence[str]) -> str:
@@ -141,12 +137,3 @@ def code_block(text: str) -> str:
     """Text as a block of code, in a fence longer than any inside."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}sh\n{text}\n{fence}"
-
-
-def write_csv(rows: Sequence[Row], path: Path) -> Path:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    return path

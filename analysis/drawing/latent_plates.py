@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from analysis.comparing.sentences import shown_digits
-from analysis.drawing import latent_pictures
+from analysis.drawing import latent_pictures, style
 from analysis.drawing.plates import Panel, Plate, mosaic
 from analysis.reading import latent
 from analysis.reading.latent import Posterior
@@ -23,6 +23,7 @@ LARGE, SMALL = 20, 6  # tiles in a row: of one digit's plane, of one beside nine
 TRAVERSED = 10  # dimensions at most
 
 
+@style.house()
 def draw_latent(
     run: Run, posterior: Posterior, *, digit: int | None = None, ellipses: bool = False
 ) -> list[Plate]:
@@ -197,8 +198,11 @@ def column_labels(count: int, *, ends: bool = False) -> list[str]:
 
 
 def title(run: Run) -> str:
-    size = run.model.latent_dim
-    return f"{display_name(run.folder)}, {size} latent dimension{'s' * (size > 1)}"
+    return f"{display_name(run.folder)}, {dimensions(run.model.latent_dim)}"
+
+
+def dimensions(size: int) -> str:
+    return f"{size} latent dimension{'s' * (size > 1)}"
 
 
 def mixing_caption(run: Run, posterior: Posterior) -> str:

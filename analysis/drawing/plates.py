@@ -58,6 +58,7 @@ TITLE, APART = 18.0, 7.0  # points: the line over a panel, the space between two
 NAMES = 9.0  # points: the words over columns
 
 
+@style.house()
 def mosaic(panels: Sequence[Panel], columns: int) -> Figure:
     """Pictures in rows of `columns`; every pixel is a square of whole dots, no axes.
 
@@ -100,6 +101,7 @@ def mosaic(panels: Sequence[Panel], columns: int) -> Figure:
     return drawn
 
 
+@style.house()
 def save(figure: Figure, path: Path, formats: Iterable[str] = ("png",)) -> list[Path]:
     """Write `path` with each format as its suffix; no date and no version in the bytes.
 

@@ -28,6 +28,7 @@ LABELS = 40  # characters that fit below a panel
 Lines = dict[str, list[Setting]]
 
 
+@style.house()
 def draw_comparison(runs: Runs, comparison: Comparison) -> list[Plate]:
     """Every figure that these runs have something for."""
     drawn = (

@@ -206,7 +206,7 @@ def learning_curves(
 def compared(needed: Needed, name: str) -> Comparison:
     """A sweep's settings, set against each other."""
     ids = [folder.name for _, folder in needed.children(name)]
-    runs = load_runs(ids=ids, runs=needed.runs, source="folders")
+    runs = load_runs(ids=ids, runs=needed.runs, folders_only=True)
     return compare.compare(runs).comparison
 
 

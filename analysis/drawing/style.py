@@ -1,11 +1,14 @@
-"""One look for every figure.
+"""One look for every figure, whatever matplotlib is configured to.
 
-Importing this sets matplotlib's defaults. Colours are those of Okabe and Ito (2008),
-told apart by colour-blind readers, and for the ten digits those of Petroff (2021). A
-figure is one README column wide; the same figure gives the same bytes.
+Colours are those of Okabe and Ito (2008), told apart by colour-blind readers, and for
+the ten digits those of Petroff (2021). A figure is one README column wide; the same
+figure gives the same bytes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import matplotlib as mpl
 from cycler import cycler
@@ -49,12 +52,24 @@ RC = {
     "svg.hashsalt": "cvae",
     "pdf.fonttype": 42,
 }
-mpl.rcParams.update(RC)
+
+
+@contextmanager
+def house() -> Iterator[None]:
+    """Draw in this style: matplotlib's own defaults, then ours; the caller's return.
+
+    Also a decorator. Figures have to be made and saved inside of it: a font, a style or
+    LaTeX of the user's matplotlibrc reaches neither.
+    """
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(RC)
+        yield
 
 
 def figure(height: float, *, width: float = WIDTH) -> Figure:
     """An empty figure of so many inches in the house style; it needs no display."""
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def title(drawn: Figure, text: str) -> None:

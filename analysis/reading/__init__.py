@@ -1,1 +1,1 @@
-"""Runs as a table, from a store or from folders."""
+"""Runs as a table: from their folders, and from MLflow where it is named."""

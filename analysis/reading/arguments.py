@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from analysis.reading.runs import Runs
 from cvae.errors import RunNotFound, guarded
 from cvae.run.find import sweeps
 from cvae.run.folder import RUNS
+from cvae.tracking.address import VARIABLE
 
 FORMATS = ("png", "svg", "pdf")
 Options = dict[str, dict[str, Any]]
@@ -25,16 +27,17 @@ OPTIONS: Options = {
     "--by": {"default": "", "help": "fields that set the settings apart"},
     "--against": {"default": "", "help": "the reference, such as 'beta=1'"},
     "--metric": {"default": "test/neg_elbo", "help": "what to compare"},
-    "--source": {
-        "choices": ("auto", "store", "folders"),
-        "default": "auto",
-        "help": "where to read the runs; auto: the tracking store if there is one",
+    "--from": {
+        "dest": "store",
+        "metavar": "URI",
+        "help": "an MLflow store whose runs are read, too; or MLFLOW_TRACKING_URI",
     },
     "--formats": {"default": "png", "help": "png, svg, pdf"},
     "--out": {"type": Path, "help": "folder to write to"},
     "--runs": {"type": Path, "default": RUNS, "help": "folder of runs"},
+    "--attach": {"action": "store_true", "help": "put the files into MLflow, too"},
 }
-COMMON = {name: OPTIONS[name] for name in ("--out", "--runs")}
+COMMON = {name: OPTIONS[name] for name in ("--out", "--runs", "--attach")}
 CHOICE = OPTIONS  # the commands on chosen runs have them all
 ONE_RUN: Options = {
     "--run": {"help": "name, id, folder or MLflow run id; newest if none"}
@@ -43,7 +46,7 @@ TRAINING: Options = {  # of the commands that train what is missing
     "--set": {"default": "", "metavar": "'a.b=1 c.d=2'", "help": "for a try-out"},
     "--offline": {"action": "store_true", "help": "publish later, with sync"},
 }
-GOES_ON = "interrupted; the same command goes on"
+GOES_ON = "interrupted; the same command resumes"
 
 
 def command(
@@ -73,12 +76,14 @@ def selected_runs(options: argparse.Namespace) -> Runs:
     Raises:
         RunNotFound: nothing fits, or nothing was asked for.
     """
+    if options.store:
+        os.environ[VARIABLE] = options.store
     ids = (options.run or "").split()
     if options.last_sweep:
         by_end = sorted(sweeps(options.runs), key=lambda s: s.info.get("ended", 0))
         options.sweep = by_end[-1].name if by_end else None
     if not (options.experiment or options.sweep or ids or options.filter):
-        everything = load_runs(runs=options.runs, source=options.source)
+        everything = load_runs(runs=options.runs)
         known = ", ".join(sorted({run.experiment for run in everything.rows}))
         raise RunNotFound(f"say which: EXPERIMENT=…, SWEEP=…, RUN=…; here is {known}")
     return load_runs(
@@ -87,7 +92,6 @@ def selected_runs(options: argparse.Namespace) -> Runs:
         ids=ids,
         filter=options.filter,
         runs=options.runs,
-        source=options.source,
     )
 
 

@@ -1,4 +1,4 @@
-"""What was made from runs, put where they are in the tracking store."""
+"""Files made from runs, put beside the runs in MLflow: with ATTACH=1 alone."""
 
 from __future__ import annotations
 
@@ -8,48 +8,54 @@ from typing import TYPE_CHECKING
 
 from analysis.reading.load import load_runs
 from analysis.reading.runs import Runs
-from cvae.errors import TrackingError
+from cvae.errors import RunNotFound
 from cvae.run.folder import SweepFolder
-from cvae.tracking.address import has_store
 
 if TYPE_CHECKING:
     from cvae.loading.samples import Run
     from cvae.tracking.store import Store
 
 
-def attach(
-    runs: Runs, files: Sequence[Path], folder: str, *, always: bool = False
-) -> str:
-    """Files as artifacts of a sweep's parent run, in `folder`; says where, or why not.
+def attach(runs: Runs, files: Sequence[Path], folder: str) -> str:
+    """Put files among the artifacts of a run in MLflow, in `folder`; say which run.
 
-    Files of one run go to the run itself. With `always` those of several runs without a
-    sweep go to a run of MLflow's experiment `reports`, which holds nothing else.
+    Those of a sweep go to the sweep's own run, those of one run to that run, those of
+    an experiment to a run of MLflow's experiment `reports`, which holds nothing else.
+
+    Raises:
+        RunNotFound: the runs are not in MLflow, or are of no one sweep or experiment.
+        TrackingError: the store cannot be used.
     """
-    if runs.store is None and not has_store(runs.place):
-        return "not in MLflow: there is no tracking store"
+    from cvae.tracking.connection import clear_errors
     from cvae.tracking.store import Store
 
-    try:
-        store = runs.store or Store(runs.place)
-        home = _parent(runs, store) if runs.sweep else None
-        if home is None and len(runs.rows) == 1:
-            home = runs.rows[0].run_id
-        elif home is None and always:
-            known = runs.experiment in store.experiments()
-            home = store.report_run(runs.experiment) if known else None
-        if home is None:
-            return f"not in MLflow: {_why_not_attached(runs)}"
-        for file in files:
-            store.attach(home, file, folder)
-        store.link_report(home)
-    except TrackingError as error:
-        return f"not in MLflow: {error}"
+    store = Store(runs.place)
+    home = None
+    if runs.sweep:
+        home = _parent(runs, store)
+    elif len(runs.rows) == 1:
+        home = runs.rows[0].run_id
+    elif runs.experiment in store.experiments():
+        home = store.report_run(runs.experiment)
+    with clear_errors(store.address):
+        missing = home is None or not store.has_run(home)
+    if home is None or missing:
+        one = f"RUN={runs.rows[0].name} " if len(runs.rows) == 1 else ""
+        raise RunNotFound(
+            f"written, but not attached: {runs.name} is not in MLflow as one run, "
+            f"sweep or experiment; make sync {one}publishes runs"
+        )
+    for file in files:
+        store.attach(home, file, folder)
+    store.link_report(home)
     return f"in MLflow: run {home}, artifacts {folder}/"
 
 
 def attach_to_run(run: Run, runs: Path, files: Sequence[Path], folder: str) -> str:
     """Files as artifacts of the one run that they were made of; as `attach`."""
-    return attach(load_runs(ids=[run.folder.name], runs=runs), files, folder)
+    return attach(
+        load_runs(ids=[run.folder.name], runs=runs, folders_only=True), files, folder
+    )
 
 
 def _parent(runs: Runs, store: Store) -> str | None:
@@ -59,14 +65,4 @@ def _parent(runs: Runs, store: Store) -> str | None:
         return str(known["run_id"])
     places = list(store.experiments().values())
     query = f"tags.`cvae.sweep` = '{runs.sweep}' and tags.`cvae.kind` = 'sweep'"
-    for parent in store.search(places, query):
-        return parent.run_id
-    return None
-
-
-def _why_not_attached(runs: Runs) -> str:
-    if runs.sweep:
-        return f"the sweep {runs.sweep} has no run of its own there"
-    if len(runs.rows) == 1:
-        return f"the run is not there; make sync RUN={runs.rows[0].name}"
-    return "only a sweep has a run of its own to hold this"
+    return next((parent.run_id for parent in store.search(places, query)), None)

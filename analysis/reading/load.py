@@ -1,7 +1,7 @@
-"""Runs as a table, from the tracking store or from their folders.
+"""Runs as a table, from their folders, and from MLflow where it is named.
 
 runs = load_runs(sweep="beta")
-pandas.DataFrame(runs.table())      # one row a run
+runs.table()                                    # a pandas.DataFrame, one row a run
 runs.history(runs.rows[0], "val/neg_elbo")
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from analysis.reading.runs import RunRow, Runs
 from analysis.reading.sources import from_folders, from_store
@@ -22,12 +22,8 @@ from cvae.run import published
 from cvae.run.find import sweeps
 from cvae.run.folder import FIRST, RUNS
 from cvae.spec.identity import NAME
-from cvae.tracking.address import has_store
+from cvae.tracking.address import VARIABLE
 
-if TYPE_CHECKING:
-    from cvae.tracking.store import Store
-
-Source = Literal["auto", "store", "folders"]
 log = logging.getLogger("cvae")
 
 
@@ -38,16 +34,18 @@ def load_runs(
     ids: Sequence[str] = (),
     filter: str = "",  # MLflow's word
     runs: Path = RUNS,
-    source: Source = "auto",
+    folders_only: bool = False,
 ) -> Runs:
     """The runs of an experiment, of a sweep, by name or by MLflow's filter; or all.
 
-    Where `runs/` has none that fit, published ones stand in, and that is said.
+    The folders are the truth. Where MLFLOW_TRACKING_URI names a store, the runs that
+    have no readable folder here are added from it. Where neither has any that fit,
+    published ones stand in, and that is said. Nothing is written.
 
     Args:
         ids: run names, ids, spec names, folders or MLflow run ids.
         filter: MLflow's filter string, such as "metrics.`test/kl` > 5".
-        source: `auto` is the tracking store where there is one, else the folders.
+        folders_only: ask no store.
 
     Raises:
         RunNotFound: nothing fits; names the nearest that would.
@@ -55,13 +53,13 @@ def load_runs(
         ValueError: a bad filter, or a filter without a store.
     """
     try:
-        return _load(experiment, sweep, ids, filter, runs, source)
+        return _load(experiment, sweep, ids, filter, runs, not folders_only)
     except RunNotFound as none_of_ones_own:
         results = published.fallback(runs)
         if results is None or filter:
             raise
         try:
-            loaded = _load(experiment, sweep, ids, "", results.path, "folders")
+            loaded = _load(experiment, sweep, ids, "", results.path, False)
         except RunNotFound as error:
             raise RunNotFound(f"{none_of_ones_own}\n{error}") from error
     log.warning("none in %s/: using what is published in %s", runs, results.path)
@@ -74,35 +72,44 @@ def _load(
     ids: Sequence[str],
     filter: str,
     runs: Path,
-    source: Source,
+    ask_store: bool,
 ) -> Runs:
     if sweep and not NAME.fullmatch(sweep):
         raise RunNotFound(f"no sweep {sweep[:80]!r}; {_list_sweeps(runs)}")
-    store: Store | None = None
-    matches: list[RunRow] = []
-    unreadable: dict[str, str] = {}
-    if source == "store" or (source == "auto" and has_store(runs)):
-        store, matches = from_store(runs, experiment, sweep, filter)
+    rows, unreadable = from_folders(runs, experiment, sweep)
+    store, known = None, {run.experiment for run in rows}
+    if ask_store and os.environ.get(VARIABLE):
+        from cvae.tracking.reader import Reader
+
+        store = Reader(runs)
+        here = {run.uid: run for run in rows}
+        stored = from_store(store, experiment, sweep, filter)
+        if filter:
+            rows = [here.get(run.uid, run) for run in stored]
+        else:
+            rows += [run for run in stored if run.uid not in here]
+        known |= set(store.experiments())
     elif filter:
-        raise ValueError("a filter is answered by the tracking store; there is none")
-    if source == "folders" or (source == "auto" and not filter):
-        more, unreadable = from_folders(runs, experiment, sweep, store)
-        known = {run.uid for run in matches}
-        matches += [run for run in more if run.uid not in known]
+        raise ValueError(
+            "FILTER is answered by MLflow: name its store, as in "
+            f"FROM=sqlite:///{runs}/mlflow.db"
+        )
     try:
-        chosen = _select(matches, ids) if ids and matches else matches
+        chosen = _select(rows, ids) if ids and rows else rows
         if not chosen:
-            raise RunNotFound(_no_match(runs, experiment, sweep, filter, store))
+            if not known and experiment:
+                known = {run.experiment for run in from_folders(runs, None, None)[0]}
+            raise RunNotFound(_no_match(runs, experiment, sweep, filter, sorted(known)))
     except RunNotFound as error:
         why = "".join(f"\n{name}: {text}" for name, text in unreadable.items())
         raise RunNotFound(f"{error}{why}") from error
     name = sweep or experiment or (ids[0] if len(ids) == 1 else "runs")
     titles = Counter(run.title for run in chosen)
-    rows = tuple(
+    titled = tuple(
         run if titles[run.title] == 1 else replace(run, title=run.name)
         for run in sorted(chosen, key=lambda run: (run.started, run.name))
     )
-    return Runs(name, rows, unreadable, sweep or "", experiment or "", runs, store)
+    return Runs(name, titled, unreadable, sweep or "", experiment or "", runs, store)
 
 
 def _select(rows: list[RunRow], ids: Sequence[str]) -> list[RunRow]:
@@ -126,14 +133,11 @@ def _no_match(
     experiment: str | None,
     sweep: str | None,
     query: str,
-    store: Store | None,
+    known: Sequence[str],
 ) -> str:
-    """Why nothing was found, and what would be."""
-    known: list[str] = []
-    if experiment:
-        known = _experiments(runs, store)
-        if known and experiment not in known:
-            return f"no experiment {experiment[:80]!r}; {_hint(experiment, known)}"
+    """Why nothing was found, and what would be; `known` are the experiments."""
+    if experiment and known and experiment not in known:
+        return f"no experiment {experiment[:80]!r}; {_hint(experiment, known)}"
     if query:
         return f"no run fits the filter {query!r}"
     if sweep:
@@ -141,14 +145,6 @@ def _no_match(
     if experiment and known:
         return f"the experiment {experiment!r} has no runs"
     return f"no runs in {runs}/; make one with\n  {FIRST}"
-
-
-def _experiments(runs: Path, store: Store | None) -> list[str]:
-    """The experiments of the store and of the folders."""
-    names = {run.experiment for run in from_folders(runs, None, None, None)[0]}
-    if store is not None:
-        names |= set(store.experiments())
-    return sorted(names)
 
 
 def _hint(wanted: str, names: Sequence[str]) -> str:

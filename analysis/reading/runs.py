@@ -1,20 +1,22 @@
-"""A run, and runs as a table: what differs among them, their figures, their files."""
+"""A run as a row, and runs as a table: what differs, their metrics, their files."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from cvae.run.folder import RUNS, RunFolder
 from cvae.spec.fields import Spec
 from cvae.spec.identity import flatten
 
 if TYPE_CHECKING:
-    from cvae.tracking.store import Store
+    from cvae.tracking.reader import Reader
 
 DEFAULTS = flatten(Spec(name="default"))
 
@@ -24,7 +26,7 @@ class RunRow:
     """One run as a row: every dotted spec field, the last value of every metric.
 
     `folder` is None where the run's folder is not on this machine, `run_id` where the
-    run was read from its folder and has not been published.
+    run was never published.
     """
 
     name: str
@@ -64,33 +66,44 @@ class Runs:
     sweep: str = ""
     experiment: str = ""
     place: Path = RUNS
-    store: Store | None = None
+    store: Reader | None = None  # MLflow, where it was named
+
+    @cached_property
+    def fields(self) -> pd.DataFrame:
+        """A row a run, a column a spec field, each value as JSON text."""
+        keys = dict.fromkeys(
+            [*DEFAULTS, *(key for run in self.rows for key in run.fields)]
+        )
+        return pd.DataFrame(
+            {
+                key: [json.dumps(r.fields.get(key), sort_keys=True) for r in self.rows]
+                for key in keys
+            }
+        )
 
     @property
     def differing(self) -> list[str]:
         """The spec fields that are not the same in all runs, in the spec's order."""
-        return [
-            key
-            for key in _keys(self.rows)
-            if len({_as_json(run.fields.get(key)) for run in self.rows}) > 1
-        ]
+        counts = self.fields.nunique()
+        return [str(key) for key in counts.index[counts > 1]]
 
     @property
     def finished(self) -> tuple[RunRow, ...]:
         return tuple(run for run in self.rows if run.status == "FINISHED")
 
-    def table(self) -> list[dict[str, Any]]:
+    def table(self) -> pd.DataFrame:
         """One row a run: what differs, `test/…`, seconds, status."""
         scores = {key for run in self.rows for key in run.metrics}
         chosen = sorted(key for key in scores if key.startswith("test/"))
         differing = self.differing
-        return [
+        rows = [
             {"run": run.name}
             | {key: run.fields.get(key) for key in differing}
             | {key: run.metrics.get(key) for key in chosen}
             | {"seconds": run.seconds, "status": run.status}
             for run in self.rows
         ]
+        return pd.DataFrame(rows, dtype=object)  # an integer stays one beside a gap
 
     def history(self, run: RunRow, key: str) -> list[tuple[int, float]]:
         """(epoch, value) of a metric, from the run's folder if it is here.
@@ -106,7 +119,6 @@ class Runs:
             ]
         if self.store is None or run.run_id is None:
             return []
-
         return self.store.history(run.run_id, key)
 
     def file(self, run: RunRow, path: str) -> bytes | None:
@@ -118,15 +130,4 @@ class Runs:
                 return None
         if self.store is None or run.run_id is None:
             return None
-
         return self.store.artifact(run.run_id, path)
-
-
-def _keys(rows: Iterable[RunRow]) -> list[str]:
-    return list(
-        dict.fromkeys([*DEFAULTS, *(key for run in rows for key in run.fields)])
-    )
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)

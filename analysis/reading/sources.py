@@ -1,4 +1,4 @@
-"""Runs read from the tracking store, and from their folders."""
+"""Runs read from their folders, and from a tracking store."""
 
 from __future__ import annotations
 
@@ -8,87 +8,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.reading.runs import DEFAULTS, RunRow
-from cvae.errors import Damaged
 from cvae.run.find import display_name, folders
 from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.identity import flatten
 
 if TYPE_CHECKING:
-    from cvae.tracking.store import Store, StoredRun
+    from cvae.tracking.reader import Reader
+    from cvae.tracking.store import StoredRun
 
 SECTIONS = {key.partition(".")[0] for key in DEFAULTS if "." in key}
 OVERFLOW = 1.79e308  # MLflow stores infinity as the largest double
 
 
-def from_store(
-    runs: Path, experiment: str | None, sweep: str | None, query: str
-) -> tuple[Store, list[RunRow]]:
-    """The runs of the store that fit; neither parents of sweeps nor pages."""
-    from cvae.tracking.store import Store
-
-    store = Store(runs)
-    names = store.experiments()
-    places = [id for name, id in names.items() if experiment in (None, name)]
-    if sweep:
-        tagged = f"tags.`cvae.sweep` = '{sweep}'"
-        query = f"{tagged} and {query}" if query else tagged
-    here = {
-        folder.info.get("uid"): folder for folder in folders(runs) if _readable(folder)
-    }
-    return store, [
-        _stored_row(stored, here.get(stored.tags.get("cvae.uid", "")))
-        for stored in (store.search(places, query) if places else ())
-        if "cvae.kind" not in stored.tags and "name" in stored.params
-    ]
-
-
-def _readable(folder: RunFolder) -> bool:
-    """Whether a run can be read from its folder; otherwise the store has all of it."""
-    try:
-        folder.check_files()
-    except (Damaged, OSError):
-        return False
-    return True
-
-
-def _stored_row(stored: StoredRun, folder: RunFolder | None) -> RunRow:
-    known = {key: value for key, value in stored.params.items() if _is_field(key)}
-    facts = {key: stored.params[key] for key in stored.params.keys() - known.keys()}
-    facts |= stored.facts  # runs published before have them among the params
-    fields = DEFAULTS | {key: _value(key, text) for key, text in known.items()}
-    return RunRow(
-        name=folder.name if folder else stored.tags.get("cvae.folder", stored.name),
-        title=display_name(folder) if folder else stored.name,
-        id=stored.tags.get("cvae.id", ""),
-        uid=stored.tags.get("cvae.uid", ""),
-        status=stored.status,
-        experiment=str(fields["tracking.experiment"]),
-        started=stored.started,
-        fields=fields,
-        metrics={key: _infinite(value) for key, value in stored.metrics.items()},
-        facts=facts,
-        digest=stored.digest,
-        command=stored.tags.get("mlflow.source.name", ""),
-        commit=stored.tags.get("mlflow.source.git.commit", ""),
-        sweep=stored.tags.get("cvae.sweep", ""),
-        run_id=stored.run_id,
-        folder=folder,
-    )
-
-
 def from_folders(
-    runs: Path, experiment: str | None, sweep: str | None, store: Store | None
+    runs: Path, experiment: str | None, sweep: str | None
 ) -> tuple[list[RunRow], dict[str, str]]:
-    """The folders that fit and are not in the store; the unreadable with the reason."""
+    """The folders that fit; those that cannot be read, by name with the reason."""
     listed = SweepFolder(runs / "sweeps" / sweep).info.get("runs", []) if sweep else []
     members = {entry["folder"] for entry in listed}
     rows, unreadable = [], {}
     for folder in folders(runs):
-        info = folder.info
-        tagged = sweep is not None and info.get("sweep") == sweep
-        if sweep and not tagged and folder.name not in members:
-            continue
-        if store and (tagged or not sweep) and folder.published.get("uri") == store.uri:
+        if sweep and folder.info.get("sweep") != sweep and folder.name not in members:
             continue
         try:
             run = _folder_row(folder)
@@ -120,6 +60,46 @@ def _folder_row(folder: RunFolder) -> RunRow:
         sweep=info.get("sweep", ""),
         run_id=folder.published.get("run_id"),
         folder=folder,
+    )
+
+
+def from_store(
+    store: Reader, experiment: str | None, sweep: str | None, query: str
+) -> list[RunRow]:
+    """The runs of the store that fit; neither parents of sweeps nor pages."""
+    names = store.experiments()
+    places = [id for name, id in names.items() if experiment in (None, name)]
+    if sweep:
+        tagged = f"tags.`cvae.sweep` = '{sweep}'"
+        query = f"{tagged} and {query}" if query else tagged
+    return [
+        _stored_row(stored)
+        for stored in (store.search(places, query) if places else ())
+        if "cvae.kind" not in stored.tags and "name" in stored.params
+    ]
+
+
+def _stored_row(stored: StoredRun) -> RunRow:
+    known = {key: value for key, value in stored.params.items() if _is_field(key)}
+    facts = {key: stored.params[key] for key in stored.params.keys() - known.keys()}
+    facts |= stored.facts  # runs published before have them among the params
+    fields = DEFAULTS | {key: _value(key, text) for key, text in known.items()}
+    return RunRow(
+        name=stored.tags.get("cvae.folder", stored.name),
+        title=stored.name,
+        id=stored.tags.get("cvae.id", ""),
+        uid=stored.tags.get("cvae.uid", ""),
+        status=stored.status,
+        experiment=str(fields["tracking.experiment"]),
+        started=stored.started,
+        fields=fields,
+        metrics={key: _infinite(value) for key, value in stored.metrics.items()},
+        facts=facts,
+        digest=stored.digest,
+        command=stored.tags.get("mlflow.source.name", ""),
+        commit=stored.tags.get("mlflow.source.git.commit", ""),
+        sweep=stored.tags.get("cvae.sweep", ""),
+        run_id=stored.run_id,
     )
 
 

@@ -297,3 +297,9 @@ def headline(figures: dict[str, float]) -> float:
     """The run's bound: of the test images, else the latest known; nan if none is."""
     keys = [f"{split}/{HEADLINE}" for split in ("test", "val", "train")]
     return next((figures[key] for key in keys if key in figures), math.nan)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as a Markdown table, the first as its head."""
+    head, *lines = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *lines])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cvae.evaluation.metrics import (
@@ -13,6 +13,7 @@ from cvae.evaluation.metrics import (
     ERROR,
     HEADLINE,
     NATS,
+    markdown,
     metric,
     number,
 )
@@ -92,12 +93,6 @@ def report_link(experiment_id: str, run_id: str) -> str:
     """From a run's note to the report among its artifacts."""
     page = f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/report/report.html"
     return f"[**Report**]({page}): every setting's digits side by side, seeds together."
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as a Markdown table, the first as its head."""
-    head, *lines = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([head, "|---" * len(rows[0]) + "|", *lines])
 
 
 def _question(header: str) -> str:

@@ -50,7 +50,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Tracker(runs).publish(folder)
     loaded = load_runs(experiment="reported", runs=runs)
     files = report.write(compare.compare(loaded), runs / "report", HOSTILE)
-    assert "in MLflow" in attach.attach(loaded, files, "report", always=True)
+    assert "in MLflow" in attach.attach(loaded, files, "report")
     return runs
 
 

@@ -104,13 +104,14 @@ def test_a_spec_names_parts_that_its_run_does_at_the_end(tmp_path: Path) -> None
 
 def test_the_page_shows_every_figure_with_its_error(once: Run, tmp_path: Path) -> None:
     figures = cvae.evaluate(once, what="nll", **K)
-    html, markdown, *pictures = page.write(once, tmp_path)
-    text = markdown.read_text()
+    text = page.write(once, tmp_path).read_text()
     for key in ("nll_is6", "marginal_nll_is2"):
         value, error = figures[f"test/{key}"], figures[f"test/{key}_se"]
-        assert f"| {key} | {value:.2f} ± {error:.2f} | nats per image |" in text
-    assert [path.name for path in pictures] == ["nll.png"]
-    assert "data:image/png" in html.read_text()
+        assert f"<td>{value:.2f} ± {error:.2f}</td><td>nats per image</td>" in text
+    assert text.count("data:image/png") == 1
+    assert "K = 6 draws of z per image; LABEL_K = 2 per image for each label" in text
+    again = f"make evaluate RUN={once.folder.name} K=6 LABEL_K=2 WHAT=&#34;nll&#34;"
+    assert again in text
 
 
 @pytest.mark.parametrize(
