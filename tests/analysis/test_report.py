@@ -220,8 +220,8 @@ def test_pictures_are_the_same_whatever_matplotlib_is_configured_to(
         )
         assert done.returncode == 0, done.stderr
     with matplotlib.rc_context({"font.size": 30, "axes.grid": False}):
-        result = compare.compare(load_runs(runs=tmp_path / "runs"))
-        compare.write(result, tmp_path / "style", ("png", "svg", "pdf"))
+        runs = load_runs(experiment="cvae", runs=tmp_path / "runs")
+        compare.write(compare.compare(runs), tmp_path / "style", ("png", "svg", "pdf"))
         assert matplotlib.rcParams["font.size"] == 30
     for file in (tmp_path / "plain").iterdir():
         for name in ("theirs", "style"):
