@@ -204,7 +204,7 @@ def evaluate(
     what: str,
 ) -> None:
     from cvae.loading.samples import evaluate, load_run
-    from cvae.run.measurements import directory
+    from cvae.run.evaluation import directory
 
     known = load_run(run, runs=runs)
     figures = evaluate(
