@@ -1,7 +1,7 @@
 """The higher anchor: the same VAE in JAX, one compiled program for a whole epoch.
 
 What a fast user writes in a page: images in memory, `jit` over a `lax.scan` of the
-steps, Adam by hand. It needs `pip install -r requirements-bench.txt`, and nothing of
+steps, Adam by hand. It needs `pip install -r requirements-extra.txt`, and nothing of
 this project.
 
     python -m benchmarks.jit '{"hidden": [400], "latent": 20, "batch": 128}'

@@ -236,7 +236,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     device = runner.pick_device("auto")
     if not importlib.util.find_spec("jax"):
-        print("jax is left out: pip install -r requirements-bench.txt")
+        print("jax is left out: pip install -r requirements-extra.txt")
     facts = provenance.hardware(device) | {"torch": torch.__version__}
     day = time.strftime("%Y-%m-%d")
     print(f"{facts}, Python {platform.python_version()}, {day}\n")

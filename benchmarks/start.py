@@ -125,7 +125,7 @@ def target(runs: Path) -> list[Row]:
             said += f"; JAX {jax[-1]:.1f} s, {float(output.split()[-1]):.2f} nats"
         print(said)
     if not jax:
-        print("JAX is left out: pip install -r requirements-bench.txt")
+        print("JAX is left out: pip install -r requirements-extra.txt")
         return []
     share = statistics.median(a / b for a, b in zip(ours, jax, strict=True))
     return [("from `python` to 105.55, offline, of JAX's time", share, -0.5)]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from cvae.cli.table import COMMANDS
 from tests.prepared import Forked, Prepared
 
 PIPE = subprocess.PIPE
@@ -47,9 +47,7 @@ def default_signals() -> None:
 
 def environment(**extra: str) -> dict[str, str]:
     """This process's environment without what steers MLflow, make and git."""
-    text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
-    variables = re.search(r"^ARGUMENTS\s*:?=(.*)$", text, re.MULTILINE)
-    steering = set(variables[1].split()) if variables else set()
+    steering = {name for one in COMMANDS.values() for name in one.variables}
     kept = {
         key: value
         for key, value in os.environ.items()

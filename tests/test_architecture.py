@@ -126,10 +126,11 @@ def test_only_the_tracking_room_knows_mlflow(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", CVAE)
-def test_only_main_reads_the_command_line(module: str) -> None:
+def test_only_the_door_reads_the_command_line(module: str) -> None:
     names = imported(CVAE[module])
-    assert module == "__main__" or not {"argparse", "sys.argv"} & names
-    assert module == "__main__" or "sys.argv" not in CVAE[module].read_text()
+    door = module in ("__main__", "cli.front", "cli.table")
+    assert door or not {"argparse", "sys.argv"} & names
+    assert door or "sys.argv" not in CVAE[module].read_text()
 
 
 @pytest.mark.parametrize("module", CVAE)

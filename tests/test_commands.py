@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import sys
 from pathlib import Path
@@ -230,41 +229,6 @@ HOSTILE = (
 
 
 TARGETS = "experiment sweep samples evaluate compare manifold figures report sync ui"
-
-
-def test_make_never_interprets_what_the_user_passes(tmp_path: Path) -> None:
-    """Every variable with all of it at once: a recipe that expanded one would tell."""
-    text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
-    (names,) = re.findall(r"^ARGUMENTS := (.*)$", text, re.MULTILINE)
-    (selected,) = re.findall(r"^SELECTED = (.*)$", text, re.MULTILINE)
-    text = text.replace("$(SELECTED)", selected)
-    recipes = "".join(re.findall(r"^\t.*$", text, re.MULTILINE))
-    assert not re.findall(r'--[a-z-]+ "', recipes)  # a value may begin with a dash
-    assert set(re.findall(r"(?<!\$)\$[({]([^)}]+)[)}]", recipes)) == {"PYTHON"}
-    assert set(re.findall(r"\$\$\{?([A-Z_]+)", recipes)) <= {*names.split()}
-    trap = tmp_path / "trap"
-    hostile = [text.format(trap) for text in HOSTILE]
-    program = tmp_path / "python"  # prints its arguments instead of being Python
-    program.write_text('#!/bin/sh\nfor word; do printf "%s\\0" "$word"; done\n')
-    program.chmod(0o755)
-    for target in TARGETS.split():
-        used = re.search(rf"^{target}:.*\n((\t.*\n)+)", text, re.MULTILINE)
-        assert used is not None
-        passed = re.findall(r'--[a-z-]+="\$\$([A-Z_]+)"', used[1])
-        twice = len(passed) - len({*passed})  # to the second command of a target
-        wanted = {*passed}
-        wanted |= {"CONFIG"} & {*re.findall("[A-Z]+", used[1])}
-        assert wanted
-        for value in hostile:
-            given = [f"{name}={value}" for name in sorted(wanted)]
-            done = make(target, *given, f"PY={program}")
-            assert done.returncode == 0, done.stderr
-            words = [re.sub("^--[a-z-]+=", "", w) for w in done.stdout.split("\0")]
-            assert words.count(value) == len(wanted) + twice
-            assert not trap.exists()
-    for value in hostile:
-        assert make("list", f"PY={value}").returncode != 0
-        assert not trap.exists()
 
 
 @pytest.mark.parametrize("text", HOSTILE)

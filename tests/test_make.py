@@ -1,4 +1,4 @@
-"""Make takes variables from its command line only, and none that it does not use."""
+"""Make's door: what is typed reaches the command as it is, or is refused at once."""
 
 from __future__ import annotations
 
@@ -10,185 +10,159 @@ from pathlib import Path
 
 import pytest
 
+from cvae.cli import front
+from cvae.cli.table import ALIASES, ARGUMENTS, COMMANDS, SWITCHES
 from tests import children
 from tests.children import Done
 
-TEXT = (children.ROOT / "Makefile").read_text().replace("\\\n", " ")
-DEFINED = dict(re.findall(r"^(\w[\w.-]*) :?= *(.*)$", TEXT, re.MULTILINE))
-ARGUMENTS = DEFINED["ARGUMENTS"].split()
 SPEC = "CONFIG=experiments/quickstart.yaml"
+EVERY = sorted({name for goal in COMMANDS for name in front.takes(goal)})
+HOSTILE = (
+    *(
+        "$(touch {0})",
+        "`touch {0}`",
+        "x; touch {0}",
+        "$(shell touch {0})",
+        "a b|touch c",
+    ),
+    *("$$HOME $(HOME) ${{HOME}}", 'it\'s "so" \\', "-rf", "*", "../../up\n#x", "β"),
+)
+
+
+@pytest.fixture(scope="session")
+def printer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `python` that prints its arguments, each with a NUL behind it."""
+    path = tmp_path_factory.mktemp("printer") / "python"
+    path.write_text(
+        '#!/bin/sh\n[ "$1" = -c ] && exit\nfor w; do printf "%s\\0" "$w"; done\n'
+    )
+    path.chmod(0o755)
+    return path
 
 
 def make(*arguments: str, **environment: str) -> Done:
     """`make` with `echo` in the place of Python: it prints what Python gets."""
-    return children.run(
-        ["make", "PY=echo", *arguments],
-        limit=60,
-        env=children.environment(**environment),
-    )
+    env = children.environment(**environment)
+    return children.run(["make", "PY=echo", *arguments], limit=60, env=env)
 
 
-def takes(target: str) -> set[str]:
-    text = DEFINED.get(f"takes.{target}", "")
-    return set(text.replace("$(takes.compare)", DEFINED["takes.compare"]).split())
+def test_make_lists_every_command_and_each_example_is_taken() -> None:
+    listed = make().stdout
+    for goal, command in COMMANDS.items():
+        if goal in ("page", "schema"):
+            continue
+        assert f"make {goal} {command.example}".strip() in listed
+        names = re.findall(r"(?:^| )([A-Z_]+)=", command.example)
+        front.check([goal], dict.fromkeys(names, "1"))
+        assert set(names) <= {*front.takes(goal)}
 
 
-def used(target: str) -> set[str]:
-    """The variables in the recipe of a target."""
-    recipe = re.search(rf"^{target}:.*\n((\t.*\n)+)", TEXT, re.MULTILINE)
-    text = recipe[1].replace("$(SELECTED)", DEFINED["SELECTED"]) if recipe else ""
-    return {*re.findall(r"\$\$\{?([A-Z_]+)", text)} - {"PY"}
-
-
-TARGETS = sorted(re.findall(r"^([a-z-]+):.*  ## ", TEXT, re.MULTILINE))
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_a_target_takes_what_its_recipe_uses(target: str) -> None:
-    assert takes(target) == used(target)
-    assert takes(target) <= set(ARGUMENTS)
+@pytest.mark.parametrize("goal", [goal for goal in COMMANDS if COMMANDS[goal].act])
+def test_no_value_is_expanded_or_run(goal: str, printer: Path, tmp_path: Path) -> None:
+    names = [name for name in front.takes(goal) if name not in SWITCHES]
+    trap = tmp_path / "trap"
+    for text in HOSTILE if names else ():
+        value = text.format(trap)
+        done = children.run(
+            ["make", goal, f"PY={printer}", *(f"{name}={value}" for name in names)]
+        )
+        assert done.returncode == 0, done.stderr
+        words = [re.sub("^--[a-z-]+=", "", word) for word in done.stdout.split("\0")]
+        split = len({"PYTEST", "RUNS"} & {*names})  # of which each word is one
+        assert words.count(value) >= len(names) - split
+        assert {*value.split()} <= {*words} or not split
+        assert not trap.exists()
+    if goal == "list":
+        for text in HOSTILE:
+            assert children.run(["make", goal, f"PY={text.format(trap)}"]).returncode
+            assert not trap.exists()
 
 
 def test_nothing_of_the_environment_reaches_a_command() -> None:
-    shell = dict.fromkeys(ARGUMENTS, "/trap")
-    for target in ("experiment", "sweep", "samples", "evaluate", "report", "ui"):
-        done = make(target, *[SPEC] * ("CONFIG" in takes(target)), **shell)
+    shell = dict.fromkeys([*EVERY, "GIVEN", "GOALS", "VALUE_N"], "/trap")
+    for goal in ("experiment", "sweep", "samples", "evaluate", "report", "ui"):
+        done = make(goal, *[SPEC] * (goal in ("experiment", "sweep")), **shell)
         assert done.returncode == 0, done.stderr
-        assert "trap" not in done.stdout, target
+        assert "trap" not in done.stdout, goal
         assert "--offline" not in done.stdout
-        assert "--dry" not in done.stdout
     assert "-m cvae ui --host=here\n" in make("ui", "HOST=here", HOST="trap").stdout
-
-
-@pytest.mark.parametrize("override", ["-e", "--environment-overrides"])
-def test_not_even_if_make_prefers_the_environment(override: str) -> None:
-    assert make(override, "samples", N="7", SEED="8").stdout.split()[-1] == "samples"
+    assert make("-e", "samples", N="7", SEED="8").stdout.split()[-1] == "samples"
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["experiment", SPEC, "set=model.latent_dim=8"], "set=.*did you mean SET="),
-        (["experiment", "config=x.yaml"], "config=.*did you mean CONFIG="),
-        (["experiment", SPEC, "OFLINE=1"], "OFLINE=.*did you mean OFFLINE="),
         (["sweep", SPEC, "THREDS=1"], "THREDS=.*did you mean THREADS="),
-        (["samples", "n=4"], "n=.*did you mean N="),
         (["samples", "DIGITS=4"], "DIGITS=.*did you mean DIGIT="),
-        (["samples", "PYTHON=x"], "PYTHON=: no such variable"),
-        (["samples", "READY=x"], "READY=: no such variable"),
-        (["samples", "whatever=x"], "it takes PY DIGIT N OUT RUN SEED TEMPERATURE"),
+        (["samples", "whatever=x"], "it takes PY RUN DIGIT N SEED TEMPERATURE OUT"),
         (["samples", "don't=4"], "don't=: no such variable"),
+        (["samples", "GIVEN=x", "SHELL=x"], "no such variable"),
         (["experiment", SPEC, "SEED=3"], 'SEED=.*SET="training.seed=1"'),
-        (["list", "RUN=x"], "RUN=: no such variable for make list"),
         (["RUN=x"], "RUN=: no such variable for make help"),
+        (["experiment"], "CONFIG=: say which, such as make experiment CONFIG="),
+        (["experimnt"], "no such target; did you mean experiment"),
+        (["compress", "RUN=x"], "removed in version 2.0.0.*examples/bits_back"),
+        (["experiment", SPEC, "OFFLINE=maybe"], "say 1 or 0"),
+        (["data", "samples", "K=3"], "K=: no such variable for make data samples"),
     ],
 )
-def test_a_variable_that_the_target_does_not_take_is_refused(
+def test_what_the_target_does_not_take_is_refused(
     arguments: list[str], words: str
 ) -> None:
     done = make(*arguments)
     assert done.returncode == 2
     assert done.stdout == ""
     assert re.search(words, done.stderr)
-    assert len(done.stderr.splitlines()) == 1
 
 
 def test_two_targets_take_what_either_takes() -> None:
-    done = make("-n", "samples", "evaluate", "RUN=x", "N=3", "K=9")
-    assert done.returncode == 0, done.stderr
+    done = make("samples", "evaluate", "RUN=x", "N=3", "K=9")
+    assert "samples --run=x --n=3\n" in done.stdout
+    assert "evaluate --run=x --importance-samples=9\n" in done.stdout
 
 
-@pytest.mark.parametrize("value", ["0", "no", "No", "false", "FALSE", "off", ""])
-def test_a_switch_is_off(value: str) -> None:
-    done = make("sweep", SPEC, f"OFFLINE={value}", f"DRY={value}")
-    assert done.returncode == 0, done.stderr
-    assert "--offline" not in done.stdout
-    assert "--dry" not in done.stdout
-    assert "analysis.compare --last-sweep" in done.stdout
-    assert "--ellipses" not in make("manifold", f"ELLIPSES={value}").stdout
-
-
-@pytest.mark.parametrize("value", ["1", "yes", "true", "True", "on"])
-def test_a_switch_is_on(value: str) -> None:
-    done = make("sweep", SPEC, f"OFFLINE={value}", f"DRY={value}")
-    assert "--offline" in done.stdout
-    assert "--dry" in done.stdout
-    assert "analysis.compare" not in done.stdout
-    assert "--ellipses" in make("manifold", f"ELLIPSES={value}").stdout
-
-
-@pytest.mark.parametrize("value", ["maybe", "2", "x)$(shell touch {0})", "`touch {0}`"])
-def test_a_switch_that_is_neither_is_refused(value: str, tmp_path: Path) -> None:
-    trap = tmp_path / "trap"
-    done = make("experiment", SPEC, f"OFFLINE={value.format(trap)}")
-    assert done.returncode == 2
-    assert "say 1 or 0" in done.stderr
-    assert not trap.exists()
-
-
-PAGES = (
-    "README.md",
-    "CONTRIBUTING.md",
-    "Makefile",
-    ".ci/run",
-    "docs/*.md",
-    "experiments/**/*.yaml",
-)
-
-
-def offers() -> set[tuple[str, ...]]:
-    """Each `make target NAME=…` of the documents, without the values."""
-    texts = [file.read_text() for page in PAGES for file in children.ROOT.glob(page)]
-    commands = re.findall(
-        r"\bmake ([a-z][a-z-]*)((?: [A-Za-z_]+=(?:\"[^\"]*\"|'[^']*'|[^\s`]*))+)",
-        "\n".join(texts),
-    )
-    return {
-        (
-            target,
-            *re.findall(r" ([A-Za-z_]+)=", re.sub(r"\"[^\"]*\"|'[^']*'", "", rest)),
-        )
-        for target, rest in commands
-    }
+def test_a_switch_is_on_or_off() -> None:
+    for value in ("0", "no", "No", "false", "FALSE", "off", ""):
+        done = make("sweep", SPEC, f"OFFLINE={value}", f"DRY={value}")
+        assert "--offline" not in done.stdout
+        assert "-m cvae compare --last-sweep" in done.stdout
+    for value in ("1", "yes", "true", "True", "on"):
+        done = make("sweep", SPEC, f"OFFLINE={value}", f"DRY={value}")
+        assert "--offline --dry" in done.stdout
+        assert "compare" not in done.stdout
 
 
 def test_make_takes_every_command_that_the_documents_offer() -> None:
-    assert len(offers()) > 10
-    for target, *names in offers():
-        assert set(names) <= takes(target) | {"PY"}, target
+    pages = (
+        "*.md",
+        "docs/*.md",
+        ".ci/run",
+        ".github/**/*.yml",
+        "experiments/**/*.yaml",
+    )
+    files = [file for page in pages for file in children.ROOT.glob(page)]
+    text = "\n".join(f.read_text() for f in files if f.name != "CHANGELOG.md")
+    value = r"(?:\"[^\"]*\"|'[^']*'|[^\s`]*)"
+    offers = re.findall(rf"\bmake ([a-z-]+)((?: [A-Z_]+={value})+)", text)
+    assert len(offers) > 10
+    for goal, rest in offers:
+        names = re.findall(r"([A-Z_]+)=", re.sub(r"\"[^\"]*\"|'[^']*'", "", rest))
+        assert set(names) <= {*front.takes(goal), "PY"}, (goal, rest)
+
+
+def test_the_table_is_whole() -> None:
+    for name, command in COMMANDS.items():
+        assert command.help
+        if command.act.startswith("cvae."):
+            assert {*command.variables} <= {*ARGUMENTS}, name
+    assert {*ALIASES} <= {*COMMANDS}
 
 
 # -- which Python ----------------------------------------------------------------------
 
 OLD = "import sys; sys.version_info = (3, 10, 13)"
 BARE = "import sys; sys.modules['ensurepip'] = None"  # as Debian's without python3-venv
-
-
-def stand_in(path: Path, before: str) -> None:
-    """A Python that runs `before` ahead of each -c, and nothing else."""
-    path.write_text(
-        f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} -c "{before}\n$2"\n'
-        "touch trap\n"
-    )
-    path.chmod(0o755)
-
-
-def setup(folder: Path) -> Done:
-    """`make list` in a new clone with only `folder`'s python3 on the PATH."""
-    for name in ("Makefile", "requirements.txt"):
-        shutil.copy(children.ROOT / name, folder)
-    (folder / "bin").mkdir(exist_ok=True)
-    program = shutil.which("make")
-    assert program is not None
-    touch = shutil.which("touch")
-    assert touch is not None
-    (folder / "bin" / "touch").symlink_to(touch)
-    return children.run(
-        [program, "list"],
-        cwd=folder,
-        limit=60,
-        env=children.environment(PATH=str(folder / "bin")),
-    )
 
 
 @pytest.mark.parametrize(
@@ -202,30 +176,50 @@ def setup(folder: Path) -> Done:
 def test_a_python_that_cannot_set_up_is_named_before_anything_is_made(
     before: str | None, words: str, tmp_path: Path
 ) -> None:
+    folder, bin = tmp_path / "a clone", tmp_path / "bin"
+    shutil.copytree(children.ROOT / "cvae" / "cli", folder / "cvae" / "cli")
+    for name in ("Makefile", "requirements.txt", "cvae/__init__.py"):
+        shutil.copy(children.ROOT / name, folder / name)
+    bin.mkdir()
     if before:
-        (tmp_path / "bin").mkdir()
-        stand_in(tmp_path / "bin" / "python3", before)
-    done = setup(tmp_path)
+        rest = "import runpy; sys.argv.pop(0); runpy.run_path(sys.argv[0], None, m)"
+        (bin / "python3").write_text(
+            f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\n'
+            f'exec {sys.executable} -c "{before}; m = \'__main__\'; {rest}" "$@"\n'
+        )
+        (bin / "python3").chmod(0o755)
+    program = shutil.which("make") or "make"
+    env = children.environment(PATH=str(bin))
+    done = children.run([program, "list"], cwd=folder, limit=60, env=env)
     assert done.returncode == 2
     assert words in done.stderr.splitlines()[0]
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / ".venv").exists()
-    assert not (tmp_path / "trap").exists()
+    assert not (folder / ".venv").exists()
 
 
-def test_an_old_python_of_the_user_is_named(tmp_path: Path) -> None:
-    stand_in(tmp_path / "python", OLD)
-    done = make("list", f"PY={tmp_path / 'python'}")
+@pytest.mark.parametrize(
+    ("goal", "words"),
+    [
+        ("schema", "is not installed: .* install -r req"),
+        ("lint", "has no ruff mypy: .*dev"),
+    ],
+)
+def test_a_package_that_the_users_python_lacks_is_named(
+    goal: str, words: str, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"  # a Python without its packages
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    done = children.run(["make", goal, f"PY={bare}"])
     assert done.returncode == 2
-    assert done.stderr.startswith("PY is Python 3.10: 3.11 or newer is needed\n")
-    assert done.stdout == ""
+    assert re.search(words, done.stderr.splitlines()[0])
 
 
 def test_every_file_that_says_which_python_says_the_same() -> None:
     project = tomllib.loads((children.ROOT / "pyproject.toml").read_text())
-    lowest = project["project"]["requires-python"]
-    assert lowest == ">=3.11"
+    assert project["project"]["requires-python"] == ">=3.11"
     assert project["tool"]["ruff"]["target-version"] == "py311"
     assert project["tool"]["mypy"]["python_version"] == "3.11"
-    assert TEXT.count("sys.version_info >= (3, 11)") == 2
+    for file in ("cvae/__main__.py", "cvae/cli/front.py"):
+        assert "sys.version_info < (3, 11)" in (children.ROOT / file).read_text()
     assert "Python 3.11 or newer" in (children.ROOT / "README.md").read_text()

@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 
 from cvae import mnist
+from cvae.cli import front
+from cvae.cli.table import SWITCHES
 from cvae.errors import Altered, DataError, Terminated
 from cvae.run import published
 from cvae.run.files import digest
@@ -28,8 +30,7 @@ from tests import children
 from tests.conftest import data_set, write
 
 ROOT = children.ROOT
-PROSE = {"it", "its", "one", "room", "the", "them"}  # what else one can make
-ON = {"OFFLINE", "DRY", "WEIGHTS", "FULL", "ELLIPSES"}  # switches
+PROSE = {"and", "calls", "is", "it", "its", "one", "prints", "room", "the", "them"}
 FIELDS = "data.root=data data.validation_images=100 training.epochs=1 model.hidden=[8]"
 
 
@@ -61,10 +62,8 @@ def offers() -> dict[str, set[str]]:
 def test_every_target_that_a_text_names_takes_what_stands_beside_it(
     target: str, variables: set[str]
 ) -> None:
-    given = [f"{name}={1 if name in ON else 'x'}" for name in sorted(variables)]
-    command = ["make", "-n", "PY=python", target, *given]
-    done = children.run(command, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+    values = {name: "1" if name in SWITCHES else "x" for name in variables}
+    front.check([target], dict.fromkeys(front.takes(target), "1") | values)
 
 
 class Desk:
@@ -72,7 +71,7 @@ class Desk:
 
     def __init__(self, place: Path) -> None:
         self.place, self.log = place, place / "typed"
-        for name in ("Makefile", "experiments"):
+        for name in ("Makefile", "experiments", "cvae"):
             (place / name).symlink_to(ROOT / name)
         write(place / "data", data_set(300, 100))
         self.python = place / "python"  # notes what make would start

@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cvae import load_run, mnist
-from cvae.errors import UsageError, guarded
+from cvae.cli.exits import guarded
+from cvae.errors import UsageError
 from cvae.model import CVAE
 from cvae.objective import bernoulli_nll
 

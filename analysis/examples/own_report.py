@@ -5,7 +5,7 @@ from pathlib import Path
 
 from analysis import compare
 from analysis.reading.load import load_runs
-from cvae.errors import guarded
+from cvae.cli.exits import guarded
 
 
 def report() -> None:

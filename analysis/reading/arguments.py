@@ -11,7 +11,8 @@ from typing import Any
 
 from analysis.reading.load import load_runs
 from analysis.reading.runs import Runs
-from cvae.errors import RunNotFound, guarded
+from cvae.cli.exits import guarded
+from cvae.errors import RunNotFound
 from cvae.run.find import sweeps
 from cvae.run.folder import RUNS
 from cvae.tracking.address import VARIABLE

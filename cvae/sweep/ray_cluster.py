@@ -70,7 +70,7 @@ def _connect(cpus: int) -> Any:
         import ray
     except ImportError as error:
         raise UsageError(
-            "ENGINE=ray: Ray is not installed; pip install -r requirements-ray.txt"
+            "ENGINE=ray: Ray is not installed; pip install -r requirements-extra.txt"
         ) from error
     address = os.environ.get("RAY_ADDRESS", "")
     if match := re.fullmatch(r"(?:ray://)?([\w.-]+):(\d+)", address):

@@ -112,7 +112,7 @@ def test_the_notebook_is_small_and_names_no_machine() -> None:
 
 
 def test_what_makes_the_notebook_is_in_no_users_requirements() -> None:
-    own = (ROOT / "requirements-notebook.txt").read_text()
+    own = (ROOT / "requirements-dev.txt").read_text()
     names = re.findall(r"(?m)^([\w-]+)==", own)
     assert {"jupytext", "nbclient", "ipykernel"} <= set(names)
     everyone = (ROOT / "requirements.txt").read_text()

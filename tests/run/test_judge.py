@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from cvae import judge, mnist
-from cvae.evaluation import samples as sample_metrics
+from cvae.evaluation import quality
 from cvae.loading import samples
-from cvae.run import classifiers, evaluation, runner
+from cvae.run import classifiers, measurements, runner
 from tests import children
 from tests.conftest import data_set, idx, spec, write
 
@@ -112,10 +112,10 @@ def test_a_run_on_other_data_says_which_command_trains_their_classifier(
     assert figures["test/judge_accuracy"] == record["test_accuracy"]
     assert folder.metrics["test/label_fidelity"] == figures["test/label_fidelity"]
     assert "no classifier" not in caplog.text
-    monkeypatch.setattr(sample_metrics, "EPOCHS", 1)
+    monkeypatch.setattr(quality, "EPOCHS", 1)
     cited = samples.evaluate(runs=runs, what="samples")
-    assert {f"test/{name}" for name in sample_metrics.CITED} <= cited.keys()
-    (found, _) = evaluation.load_parts(folder.path / "evaluation")["samples"]
+    assert {f"test/{name}" for name in quality.CITED} <= cited.keys()
+    (found, _) = measurements.load(folder.path / "evaluation")["samples"]
     assert {"digit_frechet_real", "nearest_train"} <= found.figures.keys()
     again = runner.run(spec(**fields), runs=runs, offline=True)
     assert "test/label_fidelity" in again.metrics

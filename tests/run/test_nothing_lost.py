@@ -123,8 +123,8 @@ def test_a_closed_terminal_is_an_interrupt_but_not_under_nohup(
     assert folder.info["reason"] == "interrupted by SIGHUP"
     ignoring = children.python(
         "-c",
-        "import os, signal; from cvae import errors\n"
-        "signal.signal(signal.SIGHUP, signal.SIG_IGN); errors.raise_on_signals()\n"
+        "import os, signal; from cvae.cli import exits\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN); exits.raise_on_signals()\n"
         "os.kill(os.getpid(), signal.SIGHUP); print('alive')",
     )
     assert ignoring.stdout == "alive\n"
@@ -370,7 +370,6 @@ def test_a_database_of_another_version_or_none_is_said_and_left_alone(
     before = database.read_bytes()
     with pytest.raises(TrackingError, match=words) as caught:
         Tracker(tmp_path)
-    assert caught.value.exit_code == 5
     assert len(str(caught.value).splitlines()) <= 2  # the second is a command
     assert database.read_bytes() == before
 

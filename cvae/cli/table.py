@@ -1,0 +1,248 @@
+"""Every command in one table, for `python -m cvae`, for make and for its list.
+
+Standard library only, and words that an old Python reads, too: the system's python3
+checks with it what make is given, before anything is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Command(NamedTuple):
+    """What a command does, how it is typed, and the function that does it."""
+
+    help: str
+    example: str = ""  # what may follow `make name`
+    act: str = ""  # module:function, imported when it is called; or lines of python -m
+    takes: str = ""  # variables of make (`ARGUMENTS`); one with a ! must be given
+    more: dict[str, dict[str, Any]] = {}  # noqa: RUF012  # by flag, what differs
+    stop: str = "interrupted"  # the message when it is
+
+    @property
+    def variables(self) -> list[str]:
+        return self.takes.replace("!", "").split()
+
+    @property
+    def arguments(self) -> dict[str, dict[str, Any]]:
+        """Each argument of `python -m cvae` as argparse takes it."""
+        known = dict(ARGUMENTS[name] for name in self.variables)
+        return {
+            flag: {**known.get(flag, {}), **self.more.get(flag, {})}
+            for flag in [*known, *self.more]
+        }
+
+
+def whole(lowest: int, highest: int) -> Callable[[str], int]:
+    """The type of an argument that is an integer in this range, both ends included."""
+
+    def parsed(text: str) -> int:
+        if re.fullmatch("-?[0-9]{1,20}", text) and lowest <= int(text) <= highest:
+            return int(text)
+        raise argparse.ArgumentTypeError(
+            f"must be an integer of {lowest} to {highest}; {text[:200]!r} found"
+        )
+
+    return parsed
+
+
+def at_home(word: str) -> str:
+    """A word whose leading `~/` is the home folder, where the shell has left it."""
+    home = os.path.expanduser("~/")  # noqa: PTH111  # without a home, `~/` itself
+    return re.sub(r"\A(--[\w-]+=)?~/", lambda start: (start[1] or "") + home, word)
+
+
+N = {"type": whole(1, 4096), "metavar": "N"}
+K = {"type": whole(0, 10**6), "metavar": "K"}
+ON = {"action": "store_true"}
+ENGINES = ("local", "threads", "ray")
+MINUTES = "samples of z an image, 100 if left out: a minute or more on two cores"
+ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "CONFIG": ("config", {"help": "path of the spec, or its name in experiments/"}),
+    "SET": ("--set", {"dest": "changes", "default": "", "metavar": "'a.b=1 c.d=2'"}),
+    "OFFLINE": ("--offline", {**ON, "help": "publish later, with sync"}),
+    "DRY": ("--dry", {**ON, "help": "only show the runs"}),
+    "JOBS": ("--jobs", {**N, "help": "runs at once; one a core if none"}),
+    "THREADS": ("--threads", {**N, "help": "threads a run; cores / jobs"}),
+    "ENGINE": ("--engine", {"choices": ENGINES, "default": "local"}),
+    "GPUS": ("--gpus", {"type": float, "default": 0.0, "help": "of a GPU, for ray"}),
+    "RUN": ("--run", {"help": "name, id, folder or MLflow run id; newest if none"}),
+    "DIGIT": ("--digit", {"type": whole(0, 9), "help": "0 to 9; all ten if left out"}),
+    "N": ("--n", {"type": whole(1, 10**5), "default": 16, "help": "of each digit"}),
+    "SEED": (
+        "--seed",
+        {"type": whole(-(2**63), 2**64 - 1), "help": "the same seed, the same images"},
+    ),
+    "TEMPERATURE": (
+        "--temperature",
+        {"type": float, "default": 1.0, "help": "spread of z"},
+    ),
+    "OUT": ("--out", {"type": Path, "help": "PNG to write, or a folder for it"}),
+    "K": ("--importance-samples", {**K, "help": MINUTES}),
+    "LABEL_K": ("--label-samples", {**K, "help": "the same for each of ten labels"}),
+    "WHAT": ("--what", {"default": "", "help": "parts, such as 'nll gaps', or all"}),
+    "PORT": ("--port", {"type": whole(0, 65535), "help": "0: any free one"}),
+    "HOST": ("--host", {"default": "127.0.0.1", "help": "address to listen on"}),
+    "RUNS": ("names", {"nargs": "+", "help": "names of runs or sweeps"}),
+    "WEIGHTS": ("--weights", {**ON, "help": "of each sweep's first seed, too"}),
+    "FULL": ("--full", {**ON, "help": "slow importance-sampled numbers, too"}),
+}
+SWITCHES = {"OFFLINE", "DRY", "WEIGHTS", "FULL", "ELLIPSES", "ATTACH"}
+RESULTS = {"--results": {"type": Path, "default": Path("results")}}
+RESUMES = "interrupted; the same command resumes from the last checkpoint"
+BENCHMARKS = """benchmarks.speed;
+benchmarks.speed --threads 1 --out runs/bench/one.json;
+benchmarks.likelihood; benchmarks.start; benchmarks.summary"""
+CHOSEN = "EXPERIMENT SWEEP RUN FILTER BY AGAINST METRIC FORMATS OUT FROM ATTACH"
+
+COMMANDS = {
+    "help": Command("this list"),
+    "setup": Command("venv, packages, data"),
+    "data": Command("unpack and verify MNIST", "", "cvae.cli.commands:data"),
+    "judge": Command(
+        "train the classifier that reads samples",
+        'SET="data.root=mnist_data/raw"',
+        "cvae.cli.commands:judge",
+        "SET",
+        stop="interrupted; no classifier was saved",
+    ),
+    "experiment": Command(
+        "train one spec",
+        'CONFIG=experiments/quickstart.yaml SET="model.latent_dim=8"',
+        "cvae.cli.commands:run",
+        "CONFIG! SET OFFLINE",
+        stop=RESUMES,
+    ),
+    "sweep": Command(
+        "train all variants of a spec",
+        "CONFIG=experiments/sweeps/beta.yaml JOBS=2",
+        "cvae.cli.commands:sweep",
+        "CONFIG! SET OFFLINE DRY JOBS THREADS ENGINE GPUS",
+        stop=RESUMES,
+    ),
+    "samples": Command(
+        "draw digits from a finished run",
+        "RUN=quickstart DIGIT=5 N=16",
+        "cvae.cli.commands:samples",
+        "RUN DIGIT N SEED TEMPERATURE OUT",
+    ),
+    "evaluate": Command(
+        "likelihoods and more, with errors",
+        'RUN=quickstart WHAT="nll gaps"',
+        "cvae.cli.commands:evaluate",
+        "RUN K LABEL_K WHAT",
+        stop="interrupted; results are kept once all are computed: none were now",
+    ),
+    "compare": Command(
+        "tables, curves, what the seeds say",
+        "SWEEP=latent-beta BY=model.latent_dim",
+        "analysis.compare:main",
+        CHOSEN,
+    ),
+    "report": Command(
+        "one HTML page of an experiment",
+        "EXPERIMENT=cvae",
+        "analysis.report:main",
+        CHOSEN,
+    ),
+    "manifold": Command(
+        "draw a finished run's latent space",
+        "RUN=quickstart DIGIT=3 FORMATS=svg",
+        "analysis.manifold:main",
+        "RUN DIGIT FORMATS ELLIPSES OUT ATTACH",
+    ),
+    "explorer": Command(
+        "a page to play with a run's z",
+        "RUN=quickstart AGAINST=plain-vae ATTACH=1",
+        "analysis.explorer:main",
+        "RUN AGAINST OUT ATTACH",
+    ),
+    "figures": Command(
+        "every figure and number of README",
+        'ONLY="digits results" FROM=runs JOBS=2',
+        "analysis.figures:main",
+        "ONLY FROM JOBS SET OFFLINE",
+    ),
+    "reproduce": Command(
+        "train again, compare with results/",
+        'ONLY="seed_notebook beta" JOBS=2',
+        "analysis.reproduce:main",
+        "ONLY! JOBS SET OFFLINE",
+    ),
+    "page": Command(
+        "an HTML page of what evaluate WHAT=… measured",
+        "RUN=quickstart",
+        "analysis.evaluation:main",
+        "RUN OUT ATTACH",
+    ),
+    "publish": Command(
+        "finished runs and sweeps to results/",
+        'RUNS="seed-notebook beta" WEIGHTS=1',
+        "cvae.cli.commands:publish",
+        "RUNS! WEIGHTS",
+        RESULTS,
+    ),
+    "verify": Command(
+        "check what is published in results/",
+        "",
+        "cvae.cli.commands:verify",
+        "FULL",
+        RESULTS,
+    ),
+    "list": Command("the runs of this folder", "", "cvae.cli.commands:list_runs"),
+    "sync": Command(
+        "publish what MLflow does not have",
+        "RUN=quickstart",
+        "cvae.cli.commands:sync",
+        "RUN",
+        {"--run": {"help": "one run's name, id or folder; all if left out"}},
+    ),
+    "ui": Command(
+        "MLflow on 127.0.0.1",
+        "PORT=5000",
+        "cvae.cli.commands:ui",
+        "HOST PORT",
+        {"--port": {"default": 5000}},
+    ),
+    "serve": Command(
+        "digits over HTTP, by MLflow",
+        "RUN=seed-notebook PORT=5001",
+        "cvae.cli.commands:serve",
+        "RUN PORT",
+        {"--port": {"default": 5001}},
+    ),
+    "walkthrough": Command(
+        "run the notebook of the walk-through", "", "analysis.examples.notebook"
+    ),
+    "bench": Command("training speed against the usual way", "", BENCHMARKS),
+    "soak": Command(
+        "kill runs N times, compare what is left",
+        "N=500",
+        "benchmarks.soak --together 16",
+        "N",
+    ),
+    "test": Command(
+        "all tests that need only Python", "PYTEST='-k kl'", "pytest -n 3", "PYTEST"
+    ),
+    "test-services": Command(
+        "needs Chromium, PostgreSQL and Ray", "", "pytest -m services", "PYTEST"
+    ),
+    "lint": Command("ruff and mypy", "", "ruff check .; ruff format --check .; mypy"),
+    "clean": Command("remove caches; runs and venv stay"),
+    "schema": Command(
+        "the spec's JSON schema, for editors",
+        "",
+        "cvae.cli.commands:schema",
+        more={"--markdown": {**ON, "help": "as the tables of docs/fields.md"}},
+    ),
+}
+ALIASES = {"experiment": ["run"]}
+REMOVED = {  # command: what to type instead
+    "compress": "version 1.0.0 reads old .bits files; "
+    "see analysis/examples/bits_back.py",
+}
