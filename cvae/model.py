@@ -126,5 +126,5 @@ class CVAE(nn.Module):
         """What the network is given: values (…, B, V) and one-hot labels of y (B,)."""
         if not self.classes:
             return values
-        one_hot = self.label_scale * F.one_hot(y, self.classes).to(values.dtype)
+        one_hot = self.label_scale * F.one_hot(y.long(), self.classes).to(values.dtype)
         return torch.cat([values, one_hot.expand(*values.shape[:-1], -1)], dim=-1)

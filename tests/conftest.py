@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cvae import mnist
 from cvae.fast import cpu_kernel
 from cvae.flow import Flow
-from cvae.loading.samples import Run
+from cvae.loading.loaded import LoadedRun
 from cvae.model import CVAE
 from cvae.run.folder import RunFolder
 from cvae.spec.fields import Spec
@@ -230,7 +230,7 @@ def linear(layers: nn.Sequential, at: int) -> nn.Linear:
     return layer
 
 
-def untrained_run(root: Path, *, scale: float = 1.0, **dotted: Any) -> Run:
+def untrained_run(root: Path, *, scale: float = 1.0, **dotted: Any) -> LoadedRun:
     """A run that nobody trained: drawn weights, the data set written under `root`."""
     if not (root / "data").exists():
         write(root / "data", data_set(100, 100))
@@ -239,4 +239,4 @@ def untrained_run(root: Path, *, scale: float = 1.0, **dotted: Any) -> Run:
     with torch.no_grad():
         for part in model.parameters():
             part.mul_(scale)
-    return Run(model, wanted, RunFolder(root / f"test-{wanted.id}"), (28, 28))
+    return LoadedRun(model, wanted, RunFolder(root / f"test-{wanted.id}"), (28, 28))

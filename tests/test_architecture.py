@@ -19,7 +19,8 @@ RANKS = (
     "proof objective optimizer training fast likelihood judge evaluation.features "
     "control grids",
     "evaluation",
-    "run.facts run.folder run.lock run.published run.find",
+    "run.facts run.folder run.lock run.published run.find run.torch_settings",
+    "loading.loaded",
     "run.checkpoint run.state run.provenance",
     "tracking",
     "run loading",

@@ -13,7 +13,7 @@ from PIL import Image
 from cvae import __main__
 from cvae.cli import commands
 from cvae.errors import RunNotFound, SpecError
-from cvae.loading.samples import load_run
+from cvae.loading.loaded import load_run
 from cvae.run.folder import RunFolder
 from cvae.spec.document import load_spec
 from cvae.tracking import ui

@@ -162,7 +162,7 @@ def samples(
     out: Path | None,
 ) -> None:
     from cvae import grids
-    from cvae.loading.samples import generate_conditional_samples, load_run
+    from cvae.loading.loaded import generate_conditional_samples, load_run
 
     name = "digits" if digit is None else f"digit_{digit}"
     path = _picture(out or Path("samples"), f"{name}.png")
@@ -203,7 +203,8 @@ def evaluate(
     label_samples: int | None,
     what: str,
 ) -> None:
-    from cvae.loading.samples import evaluate, load_run
+    from cvae.loading.loaded import load_run
+    from cvae.run.api import evaluate
     from cvae.run.measurements import directory
 
     known = load_run(run, runs=runs)
@@ -227,7 +228,7 @@ def serve(*, runs: Path, run: str | None, port: int) -> None:
     from cvae.tracking import server
 
     port = server.free_port(LOOPBACK[0], port, "any free one: make serve PORT=0")
-    from cvae.loading.samples import load_run
+    from cvae.loading.loaded import load_run
 
     known = load_run(run, runs=runs)
     if not known.model.classes:

@@ -18,7 +18,7 @@ from typing import Any
 import safetensors.torch
 
 from cvae.errors import RunNotFound, UsageError
-from cvae.loading.samples import load_run
+from cvae.loading.loaded import load_run
 from cvae.publishing.evaluated import Evaluated, evaluated_since
 from cvae.publishing.rounding import rounded_weights
 from cvae.run import find, published

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from cvae.errors import Damaged, UsageError
-from cvae.loading.samples import Run
+from cvae.loading.loaded import LoadedRun, load_data
 from cvae.run import evaluation
-from cvae.run.data import load_data
 from cvae.run.folder import RunFolder
 
 BITS = (7, 8, 10)  # of the 10 of a float16's mantissa; the fewest that do are taken
@@ -23,7 +22,7 @@ ROUNDING = 0.005  # nats of test/neg_elbo that rounding may cost; verify allows 
 log = logging.getLogger("cvae")
 
 
-def rounded_weights(folder: RunFolder, run: Run) -> dict[str, Tensor]:
+def rounded_weights(folder: RunFolder, run: LoadedRun) -> dict[str, Tensor]:
     """The state dict with as few of `BITS` as cost no more than `ROUNDING`."""
     spec, own = run.spec, folder.metrics.get("test/neg_elbo")
     if own is None:

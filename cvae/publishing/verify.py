@@ -13,9 +13,8 @@ from pathlib import Path
 
 from cvae import judge, mnist
 from cvae.errors import Altered
-from cvae.loading.samples import Run, load_run
+from cvae.loading.loaded import LoadedRun, load_data, load_run
 from cvae.run import classifiers, evaluation, published
-from cvae.run.data import load_data
 
 BOUND = 0.01  # nats of the bound and its parts
 SAMPLED = 0.05  # nats of importance-sampled figures: the rarest samples weigh the most
@@ -70,7 +69,7 @@ def _file_faults(results: published.Results) -> Iterator[str]:
             yield f"{file}: not published: {published.MANIFEST} does not list it"
 
 
-def _check_run(run: Run, known: dict[str, float], *, full: bool) -> Iterator[Row]:
+def _check_run(run: LoadedRun, known: dict[str, float], *, full: bool) -> Iterator[Row]:
     """The figures of one run anew, those that are published and can be checked."""
     name, spec, data = run.folder.name, run.spec, load_data(run.spec, run.folder)
     for key, value in known.items():

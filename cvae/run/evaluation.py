@@ -13,10 +13,10 @@ import torch
 from cvae import control, likelihood, mnist
 from cvae.errors import DataError, Diverged
 from cvae.evaluation.request import Request
+from cvae.loading.loaded import load_data
 from cvae.model import CVAE
 from cvae.run import measurements, progress, provenance
 from cvae.run.classifiers import classifier_of, warn_without_classifier
-from cvae.run.data import load_data
 from cvae.run.folder import Record, RunFolder
 from cvae.run.progress import decoding_progress
 from cvae.run.published import Published

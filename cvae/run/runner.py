@@ -25,13 +25,14 @@ from cvae.errors import (
     signal_name,
 )
 from cvae.fast import cpu_kernel
+from cvae.loading.loaded import check_data, load_data
 from cvae.run import progress, state
 from cvae.run.clock import Clock
-from cvae.run.data import check_data, load_data
 from cvae.run.find import finished_run, folder_for, folders
 from cvae.run.folder import Origin, RunFolder
 from cvae.run.progress import Progress
 from cvae.run.recorder import Recorder
+from cvae.run.torch_settings import plain_torch
 from cvae.run.train_cvae import CVAETask
 from cvae.spec.fields import Spec
 from cvae.tracking.address import redacted
@@ -45,6 +46,7 @@ NO_ORIGIN = Origin()
 LAST_WORDS = 3.0  # seconds that an interrupted run may take to tell the store
 
 
+@plain_torch(flush_denormal=True)
 def run(
     spec: Spec,
     *,
@@ -102,10 +104,7 @@ def _train(
 
 
 def pick_device(wanted: str) -> torch.device:
-    """`auto` is the GPU where there is one; on the CPU, denormals are flushed to zero.
-
-    The gradients of pixels that never hold ink shrink until Adam's averages of them are
-    denormal numbers, and arithmetic on those is up to a hundred times slower.
+    """`auto` is the GPU where there is one.
 
     Raises:
         UsageError: CUDA asked for where there is none.
@@ -117,8 +116,6 @@ def pick_device(wanted: str) -> torch.device:
         )
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_flush_denormal(True)
-    torch.backends.cudnn.deterministic = True  # else the same run has other bits
     return torch.device(wanted)
 
 

@@ -18,6 +18,7 @@ from dataclasses import replace
 import torch
 
 from cvae.errors import Terminated
+from cvae.run.torch_settings import plain_torch
 from cvae.sweep.worker import Ended, Event, Job, perform
 
 
@@ -46,7 +47,7 @@ def run_jobs(jobs: Sequence[Job], workers: int) -> Generator[Event, None, None]:
                 said.put(perform(waiting.popleft(), say))
 
     threads = [threading.Thread(target=work) for _ in range(workers)]
-    with _quiet():
+    with _quiet(), plain_torch(flush_denormal=True):  # which every run finds set
         for thread in threads:
             thread.start()
         try:

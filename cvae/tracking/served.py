@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from cvae.loading.samples import generate_conditional_samples, open_run
+from cvae.loading.loaded import generate_conditional_samples, open_run
 from cvae.run.folder import RunFolder
 
 MAX_IMAGES = 1000  # images a request: a second of work, not a machine's memory

@@ -12,7 +12,7 @@ import pytest
 
 from cvae import __main__
 from cvae.errors import DataError, SpecError
-from cvae.loading.samples import generate_conditional_samples, load_run
+from cvae.loading.loaded import generate_conditional_samples, load_run
 from cvae.run import provenance, runner
 from cvae.run.evaluation import evaluate_run, record
 from cvae.run.folder import RunFolder, SweepFolder

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+import cvae
 from cvae import judge, mnist
 from cvae.evaluation import quality
-from cvae.loading import samples
 from cvae.run import classifiers, measurements, runner
 from tests import children
 from tests.conftest import data_set, idx, spec, write
@@ -108,12 +108,12 @@ def test_a_run_on_other_data_says_which_command_trains_their_classifier(
 
     _, record = train(root, runs)
     caplog.clear()
-    figures = samples.evaluate(runs=runs, importance_samples=0)
+    figures = cvae.evaluate(runs=runs, importance_samples=0)
     assert figures["test/judge_accuracy"] == record["test_accuracy"]
     assert folder.metrics["test/label_fidelity"] == figures["test/label_fidelity"]
     assert "no classifier" not in caplog.text
     monkeypatch.setattr(quality, "EPOCHS", 1)
-    cited = samples.evaluate(runs=runs, what="samples")
+    cited = cvae.evaluate(runs=runs, what="samples")
     assert {f"test/{name}" for name in quality.CITED} <= cited.keys()
     (found, _) = measurements.load(folder.path / "evaluation")["samples"]
     assert {"digit_frechet_real", "nearest_train"} <= found.figures.keys()

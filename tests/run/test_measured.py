@@ -23,7 +23,7 @@ from cvae.errors import DataError, UsageError
 from cvae.evaluation import parts
 from cvae.evaluation.measured import Measured
 from cvae.evaluation.request import Request
-from cvae.loading.samples import Run, load_run
+from cvae.loading.loaded import LoadedRun, load_run
 from cvae.model import CVAE
 from cvae.run import measurements, runner
 from cvae.spec import fields
@@ -33,7 +33,7 @@ from tests.made import made_run
 K: dict[str, Any] = {"importance_samples": 6, "label_samples": 2}
 
 
-def trained(root: Path, **dotted: Any) -> Run:
+def trained(root: Path, **dotted: Any) -> LoadedRun:
     if not (root / "data").exists():
         write(root / "data", data_set(100, 50))
     dotted = {"data__root": str(root / "data")} | dotted
@@ -49,7 +49,7 @@ def trained(root: Path, **dotted: Any) -> Run:
 
 
 @pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def once(tmp_path_factory: pytest.TempPathFactory) -> LoadedRun:
     return trained(tmp_path_factory.mktemp("measured"))
 
 
@@ -59,7 +59,7 @@ def test_every_part_has_a_name_in_the_spec_a_section_and_its_metrics() -> None:
 
 
 def test_a_part_is_kept_with_its_errors_and_the_values_of_every_image(
-    once: Run, tmp_path: Path
+    once: LoadedRun, tmp_path: Path
 ) -> None:
     figures = cvae.evaluate(once, what="nll", **K)
     assert figures.items() <= once.folder.metrics.items()
@@ -83,7 +83,7 @@ def test_a_part_is_kept_with_its_errors_and_the_values_of_every_image(
     assert len(once.folder.records()) == count
 
 
-def test_the_old_figure_and_the_part_are_the_same_number(once: Run) -> None:
+def test_the_old_figure_and_the_part_are_the_same_number(once: LoadedRun) -> None:
     of_part = cvae.evaluate(once, what="nll", **K)
     plain = cvae.evaluate(once, **K)
     for key in ("test/nll_is6", "test/marginal_nll_is2"):
@@ -103,7 +103,9 @@ def test_a_spec_names_parts_that_its_run_does_at_the_end(tmp_path: Path) -> None
     assert run.folder.status == "FINISHED"
 
 
-def test_the_page_shows_every_figure_with_its_error(once: Run, tmp_path: Path) -> None:
+def test_the_page_shows_every_figure_with_its_error(
+    once: LoadedRun, tmp_path: Path
+) -> None:
     figures = cvae.evaluate(once, what="nll", **K)
     text = page.write(once, tmp_path).read_text()
     for key in ("nll_is6", "marginal_nll_is2"):
@@ -223,7 +225,7 @@ def test_more_draws_than_there_may_be_are_refused(
 
 
 def test_an_interrupt_says_which_parts_are_kept(
-    once: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    once: LoadedRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def slow(model: CVAE, images: mnist.Images, request: Request) -> Measured:
         raise KeyboardInterrupt
@@ -240,7 +242,7 @@ def test_an_interrupt_says_which_parts_are_kept(
 
 
 def test_points_of_other_betas_are_those_of_the_same_network(
-    once: Run, tmp_path: Path
+    once: LoadedRun, tmp_path: Path
 ) -> None:
     root, runs = once.spec.data.root, tmp_path / "runs"
     same: dict[str, Any] = {

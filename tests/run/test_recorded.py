@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 from cvae import control, judge, mnist
-from cvae.loading.samples import load_run
+from cvae.loading.loaded import load_run
 from cvae.run import classifiers, runner
 from cvae.run.folder import RunFolder
 from tests import children

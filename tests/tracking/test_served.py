@@ -55,7 +55,7 @@ def test_without_a_seed_every_answer_is_new(model: Digits) -> None:
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        ({"digit": 12}, "digit must be 0 to 9, found 12"),
+        ({"digit": 12}, "digit must be an integer of 0 to 9, found 12"),
         ({"digit": "5"}, "valid integer"),
         ({"digit": True}, "valid integer"),
         ({}, "Field required"),

@@ -1,0 +1,164 @@
+"""`train` and `evaluate` from Python: as `make experiment` and `make evaluate` do."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cvae.errors import TrackingError, UsageError
+from cvae.loading.loaded import AnyRun, LoadedRun, integer, load_run
+from cvae.run import runner
+from cvae.run.evaluation import PART_SAMPLES, evaluate_run, measure_run
+from cvae.run.folder import RUNS, Origin, RunFolder, make_command
+from cvae.run.torch_settings import plain_torch
+from cvae.spec.document import (
+    Document,
+    apply_overrides,
+    one_spec,
+    read_document,
+    split_overrides,
+    validate,
+)
+from cvae.spec.fields import Spec
+from cvae.spec.identity import flatten, nested
+
+# draws of z an image, and for each of its labels, without `what`
+FIGURE_SAMPLES = (100, 0)
+log = logging.getLogger("cvae")
+
+
+@plain_torch()
+def train(
+    spec: str | os.PathLike[str] | Mapping[str, Any] | Spec,
+    changes: str | Sequence[str] = (),
+    *,
+    runs: str | os.PathLike[str] = RUNS,
+    offline: bool = False,
+) -> LoadedRun:
+    """Train what a spec describes, or go on with it, as `make experiment` does.
+
+    Args:
+        spec: a YAML file, or fields: `{"name": "mine", "model": {"latent_dim": 8}}`,
+            whose values may be those of NumPy, tensors and paths.
+        changes: laid over it, such as `["training.epochs=5"]`; in one text as SET= has.
+        runs: the folder of runs; it gets the run's folder and MLflow's database.
+        offline: leave MLflow alone; `make sync` publishes later.
+
+    Returns:
+        The finished run; `run.folder.metrics` holds every figure by its key, such as
+        `test/neg_elbo` (nats per image).
+
+    Raises:
+        SpecError, DataError, TrackingError, UsageError: before anything is trained.
+        Diverged: loss, gradient or weights stopped being finite.
+        Busy: another process is at this run.
+    """
+    changes = split_overrides(changes) if isinstance(changes, str) else changes
+    if isinstance(spec, (str, os.PathLike)):
+        path = os.fspath(spec)
+        document = read_document(path)
+        wanted = one_spec(document, changes)
+        command = make_command("experiment", path, " ".join(changes))
+    else:
+        fields = nested(flatten(spec)) if isinstance(spec, Spec) else spec
+        document = Document("spec", _plain(fields))
+        apply_overrides(document, changes)
+        wanted, command = validate(document), "cvae.train"
+    origin = Origin(document.header, command, tuple(changes))
+    folder = runner.run(wanted, runs=Path(runs), offline=offline, origin=origin)
+    return load_run(folder.path)
+
+
+def _plain(value: Any) -> Any:
+    """The values of NumPy, tensors and paths in a tree as those that YAML has."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+@plain_torch()
+def evaluate(
+    run: AnyRun = None,
+    *,
+    importance_samples: int | None = None,
+    label_samples: int | None = None,
+    what: str | Sequence[str] = (),
+    runs: str | os.PathLike[str] = RUNS,
+) -> dict[str, float]:
+    """Figures of a finished run over all test images, with `what` with their errors.
+
+    New figures are added to the run's records, and to MLflow if the run is there.
+
+    Args:
+        run: a finished run (see `load_run`); the newest by default.
+        importance_samples: K of `test/nll_isK`; 0 leaves it out. By default 100, which
+            take a minute or more, and with `what` 5000.
+        label_samples: the same for `test/label_accuracy_isK` and
+            `test/marginal_nll_isK`, of each of the ten labels; by default 0, and with
+            `what` 100.
+        what: parts of `cvae.evaluation.parts.PARTS`, or "all". Values by image are
+            written to `evaluation/` in the run's folder.
+        runs: the folder of runs in which `run` is looked for.
+
+    Returns:
+        Figures by key; nll in nats per image, accuracies and fidelities as shares. The
+        standard error of `test/…` is `test/…_se`.
+
+    Raises:
+        ValueError: a number of samples is not an integer of 0 to 10⁶.
+        RunNotFound: no such run.
+        UsageError: a part that there is not, labels of an unconditional run.
+        DataError: other data than the run was made with, or weights are not finite.
+        Busy: another process is at this run.
+    """
+    counts = [
+        default if count is None else integer("samples", count, 0, 10**6)
+        for count, default in zip(
+            (importance_samples, label_samples),
+            PART_SAMPLES if what else FIGURE_SAMPLES,
+            strict=True,
+        )
+    ]
+    loaded = load_run(run, runs=runs)
+    if label_samples and not loaded.model.classes:
+        raise UsageError(
+            f"{loaded.folder.name} is unconditional: it has no label posterior"
+        )
+    figures = _measured(loaded, what, *counts)
+    if loaded.folder.published:
+        _publish(loaded.folder)
+    return figures
+
+
+def _measured(
+    run: LoadedRun, what: str | Sequence[str], samples: int, label_samples: int
+) -> dict[str, float]:
+    """The parts named by `what`, or without it the estimates of `evaluate_run`."""
+    known = run.folder, run.spec, run.model
+    if not what:
+        return evaluate_run(
+            *known, importance_samples=samples, label_samples=label_samples
+        )
+    from cvae.evaluation.parts import chosen_parts  # scikit-learn takes seconds
+
+    conditional = bool(run.model.classes)
+    parts = chosen_parts(what, run.folder.name, conditional, samples, label_samples)
+    return measure_run(*known, parts, samples=samples, label_samples=label_samples)
+
+
+def _publish(folder: RunFolder) -> None:
+    from cvae.tracking.publish import Tracker  # takes seconds
+
+    try:
+        Tracker(folder.path.parent).try_publish(folder)
+    except TrackingError as error:
+        log.warning(
+            "%s; all is kept in %s, publish later: make sync", error, folder.path
+        )
