@@ -44,7 +44,7 @@ from cvae.run import checkpoint, runner  # noqa: F401  before the forks
 from cvae.run.files import digest
 from cvae.run.folder import RunFolder
 from cvae.tracking.connection import make_database
-from cvae.tracking.publish import STEP_IMAGE
+from cvae.tracking.parts import STEP_IMAGE
 
 SPEC = """\
 name: soak
