@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from analysis.comparing import tables
 from analysis.drawing import (
@@ -32,12 +32,17 @@ from analysis.reading.load import load_runs
 from analysis.reading.runs import RunRow
 from analysis.report import embedded, render
 from cvae.errors import RunNotFound
-from cvae.evaluation.measured import Measured
-from cvae.evaluation.metrics import BASELINES, metric, number, split_baseline
+from cvae.evaluation.estimator import Measured
+from cvae.evaluation.metrics import (
+    BASELINES,
+    ESTIMATORS,
+    metric,
+    number,
+    split_baseline,
+)
 from cvae.loading.samples import Run, load_run
-from cvae.run import measurements
+from cvae.run.evaluation import Facts, Stored, directory, load_parts
 from cvae.run.find import display_name
-from cvae.run.measurements import Facts
 from cvae.spec.identity import flatten
 
 PIXELS = {
@@ -54,24 +59,16 @@ SHARED = (
 )
 
 
-class Section(NamedTuple):
-    """A part of the evaluation as the page shows it."""
-
-    title: str
-    draw: Callable[[Measured, Facts], list[Plate]]
-
-
-# By the part's name, in the order of the page.
-SECTIONS = {
-    "nll": Section("Likelihood", likelihood_plots.draw_nll),
-    "certified": Section("How sure it is", likelihood_plots.draw_certified),
-    "gaps": Section("What the bound misses", likelihood_plots.draw_gaps),
-    "rate_distortion": Section(
-        "Rate and distortion", likelihood_plots.draw_rate_distortion
-    ),
-    "labels": Section("Labels", label_plots.draw_labels),
-    "samples": Section("Samples", sample_plots.draw_samples),
-    "latents": Section("Latents", information_plots.draw_latents),
+# The pictures of an estimator; one without an entry has its table alone.
+Drawing = Callable[[Measured, Facts], list[Plate]]
+DRAWINGS: dict[str, Drawing] = {
+    "nll": likelihood_plots.draw_nll,
+    "certified": likelihood_plots.draw_certified,
+    "gaps": likelihood_plots.draw_gaps,
+    "rate_distortion": likelihood_plots.draw_rate_distortion,
+    "labels": label_plots.draw_labels,
+    "samples": sample_plots.draw_samples,
+    "latents": information_plots.draw_latents,
 }
 
 
@@ -84,14 +81,14 @@ def write(run: Run, out: Path, others: Sequence[RunRow] = ()) -> Path:
         RunNotFound: nothing of this run was evaluated yet.
         Damaged: a file of an evaluation is not what was written.
     """
-    stored = measurements.load(measurements.directory(run.folder))
+    stored = load_parts(directory(run.folder))
     if not stored:
         raise RunNotFound(
             f"{run.folder.name} was not evaluated yet: make evaluate "
-            f'RUN={run.folder.name} WHAT="{" ".join(SECTIONS)}"'
+            f'RUN={run.folder.name} WHAT="{" ".join(ESTIMATORS)}"'
         )
     out.mkdir(parents=True, exist_ok=True)
-    parts = [name for name in SECTIONS if name in stored]
+    parts = [name for name in ESTIMATORS if name in stored]
     betas = other_betas(run, others)
     content: dict[str, Any] = {
         "title": f"{display_name(run.folder)}: evaluation",
@@ -101,22 +98,27 @@ def write(run: Run, out: Path, others: Sequence[RunRow] = ()) -> Path:
     }
     with style.house(), tempfile.TemporaryDirectory() as aside:
         for name in parts:
-            section, (measured, facts) = SECTIONS[name], stored[name]
+            measured, facts = stored[name]
+            draw = DRAWINGS.get(name, _no_pictures)
             figures = [
                 embedded(plate.name, plate.caption, plate.save(Path(aside))[0])
-                for plate in section.draw(measured, facts | {"betas": betas})
+                for plate in draw(measured, facts | {"betas": betas})
             ]
             content["sections"].append(
                 {
-                    "title": section.title,
+                    "title": ESTIMATORS[name].title,
                     "rows": rows(measured),
-                    "settings": _settings(measured, name, facts),
+                    "settings": _settings(name, facts),
                     "figures": figures,
                 }
             )
     page = out / "evaluation.html"
     page.write_text(render("evaluation.html.j2", content), encoding="utf-8")
     return page
+
+
+def _no_pictures(measured: Measured, facts: Facts) -> list[Plate]:
+    return []
 
 
 def rows(measured: Measured) -> list[tables.Row]:
@@ -179,20 +181,16 @@ def _subtitle(run: Run, facts: Facts) -> str:
     )
 
 
-def _draws(measured: Measured, name: str, facts: Facts) -> dict[str, int]:
+def _draws(name: str, facts: Facts) -> dict[str, int]:
     """The draws of z per image that a part made, by the variable that sets them."""
-    drawn = {}
-    if name in ("nll", "certified", "gaps"):
-        drawn["K"] = facts["samples"]
-    if name == "labels" or any("marginal_nll" in key for key in measured.figures):
-        drawn["LABEL_K"] = facts["label_samples"]
-    return drawn
+    counts = {"K": facts["samples"], "LABEL_K": facts["label_samples"]}
+    return {key: n for key, n in counts.items() if key == ESTIMATORS[name].draws}
 
 
-def _settings(measured: Measured, name: str, facts: Facts) -> str:
+def _settings(name: str, facts: Facts) -> str:
     """How a part was measured, in a line."""
-    words = {"K": "draws of z per image", "LABEL_K": "per image for each label"}
-    drawn = _draws(measured, name, facts)
+    words = {"K": "draws of z per image", "LABEL_K": "at most per image for each label"}
+    drawn = _draws(name, facts)
     parts = [f"{key} = {count:,} {words[key]}" for key, count in drawn.items()]
     threads = f"{facts['threads']} thread{'s' * (facts['threads'] > 1)}"
     parts += [
@@ -204,11 +202,11 @@ def _settings(measured: Measured, name: str, facts: Facts) -> str:
     return "; ".join(parts) + "."
 
 
-def _commands(run: str, stored: measurements.Stored) -> list[str]:
+def _commands(run: str, stored: Stored) -> list[str]:
     """The commands that measure the same again: one for each number of draws."""
     asked: dict[str, list[str]] = {}
-    for name in (name for name in SECTIONS if name in stored):
-        drawn = _draws(stored[name][0], name, stored[name][1])
+    for name in (name for name in ESTIMATORS if name in stored):
+        drawn = _draws(name, stored[name][1])
         words = " ".join(f"{key}={count}" for key, count in drawn.items())
         fitting = [known for known in asked if {*words.split()} <= {*known.split()}]
         asked.setdefault(fitting[0] if fitting else words, []).append(name)
@@ -233,7 +231,7 @@ def _main(options: argparse.Namespace) -> None:
     page = write(run, out, load_runs(runs=options.runs, folders_only=True).rows)
     print(f"{page}: open it in a browser")
     if options.attach:
-        home = measurements.directory(run.folder)
+        home = directory(run.folder)
         files = [page, *sorted([*home.glob("*.csv"), *home.glob("*.json")])]
         print(attach_to_run(run, options.runs, files, "evaluation"))
 

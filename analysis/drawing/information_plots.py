@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 
 from analysis.drawing import style
 from analysis.drawing.plates import Plate
-from cvae.evaluation.measured import Measured
+from cvae.evaluation.estimator import Measured
 from cvae.likelihood import ACTIVE_VARIANCE
-from cvae.run.measurements import Facts
+from cvae.run.evaluation import Facts
 
 BLUE, RED = style.COLOURS[:2]
 GREY = "#bbbbbb"

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 
 from analysis.drawing import style
 from analysis.drawing.plates import Plate
-from cvae.evaluation.measured import Measured
-from cvae.run.measurements import Facts
+from cvae.evaluation.estimator import Measured
+from cvae.run.evaluation import Facts
 
 BLUE, RED = style.COLOURS[:2]
 CELL: dict[str, Any] = {"ha": "center", "va": "center", "size": 6}

@@ -6,8 +6,8 @@ import numpy as np
 
 from analysis.drawing import style
 from analysis.drawing.plates import Plate
-from cvae.evaluation.measured import Measured
-from cvae.run.measurements import Facts
+from cvae.evaluation.estimator import Measured
+from cvae.run.evaluation import Facts
 
 BLUE, RED, GREEN = style.COLOURS[:3]
 SETS = {  # suffix: words, colour

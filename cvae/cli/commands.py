@@ -205,7 +205,7 @@ def evaluate(
 ) -> None:
     from cvae.loading.loaded import load_run
     from cvae.run.api import evaluate
-    from cvae.run.measurements import directory
+    from cvae.run.evaluation import directory
 
     known = load_run(run, runs=runs)
     figures = evaluate(

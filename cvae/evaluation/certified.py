@@ -14,8 +14,7 @@ from torch import Tensor
 
 from cvae import likelihood, mnist
 from cvae.evaluation import annealed
-from cvae.evaluation.measured import Measured, mean_and_error
-from cvae.evaluation.request import Request
+from cvae.evaluation.estimator import Measured, Request, mean_and_error
 from cvae.model import CVAE
 
 IMAGES = 100  # simulated ones, and the first of the test images
@@ -40,15 +39,19 @@ def certified(model: CVAE, images: mnist.Images, request: Request) -> Measured:
         ),
         *((part, None) for part in in_batches(some)),
     ]
-    rows: dict[bool, list[Tensor]] = {True: [], False: []}
-    for part, exact in request.track(jobs):
+
+    def work(job: tuple[mnist.Images, Tensor | None]) -> Tensor:
+        part, exact = job
         lower, upper = bounds(model, part, exact, generator, corrupt=request.corrupt)
         log_weights = likelihood.log_weights(
             model, part, generator, samples=request.samples, corrupt=request.corrupt
         )
         sampled = torch.cat([annealed.log_mean(each.double()) for each in log_weights])
-        rows[exact is not None].append(torch.stack([lower, upper, sampled]).cpu())
-    lower, upper, sampled = torch.cat(rows[True], 1)
+        return torch.stack([lower, upper, sampled])
+
+    rows = request.batches("annealing", jobs, work, generator)
+    half = len(in_batches(drawn))
+    lower, upper, sampled = torch.cat(rows[:half], 1)
     name = f"is{request.samples}"
     simulated = mean_and_error(
         {
@@ -58,7 +61,7 @@ def certified(model: CVAE, images: mnist.Images, request: Request) -> Measured:
             f"bdmc_bias_{name}": lower - sampled,
         }
     )
-    of_test, _, sampled_test = torch.cat(rows[False], 1)
+    of_test, _, sampled_test = torch.cat(rows[half:], 1)
     real = mean_and_error(
         {"ais_nll": -of_test, f"ais_bias_{name}": of_test - sampled_test}
     )

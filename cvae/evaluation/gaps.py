@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from cvae import likelihood, mnist
-from cvae.evaluation.measured import Measured, mean_and_error
+from cvae.evaluation.estimator import Measured, Request, mean_and_error
 from cvae.evaluation.quadrature import GRIDS, integrate
-from cvae.evaluation.request import Request
 from cvae.model import CVAE
 from cvae.objective import bernoulli_nll
 from cvae.priors import Gaussian, gaussian_log_density, sample
@@ -34,34 +33,37 @@ def gaps(model: CVAE, images: mnist.Images, request: Request) -> Measured:
     with the best q as proposal: K draws miss some of it, and with it of the first gap.
     """
     generator = request.stream("gaps")
-    rows = []
     some = mnist.Images(images.images[:IMAGES], images.labels[:IMAGES])
     size = max(1, min(BATCH, WEIGHTS // request.samples))
     parts = list(
         likelihood.chunks(model, some, generator, corrupt=request.corrupt, size=size)
     )
-    for x, target, y in request.track(parts):
+
+    def work(part: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        x, target, y = part
         with torch.no_grad():
-            of_encoder = model.encode(x, y)
-        best = optimise(model, target, y, of_encoder, generator)
-        noise = torch.randn(BOUND_DRAWS, *of_encoder[0].shape, generator=generator)
+            q = model.encode(x, y)
+        fitted = optimise(model, target, y, q, generator)
+        noise = torch.randn(BOUND_DRAWS, *q[0].shape, generator=generator)
         noise = noise.to(x.device)
         with torch.no_grad():
-            both = [elbo(model, target, y, q, noise) for q in (of_encoder, best)]
+            both = [elbo(model, target, y, each, noise) for each in (q, fitted)]
         sampled = likelihood.log_likelihood(
-            model, x, target, y, generator, samples=request.samples, proposal=best
+            model, x, target, y, generator, samples=request.samples, proposal=fitted
         )
-        rows.append(torch.stack([*both, sampled.double()]).cpu())
-    of_encoder_, best_, log_p = torch.cat(rows, 1)
+        return torch.stack([*both, sampled.double()])
+
+    rows = request.batches("gaps", parts, work, generator)
+    of_encoder, best, log_p = torch.cat(rows, 1)
     if model.latent_dim in GRIDS:
         log_p = integrate(model, some, request.track).log_p
     return mean_and_error(
         {
-            "approximation_gap": log_p - best_,
-            "amortisation_gap": best_ - of_encoder_,
-            "inference_gap": log_p - of_encoder_,
-            "neg_elbo_encoder": -of_encoder_,
-            "neg_elbo_local": -best_,
+            "approximation_gap": log_p - best,
+            "amortisation_gap": best - of_encoder,
+            "inference_gap": log_p - of_encoder,
+            "neg_elbo_encoder": -of_encoder,
+            "neg_elbo_local": -best,
         }
     )
 

@@ -26,9 +26,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from cvae import control, likelihood, mnist
+from cvae.evaluation.estimator import Measured, Request, mean_and_error
 from cvae.evaluation.features import NEIGHBOURS
-from cvae.evaluation.measured import Measured, mean_and_error
-from cvae.evaluation.request import Request
 from cvae.model import CVAE
 from cvae.priors import (
     Gaussian,

@@ -1,17 +1,19 @@
 """Every metric once: its meaning, unit, decimals, and which direction is better.
 
 A key is `<split>/<name>`: train and val each epoch, test once at the end, time in
-seconds. `_isK` at the end of a name counts importance samples, `_se` after it makes it
-the figure's standard error.
+seconds. `_isK` at the end of a name counts importance samples (`_isK_k`: K of the
+image's own label, k of each other one), `_se` after it makes it the standard error.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 NATS = "nats per image"
 ERROR = "_se"  # the end of a key: the standard error of the figure without it
@@ -78,109 +80,13 @@ _NO_DIGITS = {
     "fashion": "Fashion-MNIST",
 }
 
-# In the order in which they are shown.
-METRICS = (
+# Of every run, in the order in which they are shown.
+_OF_RUNS = (
     Metric("neg_elbo", "the bound on −log p(x given y): recon + kl, never weighted"),
     Metric("recon", "the reconstruction term, E_q[−log p(x given y, z)]"),
     Metric("kl", "KL(q(z given x, y) ‖ p(z given y))"),
     Metric("active_units", "latent dimensions that the model uses", "units", 1),
     Metric("loss", "what was minimised: recon + β·kl, or a K-sample bound"),
-    Metric(
-        "nll",
-        "the importance-sampled estimate of −log p(x given y)",
-        source="Burda et al. 2016, eq. 8; with one sample it is −ELBO",
-    ),
-    Metric("marginal_nll", "−log p(x), p(x given y) averaged over the ten labels"),
-    Metric(
-        "nll_quadrature",
-        "−log p(x given y) as an integral over a grid of z",
-        source="exact for one and two latents",
-    ),
-    Metric(
-        "nll_quadrature_doubt",
-        "how far the integral is from that with half of the points",
-        decimals=4,
-        source="its own error is smaller",
-    ),
-    _fine(
-        "nll_bias",
-        "how far the importance-sampled nll is above the integral",
-        "0 is none",
-    ),
-    Metric("ess", "the effective number of draws, (Σ w)² / Σ w²", "draws", 1, True),
-    Metric(
-        "bdmc_nll_lower",
-        "the lower bound of −log p(x given y) on images that the model drew",
-        source="Grosse et al. 2015; in expectation",
-    ),
-    Metric(
-        "bdmc_nll_upper",
-        "the upper bound on the same images",
-        source="Wu et al. 2017; in expectation",
-    ),
-    Metric("bdmc_gap", "what is between the two", decimals=3, source="0 is certain"),
-    _fine(
-        "bdmc_bias",
-        "how far the importance-sampled nll is above that upper bound",
-        "its bias is this, or up to the gap more",
-    ),
-    Metric(
-        "ais_nll",
-        "annealed importance sampling of −log p(x given y), first test images",
-        source="Wu et al. 2017; an upper bound in expectation",
-    ),
-    _fine(
-        "ais_bias",
-        "how far the importance-sampled nll of these images is above it",
-        "0 is none",
-    ),
-    _fine(
-        "approximation_gap",
-        "log p(x given y) less the bound of the image's best diagonal Gaussian",
-        "Cremer et al. 2018, eq. 6",
-    ),
-    _fine(
-        "amortisation_gap",
-        "the bound of the best diagonal Gaussian less that of the encoder's",
-        "Cremer et al. 2018, eq. 6",
-    ),
-    Metric("inference_gap", "the sum of both", decimals=3, source="log p − ELBO"),
-    Metric("neg_elbo_encoder", "−ELBO of these images with the encoder's Gaussian"),
-    Metric("neg_elbo_local", "−ELBO of these images with the best Gaussian of each"),
-    Metric(
-        "rd_rate",
-        "KL(p(z given x, y) ‖ p(z given y)) of the exact posterior",
-        source="Huang et al. 2020, β = 1",
-    ),
-    Metric(
-        "rd_distortion",
-        "E[−log p(x given y, z)] under the exact posterior",
-        source="Huang et al. 2020, β = 1",
-    ),
-    Metric("rd_nll", "the sum of both", source="an upper bound of nll"),
-    Metric(
-        "rate_excess",
-        "the encoder's rate above the decoder's curve at the same distortion",
-        source="0: no encoder could do better",
-    ),
-    _share(
-        "label_accuracy", "the share of images whose label argmax p(y given x) names"
-    ),
-    Metric("label_log_loss", "−log p(y given x) of the true label", NATS, 3),
-    Metric(
-        "label_calibration_error",
-        "how far the accuracy is from the confidence, over 15 bins of it",
-        "of 1",
-        4,
-        source="Guo et al. 2017",
-    ),
-    *(
-        _share(
-            f"auroc_{kind}{name}", f"how often {score} of a digit is above that of {of}"
-        )
-        for name, of in _NO_DIGITS.items()
-        for kind, score in (("", "log p(x)"), ("ratio_", "log p(x) / p₀(x)"))
-    ),
     _share(
         "label_fidelity",
         "the share of prior samples that the judge reads as the digit asked for",
@@ -210,41 +116,241 @@ METRICS = (
     _share(
         "judge_accuracy", "the share of real test images that the judge reads right"
     ),
-    *_BESIDE_REAL[:-1],
-    *(
-        replace(each, name=f"digit_{each.name}", words=f"{each.words}, by digit")
-        for each in _BESIDE_REAL
-    ),
-    _share(
-        "classification_accuracy",
-        "the share of real test images that a network trained on samples reads right",
-        "Ravuri & Vinyals 2019",
-    ),
-    Metric("nearest_train", "the distance to the nearest training image", "pixels"),
-    Metric(
-        "copied",
-        "how often a training image is nearer than one held back; chance is 0.5",
-        "of 1",
-        3,
-    ),
-    Metric("information", "I(x; z) of these N images, at most ln N"),
-    Metric("information_upper", "a bound from above on I(x; z) of all such images"),
-    Metric("information_in_digit", "I(x; z given y), what z tells beyond the label"),
-    Metric("label_information", "I(y; z), what z tells of the label; at most ln 10"),
-    Metric("aggregate_kl", "KL(q(z given y) ‖ p(z given y))"),
-    Metric("marginal_kl", "KL(q(z) ‖ p(z))"),
-    Metric("total_correlation", "KL(q(z) ‖ Π_j q(z_j))", source="Chen et al. 2018"),
-    Metric("dimension_kl", "Σ_j KL(q(z_j) ‖ p(z_j))", source="Chen et al. 2018"),
-    Metric(
-        "label_in_z_neighbours",
-        "how often the neighbours in z name the digit, all test images",
-        "of 1",
-        4,
-    ),
-    Metric("label_in_z_linear", "the same by a linear classifier", "of 1", 4),
-    Metric("label_in_z_chance", "the share of the commonest digit", "of 1", 4),
     _share("accuracy", "of a judge: the share of real images that it reads right"),
 )
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A part of an evaluation: the function `name` of cvae/evaluation/<name>.py.
+
+    It is called with the model, the test images and a `Request`, and returns a
+    `Measured` (see estimator.py). `draws` is the setting that it cannot do without, K
+    or LABEL_K; `of_labels` says that a plain VAE has no answer to it.
+    """
+
+    name: str
+    title: str  # on the page
+    metrics: tuple[Metric, ...] = ()
+    draws: str = ""
+    of_labels: bool = False
+
+    def load(self) -> Callable[..., Any]:
+        """The function; its module may import scikit-learn, which takes seconds."""
+        module = importlib.import_module(f"cvae.evaluation.{self.name}")
+        function: Callable[..., Any] = getattr(module, self.name)
+        return function
+
+
+# The one table of estimators, in the order in which they are computed and shown.
+_ESTIMATORS = (
+    Estimator(
+        "nll",
+        "Likelihood",
+        draws="K",
+        metrics=(
+            Metric(
+                "nll",
+                "the importance-sampled estimate of −log p(x given y)",
+                source="Burda et al. 2016, eq. 8; with one sample it is −ELBO",
+            ),
+            Metric(
+                "marginal_nll", "−log p(x), p(x given y) averaged over the ten labels"
+            ),
+            Metric(
+                "nll_quadrature",
+                "−log p(x given y) as an integral over a grid of z",
+                source="exact for one and two latents",
+            ),
+            Metric(
+                "nll_quadrature_doubt",
+                "how far the integral is from that with half of the points",
+                decimals=4,
+                source="its own error is smaller",
+            ),
+            _fine(
+                "nll_bias",
+                "how far the importance-sampled nll is above the integral",
+                "0 is none",
+            ),
+            Metric(
+                "ess", "the effective number of draws, (Σ w)² / Σ w²", "draws", 1, True
+            ),
+        ),
+    ),
+    Estimator(
+        "certified",
+        "How sure it is",
+        draws="K",
+        metrics=(
+            Metric(
+                "bdmc_nll_lower",
+                "the lower bound of −log p(x given y) on images that the model drew",
+                source="Grosse et al. 2015; in expectation",
+            ),
+            Metric(
+                "bdmc_nll_upper",
+                "the upper bound on the same images",
+                source="Wu et al. 2017; in expectation",
+            ),
+            Metric(
+                "bdmc_gap", "what is between the two", decimals=3, source="0 is certain"
+            ),
+            _fine(
+                "bdmc_bias",
+                "how far the importance-sampled nll is above that upper bound",
+                "its bias is this, or up to the gap more",
+            ),
+            Metric(
+                "ais_nll",
+                "annealed importance sampling of −log p(x given y), first test images",
+                source="Wu et al. 2017; an upper bound in expectation",
+            ),
+            _fine(
+                "ais_bias",
+                "how far the importance-sampled nll of these images is above it",
+                "0 is none",
+            ),
+        ),
+    ),
+    Estimator(
+        "gaps",
+        "What the bound misses",
+        draws="K",
+        metrics=(
+            _fine(
+                "approximation_gap",
+                "log p(x given y) less the bound of the image's best diagonal Gaussian",
+                "Cremer et al. 2018, eq. 6",
+            ),
+            _fine(
+                "amortisation_gap",
+                "the bound of the best diagonal Gaussian less that of the encoder's",
+                "Cremer et al. 2018, eq. 6",
+            ),
+            Metric(
+                "inference_gap", "the sum of both", decimals=3, source="log p − ELBO"
+            ),
+            Metric(
+                "neg_elbo_encoder", "−ELBO of these images with the encoder's Gaussian"
+            ),
+            Metric(
+                "neg_elbo_local", "−ELBO of these images with the best Gaussian of each"
+            ),
+        ),
+    ),
+    Estimator(
+        "rate_distortion",
+        "Rate and distortion",
+        metrics=(
+            Metric(
+                "rd_rate",
+                "KL(p(z given x, y) ‖ p(z given y)) of the exact posterior",
+                source="Huang et al. 2020, β = 1",
+            ),
+            Metric(
+                "rd_distortion",
+                "E[−log p(x given y, z)] under the exact posterior",
+                source="Huang et al. 2020, β = 1",
+            ),
+            Metric("rd_nll", "the sum of both", source="an upper bound of nll"),
+            Metric(
+                "rate_excess",
+                "the encoder's rate above the decoder's curve at the same distortion",
+                source="0: no encoder could do better",
+            ),
+        ),
+    ),
+    Estimator(
+        "labels",
+        "Labels",
+        draws="LABEL_K",
+        of_labels=True,
+        metrics=(
+            _share(
+                "label_accuracy",
+                "the share of images whose label argmax p(y given x) names",
+            ),
+            Metric("label_log_loss", "−log p(y given x) of the true label", NATS, 3),
+            Metric(
+                "label_calibration_error",
+                "how far the accuracy is from the confidence, over 15 bins of it",
+                "of 1",
+                4,
+                source="Guo et al. 2017",
+            ),
+            *(
+                _share(
+                    f"auroc_{kind}{name}",
+                    f"how often {score} of a digit is above that of {of}",
+                )
+                for name, of in _NO_DIGITS.items()
+                for kind, score in (("", "log p(x)"), ("ratio_", "log p(x) / p₀(x)"))
+            ),
+        ),
+    ),
+    Estimator(
+        "samples",
+        "Samples",
+        metrics=(
+            *_BESIDE_REAL[:-1],
+            *(
+                replace(
+                    each, name=f"digit_{each.name}", words=f"{each.words}, by digit"
+                )
+                for each in _BESIDE_REAL
+            ),
+            _share(
+                "classification_accuracy",
+                "real test images read right by a network that was trained on samples",
+                "Ravuri & Vinyals 2019",
+            ),
+            Metric(
+                "nearest_train", "the distance to the nearest training image", "pixels"
+            ),
+            Metric(
+                "copied",
+                "how often a training image is nearer than one held back; chance: 0.5",
+                "of 1",
+                3,
+            ),
+        ),
+    ),
+    Estimator(
+        "latents",
+        "Latents",
+        metrics=(
+            Metric("information", "I(x; z) of these N images, at most ln N"),
+            Metric(
+                "information_upper", "a bound from above on I(x; z) of all such images"
+            ),
+            Metric(
+                "information_in_digit", "I(x; z given y), what z tells beyond the label"
+            ),
+            Metric(
+                "label_information", "I(y; z), what z tells of the label; at most ln 10"
+            ),
+            Metric("aggregate_kl", "KL(q(z given y) ‖ p(z given y))"),
+            Metric("marginal_kl", "KL(q(z) ‖ p(z))"),
+            Metric(
+                "total_correlation", "KL(q(z) ‖ Π_j q(z_j))", source="Chen et al. 2018"
+            ),
+            Metric(
+                "dimension_kl", "Σ_j KL(q(z_j) ‖ p(z_j))", source="Chen et al. 2018"
+            ),
+            Metric(
+                "label_in_z_neighbours",
+                "how often the neighbours in z name the digit, all test images",
+                "of 1",
+                4,
+            ),
+            Metric("label_in_z_linear", "the same by a linear classifier", "of 1", 4),
+            Metric("label_in_z_chance", "the share of the commonest digit", "of 1", 4),
+        ),
+    ),
+)
+ESTIMATORS = {estimator.name: estimator for estimator in _ESTIMATORS}
+METRICS = (*_OF_RUNS, *(m for each in _ESTIMATORS for m in each.metrics))
 BY_NAME = {metric.name: metric for metric in METRICS}
 
 HEADLINE = "neg_elbo"
@@ -259,7 +365,7 @@ def metric(key: str) -> Metric:
     split, _, name = key.rpartition("/")
     if split == "time":
         return Metric(name, f"seconds spent on {name}", "s", 1)
-    whole, name = name, re.sub(r"_is\d+$", "", name.removesuffix(ERROR))
+    whole, name = name, re.sub(r"_is\d+(_\d+)?$", "", name.removesuffix(ERROR))
     stem, end = split_baseline(name)
     known = BY_NAME.get(stem) or Metric(name, name, "")
     if end:

@@ -1,8 +1,16 @@
-"""−log p(x given y) by importance sampling, and how far it can be trusted.
+"""−log p(x given y) and −log p(x) by importance sampling, and how far to trust them.
 
 The encoder is the proposal (Burda et al. 2016, eq. 8). In expectation the estimate is a
 bound that tightens with K; the curve over K, from the same draws, shows whether it has
 settled, and the effective sample size how many of the draws count.
+
+−log p(x), p(x) = 1/C Σ_y p(x given y), is no classification: the image's own label y*
+may have the K draws that p(x given y*) has got anyway, and each other label a few,
+
+    −log 1/C (p̂_K(x given y*) + Σ_{y ≠ y*} p̂_k(x given y)).
+
+The sum is an unbiased estimate of p(x) whatever the counts, so that its −log is in
+expectation an upper bound of −log p(x) (Jensen), as with K draws for every label.
 """
 
 from __future__ import annotations
@@ -14,38 +22,48 @@ import torch
 from torch import Tensor
 
 from cvae import likelihood, mnist
-from cvae.evaluation.measured import Measured, mean_and_error
+from cvae.evaluation.estimator import Measured, Request, mean_and_error
 from cvae.evaluation.quadrature import GRIDS, integrate
-from cvae.evaluation.request import Request
 from cvae.model import CVAE
 
 CURVE = (1, 5, 50, 500, 5000, 50_000, 500_000)  # those up to K
+OTHERS = 20  # draws for each label that is not the image's own
 
 
 def nll(model: CVAE, images: mnist.Images, request: Request) -> Measured:
-    """`nll_isK` along the curve up to K, `ess_isK`; with labels `marginal_nll_isK`.
+    """`nll_isK` along the curve up to K, `ess_isK`; with labels `marginal_nll_isK_20`.
 
     `nll_is1` is −ELBO, its expectation over q taken with K draws. One or two latents
     have the integral itself beside it, `nll_quadrature`.
     """
     samples = request.samples
     counts = [k for k in CURVE if k < samples] + [samples]
-    generator, rows = request.stream("evaluate"), []
-    for some in request.track(likelihood.passes(images, samples)):
+    generator = request.stream("evaluate")
+
+    def work(some: mnist.Images) -> Tensor:
         (log_weights,) = likelihood.log_weights(
             model, some, generator, samples=samples, corrupt=request.corrupt
         )
         columns = [curve(log_weights, k) for k in counts]
         columns.append(effective_samples(log_weights))
-        rows.append(torch.stack(columns, 1).cpu())
-    *of_counts, ess = torch.cat(rows).T
+        return torch.stack(columns, 1)
+
+    parts = likelihood.passes(images, samples)
+    rows = torch.cat(request.batches("nll", parts, work, generator))
+    *of_counts, ess = rows.T
     per_image = {
         f"nll_is{k}": -row for k, row in zip(counts, of_counts, strict=True)
     } | {f"ess_is{samples}": ess}
-    if request.label_samples and model.classes:
-        logs = request.cached_label_likelihoods(model, images)
-        name = f"marginal_nll_is{request.label_samples}"
-        per_image[name] = -likelihood.log_evidence(logs)
+    if model.classes:
+        other = request.stream("other labels")
+
+        def of_others(some: mnist.Images) -> Tensor:
+            return others(model, some, other, samples=OTHERS, corrupt=request.corrupt)
+
+        parts = likelihood.passes(images, OTHERS)
+        logs = torch.cat(request.batches("others", parts, of_others, other))
+        log_p = log_evidence(of_counts[-1], logs)
+        per_image[f"marginal_nll_is{samples}_{OTHERS}"] = -log_p
     if model.latent_dim in GRIDS:
         truth = integrate(model, images, request.track)
         per_image["nll_quadrature"] = -truth.log_p
@@ -55,6 +73,32 @@ def nll(model: CVAE, images: mnist.Images, request: Request) -> Measured:
     aside = {f"nll_is{k}" for k in counts[:-1]} | {"nll_quadrature_doubt"}
     measured = mean_and_error(per_image)
     return replace(measured, cited=frozenset(measured.figures.keys() - aside))
+
+
+def others(
+    model: CVAE,
+    images: mnist.Images,
+    generator: torch.Generator,
+    *,
+    samples: int,
+    corrupt: float = 0.0,
+) -> Tensor:
+    """log p̂(x|y) (B, C − 1) of one pass, of the labels that the images do not have."""
+    ((x, target, y),) = likelihood.chunks(
+        model, images, generator, corrupt=corrupt, size=len(images)
+    )
+    columns = [
+        likelihood.log_likelihood(
+            model, x, target, (y + step) % model.classes, generator, samples=samples
+        )
+        for step in range(1, model.classes)
+    ]
+    return torch.stack(columns, 1).double()
+
+
+def log_evidence(own: Tensor, others: Tensor) -> Tensor:
+    """log p(x) (N,) of log p(x|y*) (N,) and those of the other labels (N, C − 1)."""
+    return likelihood.log_evidence(torch.cat([own[:, None], others], 1))
 
 
 def curve(log_weights: Tensor, k: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cvae import mnist
-from cvae.evaluation.request import Track
+from cvae.evaluation.estimator import Track
 from cvae.model import CVAE
 
 # Radius of the grid and distance of its points by Z, in standard deviations of the

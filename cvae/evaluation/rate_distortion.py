@@ -14,9 +14,8 @@ from torch import Tensor
 
 from cvae import likelihood, mnist
 from cvae.evaluation import annealed
+from cvae.evaluation.estimator import Measured, Request, mean_and_error
 from cvae.evaluation.gaps import BOUND_DRAWS, elbo
-from cvae.evaluation.measured import Measured, mean_and_error
-from cvae.evaluation.request import Request
 from cvae.model import CVAE
 from cvae.objective import bernoulli_nll
 from cvae.priors import sample
@@ -36,15 +35,18 @@ def rate_distortion(model: CVAE, images: mnist.Images, request: Request) -> Meas
     generator = request.stream("rate_distortion")
     some = mnist.Images(images.images[:IMAGES], images.labels[:IMAGES])
     betas = beta_path()
-    curves, own = [], []
     parts = list(
         likelihood.chunks(model, some, generator, corrupt=request.corrupt, size=BATCH)
     )
-    for x, target, y in request.track(parts):
-        curves.append(curve(model, x, target, y, betas, generator).cpu())
-        own.append(_encoder_point(model, x, target, y, generator).cpu())
-    rate, distortion = torch.cat(curves, 2)  # each (T, N)
-    own_rate, own_distortion = torch.cat(own, 1)  # each (N,)
+
+    def work(part: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        of_decoder = curve(model, *part, betas, generator)  # (2, T, B)
+        own = _encoder_point(model, *part, generator)  # (2, B)
+        return torch.cat([of_decoder, own[:, None]], 1)
+
+    rows = torch.cat(request.batches("curve", parts, work, generator), 2)
+    rate, distortion = rows[:, :-1]  # each (T, N)
+    own_rate, own_distortion = rows[:, -1]  # each (N,)
     at_one = betas[1:].index(1.0)
     excess = own_rate - rate_at(rate, distortion, own_distortion.mean())
     return mean_and_error(

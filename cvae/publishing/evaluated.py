@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cvae.errors import RunNotFound
-from cvae.run import find, measurements
+from cvae.run import evaluation, find
 from cvae.run.evaluation import record
 from cvae.run.folder import Record
 from cvae.run.published import Published, Results
@@ -24,14 +24,14 @@ def evaluated_since(name: str, known: Results | None) -> Evaluated:
         raise RunNotFound("nothing is published, either")
     folder = find.find_published(name.replace("_", "-"), known)
     assert isinstance(folder, Published)
-    home, new = measurements.directory(folder), dict[str, float]()
+    home, new = evaluation.directory(folder), dict[str, float]()
     parts = [
         part
-        for part in measurements.load(home).values()
+        for part in evaluation.load_parts(home).values()
         if part[1].get("weights") == folder.digest
     ]
     for measured, _ in parts:
-        new |= measurements.metrics(measured)
+        new |= evaluation.cited_metrics(measured)
     if not new:
         raise RunNotFound(
             f"{folder.path} is published, and in {home}/ is no evaluation of its "

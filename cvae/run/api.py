@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae.errors import TrackingError, UsageError
+from cvae.evaluation.estimator import chosen
 from cvae.loading.loaded import AnyRun, LoadedRun, integer, load_run
 from cvae.run import runner
 from cvae.run.evaluation import PART_SAMPLES, evaluate_run, measure_run
@@ -103,8 +104,8 @@ def evaluate(
         label_samples: the same for `test/label_accuracy_isK` and
             `test/marginal_nll_isK`, of each of the ten labels; by default 0, and with
             `what` 100.
-        what: parts of `cvae.evaluation.parts.PARTS`, or "all". Values by image are
-            written to `evaluation/` in the run's folder.
+        what: names of `cvae.evaluation.metrics.ESTIMATORS`, or "all". Values by image
+            are written to `evaluation/` in the run's folder.
         runs: the folder of runs in which `run` is looked for.
 
     Returns:
@@ -146,10 +147,8 @@ def _measured(
         return evaluate_run(
             *known, importance_samples=samples, label_samples=label_samples
         )
-    from cvae.evaluation.parts import chosen_parts  # scikit-learn takes seconds
-
     conditional = bool(run.model.classes)
-    parts = chosen_parts(what, run.folder.name, conditional, samples, label_samples)
+    parts = chosen(what, run.folder.name, conditional, samples, label_samples)
     return measure_run(*known, parts, samples=samples, label_samples=label_samples)
 
 

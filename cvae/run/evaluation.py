@@ -1,22 +1,37 @@
-"""The figures of a run's model: the bound of a split, importance-sampled estimates."""
+"""The metrics of a run's model, and what `make evaluate WHAT=…` keeps of them on disk.
+
+`evaluation/` in the run's folder (of a published run in reports/<name>/) holds
+<part>.json         metrics, errors, settings, commit: written last
+<part>.csv          a line a test image: its index, its label, each value
+<part>.safetensors  what the page draws
+<part>.*.unfinished finished batches of an interrupted part, from which it is resumed
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
+from torch import Tensor
 
 from cvae import control, likelihood, mnist
-from cvae.errors import DataError, Diverged
-from cvae.evaluation.request import Request
+from cvae.errors import Damaged, DataError, Diverged
+from cvae.evaluation.estimator import Measured, Request
+from cvae.evaluation.metrics import ERROR, ESTIMATORS
 from cvae.loading.loaded import load_data
 from cvae.model import CVAE
-from cvae.run import measurements, progress, provenance
+from cvae.run import progress, provenance
 from cvae.run.classifiers import classifier_of, warn_without_classifier
+from cvae.run.files import write_atomic
 from cvae.run.folder import Record, RunFolder
 from cvae.run.progress import decoding_progress
 from cvae.run.published import Published
@@ -25,6 +40,10 @@ from cvae.spec.fields import Spec
 
 PART_SAMPLES = (5000, 100)  # draws of z an image, and for each of its labels
 TOLERANCE = 1e-5  # relative; threads and processors change the last digits
+PROBE_IMAGES = 100  # whose bound tells one model and its code from another
+REPORTS = Path("reports")
+Facts = dict[str, Any]  # how a part was measured: settings, commit, seconds
+Stored = dict[str, tuple[Measured, Facts]]  # by part
 log = logging.getLogger("cvae")
 
 
@@ -163,7 +182,7 @@ def measure_run(
     data = load_data(spec, folder)
     metrics: dict[str, float] = {}
     with folder.lock():
-        request = _request(folder, spec, data, samples, label_samples)
+        request = _request(folder, spec, model, data, samples, label_samples)
         for at, part in enumerate(parts):
             try:
                 metrics |= measure(folder, model, data, request, part)
@@ -180,6 +199,7 @@ def measure_all(folder: RunFolder, spec: Spec, model: CVAE, data: mnist.MNIST) -
     request = _request(
         folder,
         spec,
+        model,
         data,
         asked.importance_samples or PART_SAMPLES[0],
         asked.label_samples or PART_SAMPLES[1],
@@ -191,16 +211,20 @@ def measure_all(folder: RunFolder, spec: Spec, model: CVAE, data: mnist.MNIST) -
 def measure(
     folder: RunFolder, model: CVAE, data: mnist.MNIST, request: Request, part: str
 ) -> dict[str, float]:
-    """One part, written into the run's folder; what is cited of it into the records."""
-    from cvae.evaluation.parts import PARTS  # scikit-learn takes seconds
+    """One part, written into the run's folder; what is cited of it into the records.
 
+    Raises:
+        Diverged: a metric is not finite; nothing is written.
+    """
+    home = directory(folder)
+    request = replace(request, kept=home / part)
     log.info("%s: %s of %d test images", folder.name, part, len(data.test))
     began, cpu = time.monotonic(), time.process_time()
-    measured = PARTS[part](model, data.test, request)
+    measured: Measured = ESTIMATORS[part].load()(model, data.test, request)
     for key, value in (*measured.figures.items(), *measured.errors.items()):
         if not math.isfinite(value):
             raise Diverged(f"{key} is not finite; nothing of {part} was kept")
-    metrics = measurements.metrics(measured)
+    metrics = cited_metrics(measured)
     facts = {
         "run": folder.name,
         "weights": folder.digest if isinstance(folder, Published) else None,
@@ -214,16 +238,26 @@ def measure(
         "samples": request.samples,
         "label_samples": request.label_samples,
     }
-    home = measurements.directory(folder)
-    measurements.save(home, part, measured, data.test.labels.cpu(), facts)
+    save_part(home, part, measured, data.test.labels.cpu(), facts)
+    request.remove_batches()
     _append_new(folder, metrics)
     return metrics
 
 
 def _request(
-    folder: RunFolder, spec: Spec, data: mnist.MNIST, samples: int, label_samples: int
+    folder: RunFolder,
+    spec: Spec,
+    model: CVAE,
+    data: mnist.MNIST,
+    samples: int,
+    label_samples: int,
 ) -> Request:
     known = classifier_of(data.digest, folder.path.parent)
+    some = mnist.Images(
+        data.test.images[:PROBE_IMAGES], data.test.labels[:PROBE_IMAGES]
+    )
+    probe = bound(model, some, spec, beta=1.0)
+    settings = (samples, label_samples, provenance.git_state()[0]["commit"], probe)
     return Request(
         samples=samples,
         label_samples=label_samples,
@@ -234,6 +268,7 @@ def _request(
         corrupt=spec.data.corrupt,
         pixels=spec.data.binarize,
         judge=known[0] if known else None,
+        fingerprint=repr(settings),
     )
 
 
@@ -293,3 +328,91 @@ def record(epoch: int, step: int, metrics: dict[str, float]) -> Record:
         "metrics": metrics,
         "seconds": {},
     }
+
+
+def directory(folder: RunFolder) -> Path:
+    """The folder of a run's evaluation; beside the reports for a published run."""
+    if isinstance(folder, Published):
+        return REPORTS / folder.name / "evaluation"
+    return folder.path / "evaluation"
+
+
+def save_part(
+    home: Path, part: str, measured: Measured, labels: Tensor, facts: Mapping[str, Any]
+) -> list[Path]:
+    """Write one part whole; the files. `labels` (N,) are those of all test images."""
+    home.mkdir(parents=True, exist_ok=True)
+    values, arrays, summary = (
+        home / f"{part}.{kind}" for kind in ("csv", "safetensors", "json")
+    )
+    written = []
+    if measured.per_image:
+        write_atomic(values, _csv(measured.per_image, labels).encode())
+        written.append(values)
+    tensors = {f"image.{name}": each for name, each in measured.per_image.items()}
+    tensors |= {f"array.{name}": each for name, each in measured.arrays.items()}
+    plain = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
+    write_atomic(arrays, safetensors.torch.save(plain))
+    content = {
+        "figures": dict(measured.figures),
+        "errors": dict(measured.errors),
+        "cited": sorted(measured.cited),
+        "facts": {"written": time.time(), **facts},
+    }
+    text = json.dumps(content, indent=2, allow_nan=False)
+    write_atomic(summary, f"{text}\n".encode())
+    return [summary, *written]
+
+
+def load_parts(home: Path) -> Stored:
+    """Every part that is whole.
+
+    Raises:
+        Damaged: a file is not what was written.
+    """
+    stored: Stored = {}
+    for path in sorted(home.glob("*.json")):
+        try:
+            content = json.loads(path.read_text())
+            tensors = safetensors.torch.load_file(path.with_suffix(".safetensors"))
+            measured = Measured(
+                content["figures"],
+                content["errors"],
+                _with_prefix(tensors, "image."),
+                _with_prefix(tensors, "array."),
+                frozenset(content.get("cited", ())),
+            )
+            stored[path.stem] = measured, content["facts"]
+        except (OSError, ValueError, LookupError, safetensors.SafetensorError) as error:
+            raise Damaged(f"{path}: {error}; make evaluate writes it anew") from error
+    return stored
+
+
+def cited_metrics(measured: Measured) -> dict[str, float]:
+    """The metrics of a part that a run's records get, and their errors as `…_se`."""
+    cited = measured.cited or measured.figures.keys()
+    figures = {f"test/{k}": v for k, v in measured.figures.items() if k in cited}
+    errors = {f"test/{k}{ERROR}": v for k, v in measured.errors.items() if k in cited}
+    return figures | errors
+
+
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): each
+        for name, each in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _csv(per_image: Mapping[str, Tensor], labels: Tensor) -> str:
+    """CSV; values of fewer images than there are labels are those of the first ones."""
+    columns = {name: each.tolist() for name, each in per_image.items()}
+    count = max(map(len, columns.values()))
+    index: list[Any] = torch.arange(count).tolist()
+    rows = [["image", "label", *columns]]
+    for at in index:
+        cells = [
+            f"{each[at]:.6g}" if at < len(each) else "" for each in columns.values()
+        ]
+        rows.append([str(at), str(int(labels[at])), *cells])
+    return "\n".join(",".join(row) for row in rows) + "\n"

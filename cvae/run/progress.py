@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from cvae.evaluation.estimator import T, Track
 from cvae.evaluation.metrics import number
-from cvae.evaluation.request import T, Track
 from cvae.model import CVAE
 from cvae.run.folder import RunFolder
 from cvae.training import Epoch

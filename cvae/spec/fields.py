@@ -5,23 +5,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from cvae.evaluation.metrics import ESTIMATORS
 from cvae.spec.identity import Logging, Named, Section
 
 CONV_HIDDEN = (32, 64, 256)  # the default of model.hidden with convolutions
 Width = Annotated[int, Field(ge=1, le=65536, strict=True)]
 Decay = Annotated[float, Field(ge=0, lt=1, strict=True)]
-
-
-# What `make evaluate WHAT=…` knows: parts in cvae/evaluation/parts.py, by name.
-Part = Literal[
-    "nll", "certified", "gaps", "rate_distortion", "labels", "samples", "latents"
-]
-PARTS: tuple[str, ...] = get_args(Part)
-LABEL_PARTS = frozenset({"labels"})  # those that a plain VAE has no answer to
+if TYPE_CHECKING:
+    Part = str
+else:  # what `make evaluate WHAT=…` knows
+    Part = Literal[tuple(ESTIMATORS)]
 
 
 class Data(Section):
@@ -225,8 +222,8 @@ class Spec(Named):
     def _labels_need_conditioning(self) -> Spec:
         if self.evaluation.label_samples and not self.model.conditional:
             raise ValueError("evaluation.label_samples needs model.conditional: true")
-        for part in LABEL_PARTS.intersection(self.evaluation.what):
-            if not self.model.conditional:
+        for part in self.evaluation.what:
+            if ESTIMATORS[part].of_labels and not self.model.conditional:
                 raise ValueError(
                     f"evaluation.what: {part} needs model.conditional: true"
                 )

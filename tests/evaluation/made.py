@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cvae import mnist
-from cvae.evaluation.request import Request, T
+from cvae.evaluation.estimator import Request, T
 from cvae.model import CVAE
 from tests.conftest import bend, generator
 

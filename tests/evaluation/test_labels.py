@@ -12,7 +12,7 @@ from torch.distributions import Bernoulli
 
 from cvae import mnist
 from cvae.evaluation import labels
-from cvae.evaluation.measured import Measured
+from cvae.evaluation.estimator import Measured
 from tests.conftest import generator
 
 
@@ -129,7 +129,7 @@ def test_likelihoods_tell_apart_what_they_order_and_the_ratio_takes_pixels_off()
     others = {"same": digits.images, "dark": dark, "grey": dark + 128}
     mean = torch.tensor([0.2, 0.5, 0.9, 0.4])
 
-    def likelihoods(some: mnist.Images) -> Tensor:
+    def likelihoods(some: mnist.Images, name: str = "") -> Tensor:
         """Independent pixels with the mean image, and 9 more nats for the last one."""
         x = mnist.pixels(some.images)
         log_p: Tensor = Bernoulli(mean, validate_args=False).log_prob(x).sum(1)

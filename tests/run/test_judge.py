@@ -12,8 +12,8 @@ import torch
 
 import cvae
 from cvae import judge, mnist
-from cvae.evaluation import quality
-from cvae.run import classifiers, measurements, runner
+from cvae.evaluation import samples
+from cvae.run import classifiers, evaluation, runner
 from tests import children
 from tests.conftest import data_set, idx, spec, write
 
@@ -112,10 +112,10 @@ def test_a_run_on_other_data_says_which_command_trains_their_classifier(
     assert figures["test/judge_accuracy"] == record["test_accuracy"]
     assert folder.metrics["test/label_fidelity"] == figures["test/label_fidelity"]
     assert "no classifier" not in caplog.text
-    monkeypatch.setattr(quality, "EPOCHS", 1)
+    monkeypatch.setattr(samples, "EPOCHS", 1)
     cited = cvae.evaluate(runs=runs, what="samples")
-    assert {f"test/{name}" for name in quality.CITED} <= cited.keys()
-    (found, _) = measurements.load(folder.path / "evaluation")["samples"]
+    assert {f"test/{name}" for name in samples.CITED} <= cited.keys()
+    (found, _) = evaluation.load_parts(folder.path / "evaluation")["samples"]
     assert {"digit_frechet_real", "nearest_train"} <= found.figures.keys()
     again = runner.run(spec(**fields), runs=runs, offline=True)
     assert "test/label_fidelity" in again.metrics

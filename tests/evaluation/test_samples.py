@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from cvae import judge, mnist
-from cvae.evaluation import quality
-from cvae.evaluation.measured import Measured
+from cvae.evaluation import samples
+from cvae.evaluation.estimator import Measured
 from cvae.evaluation.metrics import metric
 from cvae.model import CVAE
 from cvae.run import classifiers
@@ -53,7 +53,7 @@ def first_of_each(data: mnist.Images) -> Tensor:
 
 
 def judged(few: mnist.MNIST, read_by: judge.Judge, some: mnist.Images) -> Measured:
-    return quality.feature_figures(
+    return samples.feature_figures(
         {"": some}, few.test, read_by, generator(), by_digit=True
     )
 
@@ -96,7 +96,7 @@ def test_the_error_of_the_distance_is_its_spread_over_sets_of_images() -> None:
     random, found = generator(), []
     for _ in range(30):
         one, two = torch.randn(2, 200, 3, generator=random)
-        found.append(quality.compare_features(one + 1, two, random))
+        found.append(samples.compare_features(one + 1, two, random))
     spread = torch.tensor([m.figures["frechet"] for m in found]).std()
     errors = torch.tensor([m.errors["frechet"] for m in found])
     assert float(errors.mean()) == pytest.approx(float(spread), rel=0.35)
@@ -104,16 +104,16 @@ def test_the_error_of_the_distance_is_its_spread_over_sets_of_images() -> None:
 
 def test_the_mean_over_digits_has_the_error_of_a_mean() -> None:
     parts = [Measured({"a": 1.0}, {"a": 0.3}), Measured({"a": 3.0}, {"a": 0.4})]
-    found = quality.mean_over_digits(parts)
+    found = samples.mean_over_digits(parts)
     assert found.figures == {"a": 2.0}
     assert found.errors == {"a": 0.25}
 
 
 def test_copies_are_called_copies_and_other_images_are_not(few: mnist.MNIST) -> None:
-    copied = quality.memorisation(few.train, few)
+    copied = samples.memorisation(few.train, few)
     assert copied.figures["copied"] == 1
     assert copied.figures["nearest_train"] == pytest.approx(0, abs=1e-4)
-    fair = quality.memorisation(few.test, few)
+    fair = samples.memorisation(few.test, few)
     error = fair.errors["copied"]
     assert 0.5 / 600**0.5 < error < 1 / 600**0.5
     assert fair.figures["copied"] == pytest.approx(0.5, abs=4 * error)
@@ -121,13 +121,13 @@ def test_copies_are_called_copies_and_other_images_are_not(few: mnist.MNIST) -> 
 
 
 def test_one_sample_drawn_again_and_again_is_one_witness(few: mnist.MNIST) -> None:
-    found = quality.copied_share(few.test.images[:1].expand(600, -1), few)
+    found = samples.copied_share(few.test.images[:1].expand(600, -1), few)
     assert found.figures["copied"] in (0, 1)
     assert found.errors["copied"] == 0.5
 
 
 def test_the_neighbours_shown_are_the_nearest_training_images(few: mnist.MNIST) -> None:
-    arrays = quality.memorisation(few.test, few).arrays
+    arrays = samples.memorisation(few.test, few).arrays
     assert arrays["sample_labels"][:10].tolist() == list(range(10))
     train = mnist.pixels(few.train.images)
     for sample, neighbour, apart in zip(
@@ -149,7 +149,7 @@ def test_a_network_learns_from_real_images_and_not_from_shuffled_labels(
     asked = replace(
         few, test=mnist.Images(few.test.images[:300], few.test.labels[:300])
     )
-    figures = quality.classification_accuracy(
+    figures = samples.classification_accuracy(
         {"": few.train, "_shuffled": shuffled}, asked
     ).figures
     assert figures["classification_accuracy"] > 0.6
@@ -159,9 +159,9 @@ def test_a_network_learns_from_real_images_and_not_from_shuffled_labels(
 def test_every_figure_is_listed_and_says_what_it_stands_beside(
     few: mnist.MNIST, read_by: judge.Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quality, "EPOCHS", 1)
+    monkeypatch.setattr(samples, "EPOCHS", 1)
     model = model_of(first_of_each(few.test))
-    found = quality.sample_figures(model, few, read_by, generator())
+    found = samples.sample_figures(model, few, read_by, generator())
     assert found.figures.keys() == found.errors.keys()
     for name in found.figures:
         assert metric(f"test/{name}").unit, name
@@ -174,7 +174,7 @@ def test_a_plain_model_has_no_figures_by_digit(
     few: mnist.MNIST, read_by: judge.Judge
 ) -> None:
     plain = model_of(few.test.images[:10], conditional=False)
-    found = quality.sample_figures(plain, few, read_by, generator())
+    found = samples.sample_figures(plain, few, read_by, generator())
     assert {"frechet", "recall_draws", "copied"} <= found.figures.keys()
     assert not [n for n in found.figures if "digit" in n or "accuracy" in n]
     assert "sample_labels" not in found.arrays
@@ -183,8 +183,8 @@ def test_a_plain_model_has_no_figures_by_digit(
 def test_another_data_set_than_the_judges_has_the_figures_that_need_no_judge(
     few: mnist.MNIST, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quality, "EPOCHS", 1)
-    found = quality.sample_figures(
+    monkeypatch.setattr(samples, "EPOCHS", 1)
+    found = samples.sample_figures(
         model_of(first_of_each(few.test)), few, None, generator()
     )
     stems = {name.partition("_")[0] for name in found.figures}
@@ -196,6 +196,6 @@ def test_few_training_images_leave_the_ceiling_out_and_it_is_said(
 ) -> None:
     twelve = mnist.Images(few.train.images[:12], few.train.labels[:12])
     small = replace(few, train=twelve)
-    sets = quality.sample_sets(model_of(first_of_each(few.test)), small, generator())
+    sets = samples.sample_sets(model_of(first_of_each(few.test)), small, generator())
     assert list(sets) == ["", "_draws", "_shuffled"]
     assert "too few training images" in caplog.text

@@ -20,9 +20,8 @@ from torch import Tensor
 from cvae import grids, mnist
 from cvae import judge as judging
 from cvae.evaluation import features
+from cvae.evaluation.estimator import Measured, Request, bootstrap, mean_and_error
 from cvae.evaluation.features import NEIGHBOURS
-from cvae.evaluation.measured import Measured, bootstrap, mean_and_error
-from cvae.evaluation.request import Request
 from cvae.judge import Judge
 from cvae.model import CVAE
 

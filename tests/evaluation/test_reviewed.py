@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +12,11 @@ from PIL import Image
 from analysis.drawing import information_plots, label_plots, sample_plots
 from analysis.drawing.plates import Plate
 from analysis.evaluation import rows
-from cvae import likelihood, mnist
+from cvae import mnist
 from cvae.errors import DataError
-from cvae.evaluation import labels, latents, nll, quality
-from cvae.evaluation.measured import Measured
+from cvae.evaluation import labels, latents, samples
+from cvae.evaluation.estimator import Measured, Request
 from cvae.evaluation.metrics import metric
-from cvae.evaluation.request import Request
 from cvae.model import CVAE
 from tests.conftest import data_set, generator, idx, write
 from tests.evaluation.made import request
@@ -84,30 +81,6 @@ def test_labels_are_measured_drawn_and_held_against_fashion(
     assert "runner-up" in mistakes.caption
 
 
-def test_labels_take_the_likelihoods_that_nll_has_made(
-    asked: Request, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made, counted = likelihood.label_likelihoods, list[int]()
-    known = model(latent_dim=3)  # none of the latents that are integrated, too
-
-    def counting(
-        model: CVAE, data: mnist.Images, generator: torch.Generator, **options: Any
-    ) -> torch.Tensor:
-        counted.append(len(data))
-        return made(model, data, generator, **options)
-
-    monkeypatch.setattr(likelihood, "label_likelihoods", counting)
-    request = replace(asked, _known={})
-    images = request.data.test
-    of_nll = nll.nll(known, images, request).figures["marginal_nll_is2"]
-    assert sum(counted) == len(images)
-    labels.labels(known, images, request)
-    others = 4 * len(images) + 30  # four kinds, and those of Fashion-MNIST
-    assert sum(counted) == len(images) + others
-    logs = request.label_likelihoods(known, images)
-    assert of_nll == pytest.approx(-float(likelihood.log_evidence(logs).mean()))
-
-
 def test_labels_without_a_mistake_have_no_picture_of_mistakes() -> None:
     y = torch.arange(20) % 10
     logs = 10 * torch.eye(10).double()[y]
@@ -138,8 +111,8 @@ def test_samples_of_a_data_set_that_no_judge_knows_are_measured_without_it(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(quality, "EPOCHS", 1)
-    found = quality.samples(model(), asked.data.test, asked)
+    monkeypatch.setattr(samples, "EPOCHS", 1)
+    found = samples.samples(model(), asked.data.test, asked)
     assert "no judge knows this data set" in caplog.text
     all_known(found)
     assert "frechet" not in found.figures
@@ -170,7 +143,7 @@ def test_latents_are_measured_and_drawn(
 
 def test_a_plain_vae_has_samples_and_latents(asked: Request, tmp_path: Path) -> None:
     plain = model(conditional=False)
-    found = quality.samples(plain, asked.data.test, asked)
+    found = samples.samples(plain, asked.data.test, asked)
     assert found.figures.keys() == {"nearest_train", "nearest_train_real", "copied"}
     (picture,) = sample_plots.draw_samples(found, {})
     saved(picture, tmp_path)
@@ -185,6 +158,6 @@ def test_two_labels_and_few_images_leave_out_what_they_cannot_tell(
     few = mnist.Images(data.images[rows_kept], data.labels[rows_kept])
     assert "label_in_z_linear" not in latents.latents(model(), few, asked).figures
     assert "too few images" in caplog.text
-    arrays = quality.memorisation(few, asked.data).arrays
+    arrays = samples.memorisation(few, asked.data).arrays
     assert arrays["sample_labels"].tolist()[:2] == [3, 7]
     assert len(arrays["samples"]) == 4
