@@ -55,13 +55,16 @@ def nll(model: CVAE, images: mnist.Images, request: Request) -> Measured:
         f"nll_is{k}": -row for k, row in zip(counts, of_counts, strict=True)
     } | {f"ess_is{samples}": ess}
     if model.classes:
-        other = request.stream("other labels")
+        random = request.stream("other labels")
 
-        def of_others(some: mnist.Images) -> Tensor:
-            return others(model, some, other, samples=OTHERS, corrupt=request.corrupt)
+        def others(some: mnist.Images) -> Tensor:
+            ((x, target, y),) = likelihood.chunks(
+                model, some, random, corrupt=request.corrupt, size=len(some)
+            )
+            return of_others(model, x, target, y, random, samples=OTHERS)
 
         parts = likelihood.passes(images, OTHERS)
-        logs = torch.cat(request.batches("others", parts, of_others, other))
+        logs = torch.cat(request.batches("others", parts, others, random))
         log_p = log_evidence(of_counts[-1], logs)
         per_image[f"marginal_nll_is{samples}_{OTHERS}"] = -log_p
     if model.latent_dim in GRIDS:
@@ -75,18 +78,16 @@ def nll(model: CVAE, images: mnist.Images, request: Request) -> Measured:
     return replace(measured, cited=frozenset(measured.figures.keys() - aside))
 
 
-def others(
+def of_others(
     model: CVAE,
-    images: mnist.Images,
+    x: Tensor,
+    target: Tensor,
+    y: Tensor,
     generator: torch.Generator,
     *,
     samples: int,
-    corrupt: float = 0.0,
 ) -> Tensor:
-    """log p̂(x|y) (B, C − 1) of one pass, of the labels that the images do not have."""
-    ((x, target, y),) = likelihood.chunks(
-        model, images, generator, corrupt=corrupt, size=len(images)
-    )
+    """log p̂(x|y) (B, C − 1) of the labels after an image's own, y + 1, y + 2, …"""
     columns = [
         likelihood.log_likelihood(
             model, x, target, (y + step) % model.classes, generator, samples=samples

@@ -18,17 +18,17 @@ from typing import Any
 import safetensors.torch
 
 from cvae.errors import RunNotFound, UsageError
-from cvae.loading.loaded import load_run
-from cvae.publishing.evaluated import Evaluated, evaluated_since
+from cvae.loading.loaded import LoadedRun, load_run
+from cvae.publishing import likelihoods
 from cvae.publishing.rounding import rounded_weights
-from cvae.run import find, published
+from cvae.run import evaluation, find, published
 from cvae.run.files import digest, write_atomic
 from cvae.run.folder import JUDGES, Record, RunFolder, SweepFolder, latest
 from cvae.spec.document import dump
 from cvae.spec.variants import SEEDS
 
 JUDGE = "judge"  # its name, and its folder in `results`
-MAX_SIZE = 20_000_000  # bytes of results/ in all
+MAX_SIZE = 26_000_000  # bytes of results/ in all
 XZ: list[dict[str, Any]] = [
     {"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 3, "lp": 1, "pb": 1}  # 16-bit words
 ]
@@ -42,6 +42,7 @@ SWEEP = (
 )
 log = logging.getLogger("cvae")
 Files = dict[str, bytes]  # by their path in results/
+Evaluated = tuple[published.Published, list[Record]]
 
 
 def publish(
@@ -74,8 +75,10 @@ def publish(
     by_name = {_published_name(folder): folder for folder in singles}
     for name, folder in by_name.items():
         contents.put_run(name, folder, runs)
-    for folder, lines in evaluated:
-        contents.put_records(folder.name, lines)
+    for shown, lines in evaluated:
+        contents.put_records(shown.name, lines)
+        if shown.proof is None:
+            contents.put_proof(shown.name, load_run(shown.path.resolve()))
     if JUDGE in names:
         contents.files |= _judge_files(runs)
     contents.write(results)
@@ -104,14 +107,28 @@ class _Contents:
         return [run for name, run in members.items() if name in self.figures]
 
     def put_run(self, name: str, folder: RunFolder, runs: Path) -> None:
-        self.files |= _run_files(folder, runs)
+        run = load_run(folder.path.resolve(), runs=runs)
+        files, before = _run_files(folder, run), self.listed
         self._drop(name)
+        self.files |= files
+        weights, proof = (
+            f"{name}/{f}" for f in (published.WEIGHTS, published.LIKELIHOOD)
+        )
+        if proof in before and before.get(weights) == digest(files[weights]):
+            self.listed[proof] = before[proof]
+        else:
+            self.put_proof(name, run)
         self.figures[name] = _test_figures(folder.records())
 
     def put_records(self, name: str, records: Sequence[Record]) -> None:
         """Replace the records of a published run."""
         self.files[f"{name}/records.jsonl"] = _json_lines(records)
         self.figures[name] = _test_figures(records)
+
+    def put_proof(self, name: str, run: LoadedRun) -> None:
+        """Put log p of each test image by a run with its rounded weights."""
+        log.info("%s: log p of each test image, its proof", name)
+        self.files[f"{name}/{published.LIKELIHOOD}"] = likelihoods.make(run)
 
     def write(self, results: Path) -> None:
         """Files first, the manifest last: until then the old one names what differs."""
@@ -156,12 +173,54 @@ def _chosen(
                 fault = str(error)
         else:
             try:
-                evaluated.append(evaluated_since(name, known))
+                evaluated.append(_evaluated_since(name, known))
             except RunNotFound as error:
                 unknown.append(f"{fault}\n{error}")
     if unknown:
         raise RunNotFound("\n".join(unknown))
     return sweeps, singles, evaluated
+
+
+def _evaluated_since(name: str, known: published.Results | None) -> Evaluated:
+    """The published run of this name, and its records as they are to be.
+
+    A metric that was measured before gets its new value; one of the training stays.
+
+    Raises:
+        RunNotFound: there is none, or its weights were not evaluated and it has its
+            proof file.
+        Damaged: a file of the evaluation is not what was written.
+    """
+    if known is None:
+        raise RunNotFound("nothing is published, either")
+    folder = find.find_published(name.replace("_", "-"), known)
+    assert isinstance(folder, published.Published)
+    home, new = evaluation.directory(folder), dict[str, float]()
+    parts = [
+        part
+        for part in evaluation.load_parts(home).values()
+        if part[1].get("weights") == folder.digest
+    ]
+    for measured, _ in parts:
+        new |= evaluation.cited_metrics(measured)
+    if not new and folder.has_weights and folder.proof is None:
+        return folder, folder.records()
+    if not new:
+        raise RunNotFound(
+            f"{folder.path} is published, and in {home}/ is no evaluation of its "
+            f"weights: make evaluate RUN={folder.name} WHAT=all makes one"
+        )
+    lines: list[Record] = []
+    for line in folder.records():
+        if "commit" not in line:  # of the training
+            lines.append(line)
+            new = {key: new[key] for key in new.keys() - line["metrics"].keys()}
+        elif kept := {k: v for k, v in line["metrics"].items() if k not in new}:
+            lines.append(line | {"metrics": kept})
+    last = max((facts for _, facts in parts), key=lambda facts: facts["written"])
+    added = evaluation.record(lines[-1]["epoch"], lines[-1]["step"], new)
+    added |= {"time": int(1000 * last["written"]), "commit": last["commit"]}
+    return folder, [*lines, added]
 
 
 def _members(sweep: SweepFolder, runs: Path) -> list[RunFolder]:
@@ -259,9 +318,8 @@ def _sweep_files(sweep: SweepFolder, runs: Path) -> Files:
     }
 
 
-def _run_files(folder: RunFolder, runs: Path) -> Files:
-    """The files of a run with its rounded weights, if they are as good as its own."""
-    run = load_run(folder.path.resolve(), runs=runs)
+def _run_files(folder: RunFolder, run: LoadedRun) -> Files:
+    """The files of a run, whose model gets the rounded weights if they are as good."""
     name = _published_name(folder)
     data = safetensors.torch.save(rounded_weights(folder, run))
     return {

@@ -1,8 +1,9 @@
 """Is `results/` what was published, and is what it says true?
 
-Every file is held to its SHA-256, and every weight is evaluated anew on the test images
-with the noise of its run. Another processor or torch rounds differently, and published
-weights are rounded themselves: hence the differences that are allowed.
+Every file is compared with its SHA-256. Every run with weights is evaluated again on
+the test images with its own noise, and log p of the first images (with `full`, of all)
+is compared with the proof file, image by image. Another processor or torch rounds
+differently, and published weights are rounded: hence the differences that are allowed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from cvae import judge, mnist
 from cvae.errors import Altered
 from cvae.loading.loaded import LoadedRun, load_data, load_run
+from cvae.publishing import likelihoods
 from cvae.run import classifiers, evaluation, published
 
 BOUND = 0.01  # nats of the bound and its parts
@@ -100,6 +102,13 @@ def _check_run(run: LoadedRun, known: dict[str, float], *, full: bool) -> Iterat
                 for figure, estimate in estimates.items():
                     share = figure.startswith("label_accuracy")
                     anew[figure] = estimate, SHARE if share else SAMPLED
+    assert isinstance(run.folder, published.Published)
+    if proof := run.folder.proof:
+        for which, (count, apart) in likelihoods.differences(
+            run, proof, full=full
+        ).items():
+            said = f"{which}, largest difference of {count} images"
+            yield name, said, 0.0, apart, likelihoods.ALLOWED
     for figure, (value, allowed) in anew.items():
         if f"test/{figure}" in known:
             yield name, f"test/{figure}", known[f"test/{figure}"], value, allowed

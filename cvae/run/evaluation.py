@@ -182,7 +182,7 @@ def measure_run(
     data = load_data(spec, folder)
     metrics: dict[str, float] = {}
     with folder.lock():
-        request = _request(folder, spec, model, data, samples, label_samples)
+        request = request_of(folder, spec, model, data, samples, label_samples)
         for at, part in enumerate(parts):
             try:
                 metrics |= measure(folder, model, data, request, part)
@@ -196,7 +196,7 @@ def measure_run(
 def measure_all(folder: RunFolder, spec: Spec, model: CVAE, data: mnist.MNIST) -> None:
     """The parts that the spec names, at the end of the run."""
     asked = spec.evaluation
-    request = _request(
+    request = request_of(
         folder,
         spec,
         model,
@@ -244,7 +244,7 @@ def measure(
     return metrics
 
 
-def _request(
+def request_of(
     folder: RunFolder,
     spec: Spec,
     model: CVAE,
@@ -252,12 +252,17 @@ def _request(
     samples: int,
     label_samples: int,
 ) -> Request:
+    """What the parts of an evaluation of this run are asked with.
+
+    Its fingerprint holds a bound of the first images: finished batches of other weights
+    or of another `encode` or `decode` are not used.
+    """
     known = classifier_of(data.digest, folder.path.parent)
     some = mnist.Images(
         data.test.images[:PROBE_IMAGES], data.test.labels[:PROBE_IMAGES]
     )
     probe = bound(model, some, spec, beta=1.0)
-    settings = (samples, label_samples, provenance.git_state()[0]["commit"], probe)
+    settings = (samples, label_samples, probe)
     return Request(
         samples=samples,
         label_samples=label_samples,

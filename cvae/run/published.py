@@ -2,7 +2,8 @@
 
 manifest.json         format, SHA-256 of every file, the figures of runs with weights
 <name>-<id>/          a run with weights: spec.yaml, run.json, records.jsonl and
-                      model.safetensors.xz, as in its folder in runs/
+                      model.safetensors.xz, as in its folder in runs/, and
+                      likelihood.safetensors, log p of each test image
 sweeps/<name>/        sweep.yaml, sweep.json, and runs.jsonl.gz: a line a run
 """
 
@@ -30,6 +31,7 @@ FORMAT = 1
 READ_BY = "cvae 1.0.0"  # the first version that reads this format
 ARCHIVE = "runs.jsonl.gz"
 WEIGHTS = "model.safetensors.xz"
+LIKELIHOOD = "likelihood.safetensors"  # log p of each test image: its proof
 log = logging.getLogger("cvae")
 
 
@@ -135,6 +137,16 @@ class Published(RunFolder):
         if not self.has_weights:
             raise FileNotFoundError(f"only the records of {self.name} are published")
         return lzma.decompress(self._read(WEIGHTS))
+
+    @property
+    def proof(self) -> bytes | None:
+        """The published log p of each test image; None where there is none.
+
+        Raises:
+            Altered: it is not what was published.
+        """
+        name = f"{self.name}/{LIKELIHOOD}"
+        return self.results.read(name) if name in self.results.files else None
 
     @property
     def digest(self) -> str | None:

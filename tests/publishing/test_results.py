@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import math
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from analysis.reading.load import load_runs
 from cvae import __main__
 from cvae.errors import Altered, RunNotFound, RunUnfinished, UsageError
 from cvae.loading.samples import generate_conditional_samples, load_run
-from cvae.publishing import results, rounding
+from cvae.publishing import likelihoods, results, rounding
 from cvae.publishing import verify as check
 from cvae.publishing.verify import verify
 from cvae.run import find, published, runner
@@ -48,6 +49,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data__root": str(data),
         "data__validation_images": 0,
         "model__hidden": [12],
+        "model__latent_dim": 3,
         "training__epochs": 2,
         "evaluation__importance_samples": 3,
     }
@@ -115,7 +117,10 @@ def test_published_twice_not_one_byte_differs(runs: Path, once: Path) -> None:
 
 def test_a_run_has_the_files_of_its_folder_and_a_sweep_one_file(once: Path) -> None:
     names = {name.split("/")[-1] for name in files(once) if name.startswith("alone")}
-    assert names == {"spec.yaml", "run.json", "records.jsonl", published.WEIGHTS}
+    assert names == {
+        *("spec.yaml", "run.json", "records.jsonl"),
+        *(published.WEIGHTS, published.LIKELIHOOD),
+    }
     sweep = {name for name in files(once) if name.startswith("sweeps/")}
     assert sweep == {
         f"sweeps/pair/{n}" for n in ("sweep.json", "sweep.yaml", published.ARCHIVE)
@@ -123,7 +128,7 @@ def test_a_run_has_the_files_of_its_folder_and_a_sweep_one_file(once: Path) -> N
     archive = files(once)[f"sweeps/pair/{published.ARCHIVE}"]
     assert len(gzip.decompress(archive).splitlines()) == 2
     assert archive[4:8] == bytes(4), "no time of packing"
-    assert not [name for name in files(once) if name.startswith("pair")][4:]
+    assert not [name for name in files(once) if name.startswith("pair")][5:]
 
 
 def test_facts_stay_but_those_of_the_machine_alone(runs: Path, once: Path) -> None:
@@ -228,28 +233,19 @@ def test_a_sweep_made_anew_takes_the_place_of_the_old(runs: Path, there: Path) -
     list(verify(there))
 
 
-def test_the_model_card_says_the_limits_that_the_code_has() -> None:
-    text = (published.RESULTS / "README.md").read_text()
-    assert f"float16 with {rounding.BITS[0]} bits" in text
-    assert f"may cost {rounding.ROUNDING} nats" in text
-    assert f"±{check.BOUND} nats for the bound" in text
-    assert f"±{check.SAMPLED} for importance-sampled" in text
-    assert f"±{check.SHARE} for\nshares" in text
-
-
 # -- what comes out --------------------------------------------------------------------
 
 
 def test_everything_that_reads_runs_reads_published_ones(
     runs: Path, once: Path
 ) -> None:
-    own = load_runs(runs=runs, source="folders")
-    shown = load_runs(runs=once, source="folders")
-    assert shown.table() == own.table()
+    own = load_runs(runs=runs, folders_only=True)
+    shown = load_runs(runs=once, folders_only=True)
+    assert shown.table().equals(own.table())
     assert [run.facts for run in shown.rows] == [run.facts for run in own.rows]
     for one, other in zip(own.rows, shown.rows, strict=True):
         assert own.history(one, "train/kl") == shown.history(other, "train/kl")
-    pair = load_runs(runs=once, sweep="pair", source="folders")
+    pair = load_runs(runs=once, sweep="pair", folders_only=True)
     assert len(pair.rows) == 2
     assert [sweep.name for sweep in find.sweeps(once)] == ["pair"]
     wanted = own.rows[0].folder
@@ -351,14 +347,73 @@ def test_an_evaluated_published_run_gets_its_figures_from_there(
 # -- verify ----------------------------------------------------------------------------
 
 
-def test_every_figure_is_found_again(once: Path) -> None:
-    rows = list(verify(once))
-    assert {(row[0].rpartition("-")[0], row[1]) for row in rows} == {
-        (name, f"test/{figure}")
-        for name in ("alone", "pair")
-        for figure in ("neg_elbo", "recon", "kl", "nll_is3")
+def test_every_metric_and_every_proof_is_found_again(once: Path) -> None:
+    rows = list(verify(once, full=True))
+    proofs = {
+        f"{name}, largest difference of 50 images"
+        for name in ("log_p_x_given_y", "log_p_x")
     }
+    metrics = {f"test/{name}" for name in ("neg_elbo", "recon", "kl", "nll_is3")}
+    for name in ("alone", "pair"):
+        found = {row[1] for row in rows if row[0].startswith(f"{name}-")}
+        assert found == metrics | proofs
     assert all(abs(row[2] - row[3]) <= row[4] for row in rows)
+
+
+def republish(place: Path, name: str, data: bytes) -> None:
+    """Write a file, and the manifest so that the file is as published."""
+    manifest = json.loads((place / "manifest.json").read_text())
+    (place / name).write_bytes(data)
+    manifest["files"][name] = digest(data)
+    (place / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("image", [0, 249])
+@pytest.mark.parametrize("wrong", [math.nan, 2e-3])
+def test_each_image_s_log_p_is_held_to_its_proof(
+    there: Path, image: int, wrong: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A NaN and 0.002 nats are found: in the first pass, with `full` in each."""
+    monkeypatch.setattr(likelihoods, "PASS_IMAGES", {"mlp": 20})
+    path = next(there.glob("alone-*"))
+    name = f"{path.name}/{published.LIKELIHOOD}"
+    proof = likelihoods.make(load_run(path.name, runs=there))
+    republish(there, name, proof)
+    list(verify(there))
+    tensors, facts = safetensors.torch.load(proof), likelihoods.facts_of(proof)
+    tensors["log_p_x"][min(image, 49)] += wrong
+    republish(there, name, safetensors.torch.save(tensors, facts))
+    if image:
+        list(verify(there))  # it is in the third pass
+    with pytest.raises(Altered, match="log_p_x, largest difference"):
+        list(verify(there, full=image > 0))
+
+
+def test_sampled_likelihoods_that_take_long_are_for_full_alone(
+    once: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "DRAWS", 10)
+    assert "test/nll_is3" not in {row[1] for row in verify(once)}
+    assert "test/nll_is3" in {row[1] for row in verify(once, full=True)}
+
+
+def test_a_proof_of_other_pixels_is_refused(there: Path) -> None:
+    path = next(there.glob("alone-*"))
+    proof = (path / published.LIKELIHOOD).read_bytes()
+    facts = likelihoods.facts_of(proof) | {"pixels": "0"}
+    data = safetensors.torch.save(safetensors.torch.load(proof), facts)
+    republish(there, f"{path.name}/{published.LIKELIHOOD}", data)
+    with pytest.raises(Altered, match="of other pixels"):
+        list(verify(there))
+
+
+def test_a_metric_of_the_manifest_that_no_record_has_is_named(there: Path) -> None:
+    manifest = json.loads((there / "manifest.json").read_text())
+    name = next(name for name in manifest["runs"] if name.startswith("alone-"))
+    manifest["runs"][name]["test/nll_is3"] -= 1
+    (there / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(Altered, match=r"test/nll_is3 is .*, published"):
+        list(verify(there))
 
 
 def damage(path: Path, how: str) -> None:
