@@ -1,16 +1,18 @@
 """Every child process of the tests: none depends on how pytest was started.
 
 A child gets default signal dispositions, an environment without what steers MLflow and
-make, no terminal, a session (and process group) of its own, and a time limit. The
-whole group is killed when the test ends; when pytest is killed, tests/guard.py does it.
+make, no terminal, and a session (and process group) of its own. It is waited for LIMIT
+seconds, and the whole group is killed when the test ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,17 +21,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from cvae.cli.table import COMMANDS
-from tests.prepared import Forked, Prepared
+from tests.prepared import LIMIT, Forked, Prepared
+from tests.prepared import Child as Child
 
-PIPE = subprocess.PIPE
 ROOT = Path(__file__).resolve().parent.parent
-LIMIT = 300.0  # seconds: no claim about speed, only an end to what hangs
 Done = subprocess.CompletedProcess[str]
-Child = subprocess.Popen[str]
 STEERING = ("MLFLOW", "MAKE", "GIT_", "MFLAGS", "COLUMNS", "RAY_")
 
 _alive: list[Child] = []
-_guards: list[subprocess.Popen[bytes]] = []
+_ports = itertools.count(os.getpid())
 
 
 def default_signals() -> None:
@@ -64,7 +64,7 @@ def start(
     errors: IO[Any] | int = subprocess.PIPE,
     **options: Any,
 ) -> Child:
-    """Begin a command; its process group is killed after `limit` seconds."""
+    """Begin a command; who waits for it does so for `limit` seconds."""
     defaults: dict[str, Any] = {
         "cwd": ROOT,
         "env": environment(),
@@ -79,9 +79,9 @@ def start(
     if prepared.covers(command, **options):
         child: Child = Forked(prepared, list(command), **options)
     else:
-        child = subprocess.Popen(list(command), text=True, **options)
+        child = Child(list(command), text=True, **options)
+    child.limit = limit
     _alive.append(child)
-    _tell_guard(f"{child.pid} {limit}")
     return child
 
 
@@ -96,9 +96,9 @@ def run(command: Sequence[str], *, limit: float = LIMIT, **options: Any) -> Done
     Raises:
         TimeoutExpired: it, or a child that holds its output, took longer than `limit`.
     """
-    child = start(command, limit=limit + 10, **options)
+    child = start(command, limit=limit, **options)
     try:
-        output, errors = child.communicate(timeout=limit)
+        output, errors = child.communicate()
     finally:
         end(child)
     return Done(list(command), child.returncode, output, errors)
@@ -136,7 +136,6 @@ def end(child: Child, *, grace: float = 0.0) -> None:
                 pipe.close()
     if child in _alive:
         _alive.remove(child)
-        _tell_guard(f"{child.pid}")
 
 
 @contextlib.contextmanager
@@ -150,7 +149,7 @@ def ended() -> Iterator[None]:
             end(child)
 
 
-def until(condition: Callable[[], object], seconds: float = 120) -> None:
+def until(condition: Callable[[], object], seconds: float = LIMIT) -> None:
     """Wait for a condition; `seconds` is no claim about speed."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -175,22 +174,18 @@ def answered(child: Child, log: Path, asked: Callable[[], object]) -> None:
         raise AssertionError(f"{error}\n{log.read_text()}") from None
 
 
-def _tell_guard(line: str) -> None:
-    if not _guards:
-        command = [sys.executable, "-S", str(ROOT / "tests" / "guard.py")]
-        guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-        _guards.append(guard)
-    pipe = _guards[0].stdin
-    assert pipe is not None
-    pipe.write(f"{line}\n".encode())
-    pipe.flush()
+def free_port() -> int:
+    """A port of 127.0.0.1 below those that Linux gives away by chance, so that nobody
+    takes it before the server that it is for; of this process alone."""
+    while True:
+        port = 10_000 + 97 * next(_ports) % 20_000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
-def dismiss_guard() -> None:
-    """At the end of the session: close its input, and wait until it has ended."""
+def end_all() -> None:
+    """At the end of the session."""
     for child in list(_alive):
         end(child)
     _prepared().end()
-    while _guards:
-        guard = _guards.pop()
-        guard.communicate()

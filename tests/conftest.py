@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,32 +32,19 @@ Bytes = NDArray[np.uint8]
 collect_ignore = (
     [] if cpu_kernel.library() else ["fast/test_cpu_kernel.py", "fast/test_compiler.py"]
 )
-tried: Counter[str] = Counter()  # generated cases by kind; printed at the end
 
 
 children.default_signals()
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    children.dismiss_guard()
-    if hasattr(session.config, "workeroutput"):  # pytest-xdist's way home
-        session.config.workeroutput["tried"] = dict(tried)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    tried.update(getattr(node, "workeroutput", {}).get("tried", {}))
+def pytest_sessionfinish() -> None:
+    children.end_all()
 
 
 def pytest_report_header() -> str:
     if cpu_kernel.library():
         return "training steps: compiled"
     return f"training steps: torch's; without a C compiler {collect_ignore} is left out"
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    for kind, count in sorted(tried.items()):
-        terminalreporter.write_line(f"property-based tests: {count:5} {kind}")
 
 
 torch.set_num_threads(1)  # tensors here are small: more threads only wait for a turn

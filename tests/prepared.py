@@ -25,17 +25,13 @@ from typing import IO, Any
 import sqlalchemy
 
 IMPORTS = (
-    *(
-        "cvae.cli.commands",
-        "cvae.loading.samples",
-        "cvae.sweep.sweep",
-        "cvae.tracking.publish",
-    ),
-    *("matplotlib.pyplot", "scipy.stats"),
+    *("cvae.cli.commands", "cvae.loading.samples", "cvae.sweep.sweep"),
+    *("cvae.tracking.publish", "matplotlib.pyplot", "scipy.stats"),
 )
 PACKAGES = ("cvae", "analysis")
 READ_AT_START = ("PYTHON", "OMP_", "MKL_", "LC_", "LANG", "XDG_", "HOME", "PATH")
 ADOPT = 36  # prctl's PR_SET_CHILD_SUBREAPER: take children whose parent has ended
+LIMIT = 300.0  # seconds: no claim about speed, only an end to what hangs
 LONGEST = 1 << 20  # bytes of a request
 
 
@@ -97,7 +93,21 @@ def _read(env: Mapping[str, str]) -> dict[str, str]:
     return {key: text for key, text in env.items() if key.startswith(READ_AT_START)}
 
 
-class Forked(subprocess.Popen[str]):
+class Child(subprocess.Popen[str]):
+    """A process that is waited for `limit` seconds and not for ever."""
+
+    limit = LIMIT
+
+    def wait(self, timeout: float | None = None) -> int:
+        return super().wait(self.limit if timeout is None else timeout)
+
+    def communicate(
+        self, input: str | None = None, timeout: float | None = None
+    ) -> tuple[str, str]:
+        return super().communicate(input, self.limit if timeout is None else timeout)
+
+
+class Forked(Child):
     """A Popen whose process comes from a prepared one."""
 
     def __init__(self, prepared: Prepared, command: list[str], **options: Any) -> None:

@@ -17,7 +17,6 @@ from tests.analysis.test_compare import BOUNDS
 from tests.made import made_run
 from tests.tracking.test_ui import (
     command,
-    free_port,
     page,
     stop,
     wait_for,
@@ -56,7 +55,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(runs: Path) -> Iterator[str]:
-    port = free_port()
+    port = children.free_port()
     log = runs / "ui.log"
     with log.open("w") as output:
         words = command("ui", "--runs", str(runs), "--port", str(port))

@@ -12,7 +12,6 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import sqlite3
 import sys
 import threading
@@ -185,9 +184,7 @@ class Server:
         place.mkdir()
         self.place = place
         shutil.copy(template, place / "server.db")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = children.free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self.process: Child | None = None
 

@@ -15,7 +15,6 @@ from cvae.errors import SpecError
 from cvae.spec.document import load_spec
 from cvae.spec.identity import flatten
 from cvae.spec.variants import Plan, read_plan
-from tests.conftest import tried
 
 
 def plan(tmp_path: Path, block: str, *overrides: str, base: str = "") -> Plan:
@@ -231,7 +230,6 @@ KEYS = ["model.latent_dim", "model.hidden", "seeds", "zip", "variants", "trainin
 def test_any_block_is_a_plan_or_an_error_with_a_place(
     lines: list[tuple[str, str]], laid: list[tuple[str, str]], base: str
 ) -> None:
-    tried["sweep blocks"] += 1
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "any.yaml"
         inside = "".join(f"  {key}: {value}\n" for key, value in dict(lines).items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 from collections.abc import Iterator
@@ -63,19 +62,6 @@ def test_a_sweep_on_ray_makes_the_same_runs(tmp_path: Path, root: Path) -> None:
     for folder in folders(local):
         same = ray / folder.name / "model.safetensors"
         assert same.read_bytes() == folder.weights.read_bytes()
-
-
-def test_a_killed_worker_process_costs_nothing(tmp_path: Path, root: Path) -> None:
-    runs = tmp_path / "runs"
-    path = spec_file(tmp_path, root, epochs=150, betas="[1]")
-    process = begin(path, runs)
-    until(lambda: both_under_way(runs))
-    os.kill(holders(runs)[0], signal.SIGKILL)
-    output, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert "going on with" in errors
-    assert "[2/2]" in output
-    assert_each_variant_has_one_finished_run(read_plan(path), runs)
 
 
 def test_ctrl_c_ends_cleanly_and_the_next_call_goes_on(

@@ -20,7 +20,7 @@ from tests import children
 from tests.conftest import data_set, write
 from tests.sweep.test_sweep import spec_file
 from tests.test_commands import cvae
-from tests.tracking.test_ui import free_port, stop, wait_for
+from tests.tracking.test_ui import stop, wait_for
 
 pytestmark = pytest.mark.services
 
@@ -40,7 +40,7 @@ def postgres() -> Iterator[str]:
     if os.getuid() == 0:  # which PostgreSQL refuses to run as
         user = {"user": "postgres"}
         os.chown(folder, pwd.getpwnam("postgres").pw_uid, -1)
-    data, port = folder / "data", str(free_port())
+    data, port = folder / "data", str(children.free_port())
     initdb = [str(binaries() / "initdb"), "-D", str(data), "-U", "cvae", "-A", "trust"]
     done = children.run(initdb, cwd=folder, **user)
     assert done.returncode == 0, done.stderr
@@ -68,7 +68,7 @@ def postgres() -> Iterator[str]:
 def server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an MLflow server over it, with artifacts in a folder."""
     folder = tmp_path_factory.mktemp("server")
-    port = free_port()
+    port = children.free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", "--backend-store-uri", postgres]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import sys
 import time
 import urllib.request
@@ -74,7 +73,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UI]:
     cvae("sweep", str(spec), "--runs", str(runs), "--set", *words)
     Store(runs).report_run("browser test")
     folders = {name: find_run(name, runs=runs) for name in NAMES}
-    port = free_port()
+    port = children.free_port()
     with log.open("w") as output:
         words = command("ui", "--runs", str(runs), "--port", str(port))
         server = children.start(words, output=output, errors=output, limit=1800)
@@ -191,12 +190,6 @@ def command(*arguments: str) -> list[str]:
 def cvae(*arguments: str) -> None:
     done = children.run(command(*arguments))
     assert done.returncode == 0, done.stderr
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(url: str, server: children.Child, log: Path) -> None:
