@@ -9,22 +9,29 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from cvae.errors import SpecError
+from cvae.spec import reader
 from cvae.spec.fields import Spec
-from cvae.spec.identity import BEFORE, REMOVED, flatten, nested
-from cvae.spec.mistakes import describe, explain, sections
-from cvae.spec.reader import RESOLVERS, Path_, QuickReader, Reader, refusal
+from cvae.spec.identity import BEFORE, REMOVED, REMOVED_IN, flatten, nested
+from cvae.spec.reader import Path_
 
-LARGEST = 256 * 1024  # bytes; a spec is a page, and PyYAML reads 100 kB a second
+LARGEST = 256 * 1024  # bytes; a spec is a page
+SECTIONS: dict[Any, type[BaseModel]] = {
+    name: info.annotation
+    for name, info in Spec.model_fields.items()
+    if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
+}
+FIELDS = [f"{s}.{f}" for s, part in SECTIONS.items() for f in part.model_fields]
 
 
 @dataclass
@@ -86,11 +93,7 @@ def load_resolved(path: str | Path) -> Spec:
     Raises:
         SpecError: the file is damaged, or was edited into something else.
     """
-    text = _text(path)
-    try:
-        return resolve(_composed(Document(str(path), None), QuickReader(text)))
-    except (SpecError, yaml.YAMLError, ValueError, OverflowError):
-        return resolve(parse(text, str(path)))  # which says where the fault is
+    return resolve(read_document(path))
 
 
 def resolve(document: Document) -> Spec:
@@ -117,17 +120,8 @@ def resolve(document: Document) -> Spec:
 
 def dump(spec: Spec) -> str:
     """Every field as YAML that this module reads back equal."""
-    return yaml.dump(
-        nested(flatten(spec) | spec.removed), Dumper=_Dumper, sort_keys=False
-    )
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes text that YAML 1.1 or 1.2 takes for something else."""
-
-    yaml_implicit_resolvers = yaml.SafeDumper.yaml_implicit_resolvers | {
-        None: RESOLVERS
-    }
+    tree = nested(flatten(spec) | spec.removed)
+    return yaml.dump(tree, Dumper=reader.Dumper, sort_keys=False)
 
 
 def read_document(path: str | Path) -> Document:
@@ -143,7 +137,8 @@ def _text(path: str | Path) -> str:
             data = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        near = _nearest_file(source)
+        files = [str(file) for file in Path("experiments").rglob("*.yaml")]
+        near = nearest(source[:300], files)
         raise SpecError(f"{source!r}: cannot be read: {reason}{near}") from error
     if len(data) > LARGEST:
         raise SpecError(f"{source}: larger than {LARGEST // 1024} KiB; not a spec")
@@ -160,30 +155,8 @@ def parse(text: str, source: str) -> Document:
     Raises:
         SpecError: not YAML, or YAML that a spec may not use.
     """
-    document = Document(source, None, header=_header(text), text=text)
-    reader: Any = None
-    try:
-        reader = Reader(text, source)
-        return _composed(document, reader)
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        # the latter two: numbers and escapes that PyYAML takes on trust
-        fault: Any = error
-        if isinstance(error, yaml.reader.ReaderError):  # a character, before any line
-            line, problem = text[: fault.position].count("\n"), fault.reason
-        elif isinstance(error, yaml.MarkedYAMLError):
-            line, problem = fault.problem_mark.line, fault.problem
-        else:
-            line, problem = reader.line, error
-        raise SpecError(f"{source}:{line + 1}: not valid YAML: {problem}") from error
-
-
-def _composed(document: Document, reader: Any) -> Document:
-    """The document with the tree of a reader, and where everything in it stands."""
-    if reader.check_node():
-        document.tree = reader.read(reader.get_node(), (), document.lines)
-    if reader.check_node():
-        raise refusal(reader.peek_event(), "a second document; a spec is one")
-    return document
+    tree, lines = reader.read(text, source)
+    return Document(source, tree, lines, _header(text), text)
 
 
 def split_overrides(text: str) -> list[str]:
@@ -221,22 +194,71 @@ def validate(document: Document) -> Spec:
         )
     # an empty section ("model:") means its defaults
     tree = {
-        key: {} if value is None and key in sections(Spec) else value
+        key: {} if value is None and key in SECTIONS else plain(value)
         for key, value in document.tree.items()
     }
     try:
         return Spec.model_validate(tree)
     except ValidationError as error:
-        faults = [explain(document.where(at["loc"]), at, Spec) for at in error.errors()]
+        faults = [explain(document.where(at["loc"]), at) for at in error.errors()]
         raise SpecError("\n".join(dict.fromkeys(faults))) from error
+
+
+def plain(value: Any) -> Any:
+    """A value from Python as YAML has it: NumPy's and tensors' numbers, paths."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def explain(where: str, fault: Any) -> str:
+    """A fault that pydantic found as one line: place, key, what is wrong, what is near.
+
+    The message is pydantic's, but for keys, whose allowed names it does not know.
+    """
+    path, kind, value = tuple(fault["loc"]), fault["type"], fault["input"]
+    key = ".".join(map(str, path))
+    if kind == "extra_forbidden" and key in REMOVED:
+        return f"{where}: {key}: removed in version {REMOVED_IN}; delete it"
+    if kind == "extra_forbidden":
+        siblings = [*SECTIONS.get(path[0], Spec).model_fields]
+        names = siblings if len(path) > 1 else [*siblings, *FIELDS]
+        near = nearest(str(path[-1]), names)
+        return f"{where}: {key}: unknown key; allowed: {', '.join(siblings)}{near}"
+    if kind == "missing":
+        hint = "; add a line such as 'name: my-run'" if key == "name" else ""
+        return f"{where}: {key}: missing{hint}"
+    problem = fault["msg"].removeprefix("Value error, ")
+    problem = problem.replace("Input should be", "must be")
+    if kind == "model_type":
+        problem = "must be a block of key: value lines"
+    near = ""
+    if kind == "literal_error":
+        near = nearest(str(value), re.findall(r"'(\w+)'", fault["ctx"]["expected"]))
+    return f"{where}: {key}{': ' * bool(key)}{problem}; found {describe(value)}{near}"
+
+
+def nearest(name: str, allowed: Sequence[str]) -> str:
+    """`; did you mean …?` for a name close to one of those allowed, or to its field."""
+    fields = {key.rpartition(".")[2]: key for key in reversed(allowed)}
+    near = difflib.get_close_matches(name, [*allowed, *fields], 1, 0.5)
+    return f"; did you mean {fields.get(near[0], near[0])}?" if near else ""
+
+
+def describe(value: Any) -> str:
+    """A value and its type in a message."""
+    if isinstance(value, dict):
+        return "a block of keys"
+    if value is None:
+        return "nothing"
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '…'} ({type(value).__name__})"
 
 
 def _header(text: str) -> str:
     comment = itertools.takewhile(lambda line: line[:1] == "#", text.splitlines())
     return "\n".join(line.lstrip("#").strip() for line in comment).strip()
-
-
-def _nearest_file(source: str) -> str:
-    specs = [str(path) for path in Path("experiments").rglob("*.yaml")]
-    near = difflib.get_close_matches(source[:300], specs, 1, 0.6)
-    return f"; did you mean {near[0]}?" if near else ""

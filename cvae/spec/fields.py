@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from cvae.evaluation.metrics import ESTIMATORS
-from cvae.spec.identity import Logging, Named, Section
+from cvae.spec.identity import Named, Section
 
 CONV_HIDDEN = (32, 64, 256)  # the default of model.hidden with convolutions
 Width = Annotated[int, Field(ge=1, le=65536, strict=True)]
@@ -91,27 +91,20 @@ class Model(Section):
         return value
 
     @model_validator(mode="after")
-    def _convolutions_have_channels(self) -> Model:
-        if self.architecture == "conv" and len(self.hidden) < 2:
+    def _fields_fit_together(self) -> Model:
+        conv = self.architecture == "conv"
+        linear = self.hidden[2:] if conv else self.hidden
+        if conv and len(self.hidden) < 2:
             raise ValueError(
                 "hidden: with architecture: conv, must be the channels of two "
                 "convolutions, then units of linear layers, such as "
                 f"{list(CONV_HIDDEN)}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _residual_layers_have_equal_widths(self) -> Model:
-        linear = self.hidden[2:] if self.architecture == "conv" else self.hidden
         if self.residual and not any(map(int.__eq__, linear, linear[1:])):
             raise ValueError(
                 "residual: true needs two equal widths side by side in hidden, such as "
                 "[512, 512, 512]"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _learned_prior_needs_labels(self) -> Model:
         if self.prior in ("learned", "mixture") and not self.conditional:
             raise ValueError(
                 f"prior: {self.prior} is p(z given y) and needs conditional: true"
@@ -191,12 +184,23 @@ class Evaluation(Section):
     the numbers of samples above, or with 5000 and 100 where they are 0."""
 
 
-class Tracking(Logging):
+class Tracking(Section):
     """Where and how often the run is logged; no part of the run's identity."""
 
+    experiment: str = Field("cvae", min_length=1, max_length=200)
+    """Experiment of MLflow that the run is logged to."""
+    images_every: int = Field(5, ge=1, le=10**6)
+    """Epochs between two pictures of samples and reconstructions."""
     log_model: bool = True
     """Whether the final weights are logged as a model that MLflow loads and serves,
     2.7 MB a run of the default network, 2.2 of them weights."""
+
+    @field_validator("experiment")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if not value.isprintable() or value != value.strip():
+            raise ValueError("must be printable text without blanks at its ends")
+        return value
 
 
 class Spec(Named):
@@ -210,21 +214,14 @@ class Spec(Named):
     tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
-    def _input_noise_needs_grey_pixels(self) -> Spec:
+    def _sections_fit_together(self) -> Spec:
         if self.training.input_noise != "none" and self.data.binarize != "none":
             raise ValueError(
                 "training.input_noise draws from grey pixels: it needs "
                 f"data.binarize: none, not {self.data.binarize}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _labels_need_conditioning(self) -> Spec:
-        if self.evaluation.label_samples and not self.model.conditional:
-            raise ValueError("evaluation.label_samples needs model.conditional: true")
-        for part in self.evaluation.what:
-            if ESTIMATORS[part].of_labels and not self.model.conditional:
-                raise ValueError(
-                    f"evaluation.what: {part} needs model.conditional: true"
-                )
+        asked = [w for w in self.evaluation.what if ESTIMATORS[w].of_labels]
+        if (asked or self.evaluation.label_samples) and not self.model.conditional:
+            field = f"what: {asked[0]}" if asked else "label_samples"
+            raise ValueError(f"evaluation.{field} needs model.conditional: true")
         return self

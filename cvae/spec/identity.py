@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator
 
 from cvae.errors import SpecError
 
@@ -39,22 +39,6 @@ class Section(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,  # the text below a field is its description
     )
-
-
-class Logging(Section):
-    """Where and how often a run of any kind is logged."""
-
-    experiment: str = Field("cvae", min_length=1, max_length=200)
-    """Experiment of MLflow that the run is logged to."""
-    images_every: int = Field(5, ge=1, le=10**6)
-    """Epochs between two pictures of samples and reconstructions."""
-
-    @field_validator("experiment")
-    @classmethod
-    def _printable(cls, value: str) -> str:
-        if not value.isprintable() or value != value.strip():
-            raise ValueError("must be printable text without blanks at its ends")
-        return value
 
 
 class Named(Section):

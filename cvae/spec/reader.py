@@ -1,22 +1,20 @@
-"""YAML text to a tree of plain values, by YAML 1.2, with the line of every key.
+"""YAML text to plain values by YAML 1.2, with the line of every key.
 
-Anchors, tags, duplicate keys and second documents are refused where they stand.
+PyYAML composes nodes, which know their lines. Numbers and words are those of YAML 1.2's
+core schema: `1e-3` is a number, `no` is a string.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import yaml
-from yaml.composer import Composer
-from yaml.constructor import SafeConstructor
-from yaml.cyaml import CParser  # type: ignore[attr-defined] # with PyYAML's wheels
-from yaml.resolver import Resolver
 
 from cvae.errors import SpecError
 
-DEEPEST = 8  # levels of nesting; a spec has three
+Path_ = tuple[str | int, ...]
 TAG = "tag:yaml.org,2002:"
 CORE_SCHEMA = {  # what a plain scalar is by YAML 1.2; all else is text
     "null": r"~|null|Null|NULL|",
@@ -26,89 +24,75 @@ CORE_SCHEMA = {  # what a plain scalar is by YAML 1.2; all else is text
     r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
 RESOLVERS = [(TAG + k, re.compile(rf"(?:{v})\Z")) for k, v in CORE_SCHEMA.items()]
-
-Path_ = tuple[str | int, ...]
-
-
-class _Composer(Composer):
-    """PyYAML's nodes by YAML 1.2; refuses on the way what a spec may not use."""
-
-    depth = 0
-
-    def compose_node(
-        self: Any, parent: yaml.Node | None, index: Any
-    ) -> yaml.Node | None:
-        event: Any = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) or event.anchor:
-            raise refusal(event, "anchors and aliases are not allowed; write it out")
-        if event.tag:
-            problem = f"the tag {event.tag!r} is not allowed; write a plain value"
-            raise refusal(event, problem)
-        if self.depth > DEEPEST:
-            raise refusal(event, f"nested more than {DEEPEST} levels deep")
-        if re.search("[\ud800-\udfff]", getattr(event, "value", "")):
-            raise refusal(event, "half of a surrogate pair is no character")
-        self.depth += 1  # lowered again only where composing goes on
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-    def read(self: Any, node: yaml.Node, path: Path_, lines: dict[Path_, str]) -> Any:
-        """The value of a node; where each path in it stands goes into `lines`."""
-        lines.setdefault(path, _line_of(node))
-        if isinstance(node, yaml.SequenceNode):
-            items = enumerate(node.value)
-            return [self.read(item, (*path, n), lines) for n, item in items]
-        if not isinstance(node, yaml.MappingNode):
-            return self.construct_object(node)
-        tree: dict[str, Any] = {}
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise refusal(key, "a key must be a plain word")
-            inside = (*path, key.value)
-            if key.value in tree:
-                before = lines[inside].rpartition(":")[2]
-                problem = f"{key.value}: stands twice, first on line {before}"
-                raise refusal(key, problem)
-            lines[inside] = _line_of(key)
-            tree[key.value] = self.read(value, inside, lines)
-        return tree
+READ: dict[str, Callable[[str], Any]] = {
+    "null": lambda text: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": lambda text: int(text, 0 if text[:2] in ("0o", "0x") else 10),
+    "float": lambda text: float(text.lower().replace(".inf", "inf").replace(".n", "n")),
+    "str": str,
+}
 
 
-class Reader(_Composer, yaml.SafeLoader):
-    """Names the file in every mark, and says in good words what is not YAML."""
-
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     yaml_implicit_resolvers = {None: RESOLVERS}  # noqa: RUF012
 
-    def __init__(self, text: str, source: str) -> None:
-        super().__init__(text)
-        self.name = source
+
+class Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.1 or 1.2 takes for something else."""
+
+    yaml_implicit_resolvers = yaml.SafeDumper.yaml_implicit_resolvers | {
+        None: RESOLVERS
+    }
 
 
-class QuickReader(_Composer, CParser, SafeConstructor, Resolver):
-    """Five times as quick; for files of run folders, of which there are thousands."""
+def read(text: str, source: str) -> tuple[Any, dict[Path_, str]]:
+    """The values in a text, and of each path in them the place: `file:line`.
 
-    yaml_implicit_resolvers = {None: RESOLVERS}  # noqa: RUF012
-
-    def __init__(self, text: str) -> None:
-        CParser.__init__(self, text)
-        for base in (_Composer, SafeConstructor, Resolver):
-            base.__init__(self)
-
-
-def _integer(_: Any, node: yaml.ScalarNode) -> int:
-    """`010` is ten, `0o10` eight."""
-    return int(node.value, 0 if node.value[:2] in ("0o", "0x") else 10)
-
-
-for reader in (Reader, QuickReader):
-    reader.add_constructor(f"{TAG}int", _integer)
+    Raises:
+        SpecError: not YAML; an alias, a tag, a key that stands twice.
+    """
+    lines: dict[Path_, str] = {}
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        return (None if node is None else _value(node, (), source, lines, [])), lines
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        fault: Any = error  # a mark, the position of a character, or neither
+        mark = getattr(fault, "problem_mark", None)
+        line = mark.line if mark else text.count("\n", 0, getattr(fault, "position", 0))
+        problem = getattr(fault, "problem", None) or getattr(fault, "reason", error)
+        raise SpecError(f"{source}:{line + 1}: not valid YAML: {problem}") from error
 
 
-def _line_of(at: yaml.Event | yaml.Node) -> str:
-    mark: Any = at.start_mark
-    return f"{mark.name}:{mark.line + 1}"
-
-
-def refusal(at: yaml.Event | yaml.Node, problem: str) -> SpecError:
-    return SpecError(f"{_line_of(at)}: {problem}")
+def _value(
+    node: Any, path: Path_, source: str, lines: dict[Path_, str], seen: list[Any]
+) -> Any:
+    """The value of a node; where it and all in it stand goes into `lines`."""
+    place = f"{source}:{node.start_mark.line + 1}"
+    lines.setdefault(path, place)
+    if isinstance(node, yaml.ScalarNode):
+        kind = node.tag.removeprefix(TAG)
+        if kind not in READ:
+            raise SpecError(f"{place}: the tag {node.tag!r} is not allowed")
+        return READ[kind](node.value)
+    if any(node is other for other in seen):
+        raise SpecError(f"{place}: an alias is not allowed; write the value out")
+    seen.append(node)
+    if isinstance(node, yaml.SequenceNode):
+        return [
+            _value(item, (*path, n), source, lines, seen)
+            for n, item in enumerate(node.value)
+        ]
+    tree: dict[str, Any] = {}
+    for key, value in node.value:
+        place = f"{source}:{key.start_mark.line + 1}"
+        if not isinstance(key, yaml.ScalarNode):
+            raise SpecError(f"{place}: a key must be a plain word")
+        inside = (*path, key.value)
+        if key.value in tree:
+            first = lines[inside].rpartition(":")[2]
+            raise SpecError(
+                f"{place}: {key.value}: stands twice, first on line {first}"
+            )
+        lines[inside] = place
+        tree[key.value] = _value(value, inside, source, lines, seen)
+    return tree

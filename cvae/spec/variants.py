@@ -22,20 +22,22 @@ from typing import Any
 
 from cvae.errors import SpecError
 from cvae.spec.document import (
+    FIELDS,
     Document,
     apply_overrides,
+    describe,
+    nearest,
     read_document,
     validate,
 )
 from cvae.spec.fields import Spec
-from cvae.spec.mistakes import FIELDS, nearest_field
 from cvae.spec.reader import Path_
 
 MAX_VARIANTS = 10_000  # variants; more is a slip of the pen
 SEEDS = "training.seed"
 
-# One axis: its points in order, each with the fields it sets and where they stand.
-Point = dict[str, tuple[Any, Path_]]
+# A point of an axis: the fields it sets, each with its value and where that stands.
+Point = dict[str, tuple[Any, str]]
 
 
 @dataclass(frozen=True)
@@ -137,74 +139,58 @@ def _axes(document: Document, block: Any) -> Iterator[list[Point]]:
         raise _refused(document, (), "must be keys with lists of values", block)
     for name, value in block.items():
         if name == "seeds":
-            if isinstance(value, int) and not isinstance(value, bool):
-                if not 1 <= value <= MAX_VARIANTS:
-                    raise _refused(
-                        document, (name,), f"must be 1 to {MAX_VARIANTS}", value
-                    )
+            if type(value) is int and 1 <= value <= MAX_VARIANTS:
                 value = list(range(value))
             yield _points(document, SEEDS, value, (name,))
-        elif name == "zip":
-            for at, group in _groups(value, (name,)):
-                yield _in_step(document, group, at)
+        elif name == "zip":  # one group of keys, or a list of groups that multiply
+            for group in value if isinstance(value, list) else [value]:
+                yield _in_step(document, group)
         elif name == "variants":
-            if not isinstance(value, list) or not value:
+            blocks = value if isinstance(value, list) else []
+            if not blocks or not all(isinstance(each, dict) for each in blocks):
                 raise _refused(document, (name,), "must be a list of blocks", value)
             yield [
-                _variant(document, written, (name, number))
-                for number, written in enumerate(value)
+                {key: _value(document, key, v, (name, n)) for key, v in written.items()}
+                for n, written in enumerate(blocks)
             ]
         else:
             yield _points(document, name, value, (name,))
 
 
-def _groups(value: Any, at: Path_) -> Iterator[tuple[Path_, Any]]:
-    """`zip` holds one block, or a list of blocks that multiply."""
-    if isinstance(value, list):
-        yield from (((*at, number), group) for number, group in enumerate(value))
-    else:
-        yield at, value
+def _points(document: Document, key: str, values: Any, at: Path_) -> list[Point]:
+    if not isinstance(values, list) or not values:
+        raise _refused(document, at, "must be a list of at least one value", values)
+    return [{key: _value(document, key, v, (*at, n))} for n, v in enumerate(values)]
 
 
-def _points(document: Document, key: str, value: Any, at: Path_) -> list[Point]:
-    _check_key(document, key, at)
-    if not isinstance(value, list) or not value:
-        raise _refused(document, at, "must be a list of at least one value", value)
-    return [{key: (item, (*at, i))} for i, item in enumerate(value)]
-
-
-def _in_step(document: Document, group: Any, at: Path_) -> list[Point]:
+def _in_step(document: Document, group: Any) -> list[Point]:
+    """Keys whose values go together: the first of each, the second of each, …"""
     if not isinstance(group, dict) or not group:
-        raise _refused(document, at, "must be keys with lists of one length", group)
-    columns = [_points(document, k, v, (*at, k)) for k, v in group.items()]
-    if len({len(column) for column in columns}) > 1:
-        lengths = ", ".join(
-            f"{k}: {len(column)}" for k, column in zip(group, columns, strict=True)
-        )
-        raise _refused(document, at, f"the lists differ in length ({lengths})", None)
-    return [
-        {key: value for point in row for key, value in point.items()}
-        for row in zip(*columns, strict=True)
+        raise _refused(document, ("zip",), "must be keys with lists of values", group)
+    columns = [
+        _points(document, key, values, ("zip",)) for key, values in group.items()
     ]
+    if len({len(column) for column in columns}) > 1:
+        raise _refused(document, ("zip",), "the lists differ in length", group)
+    rows = zip(*columns, strict=True)
+    return [{k: v for point in row for k, v in point.items()} for row in rows]
 
 
-def _variant(document: Document, written: Any, at: Path_) -> Point:
-    if not isinstance(written, dict):
-        raise _refused(document, at, "must be a block of dotted keys", written)
-    for key in written:
-        _check_key(document, key, (*at, key))
-    return {key: (value, (*at, key)) for key, value in written.items()}
+def _value(document: Document, key: str, value: Any, at: Path_) -> tuple[Any, str]:
+    """A swept field's value and where it stands.
 
-
-def _check_key(document: Document, key: str, at: Path_) -> None:
-    if key in FIELDS and not key.startswith("tracking."):
-        return
+    Raises:
+        SpecError: there is no such field, or it does not change a run.
+    """
+    where = document.where(("sweep", *at))
     if key.startswith("tracking."):
         problem = "does not change a run; it cannot be swept"
+    elif key in FIELDS:
+        return value, where
     else:
-        problem = "unknown key; allowed: seeds, zip, variants or a dotted field"
-        problem += nearest_field(key) or " such as model.latent_dim"
-    raise SpecError(f"{document.where(('sweep', *at))}: sweep: {key}: {problem}")
+        near = nearest(key, FIELDS) or " such as model.latent_dim"
+        problem = f"unknown key; allowed: seeds, zip, variants or a dotted field{near}"
+    raise SpecError(f"{where}: sweep: {key}: {problem}")
 
 
 def _distinct(document: Document, axes: list[list[Point]]) -> tuple[str, ...]:
@@ -213,16 +199,12 @@ def _distinct(document: Document, axes: list[list[Point]]) -> tuple[str, ...]:
     Raises:
         SpecError: two axes set the same key.
     """
-    seen: dict[str, Path_] = {}
-    for axis in axes:
-        keys = {key: at for point in axis for key, (_, at) in point.items()}
-        for key, at in keys.items():
-            if key in seen:
-                before = document.where(("sweep", *seen[key]))
-                where = document.where(("sweep", *at))
-                raise SpecError(f"{where}: sweep: {key}: swept already at {before}")
-            seen[key] = at
-    return tuple(seen)
+    keys = [key for axis in axes for key in dict.fromkeys(itertools.chain(*axis))]
+    for key in keys:
+        if keys.count(key) > 1:
+            where = document.where(("sweep", key))
+            raise SpecError(f"{where}: sweep: {key}: swept twice")
+    return tuple(keys)
 
 
 def _variants(document: Document, axes: list[list[Point]]) -> Iterator[Variant]:
@@ -236,8 +218,8 @@ def _variants(document: Document, axes: list[list[Point]]) -> Iterator[Variant]:
         swept = {key: entry for point in points for key, entry in point.items()}
         one = Document(document.source, copy.deepcopy(document.tree))
         one.lines = dict(document.lines)
-        for key, (value, at) in swept.items():
-            one.put(key, value, document.where(("sweep", *at)))
+        for key, (value, where) in swept.items():
+            one.put(key, value, where)
         try:
             spec = validate(one)
         except SpecError as error:
@@ -245,9 +227,7 @@ def _variants(document: Document, axes: list[list[Point]]) -> Iterator[Variant]:
         else:
             yield Variant(spec, {key: value for key, (value, _) in swept.items()})
     if faults:
-        shown = list(faults)[:20]
-        more = len(faults) - len(shown)
-        raise SpecError("\n".join([*shown, *([f"and {more} more"] if more else [])]))
+        raise SpecError("\n".join(list(faults)[:20]))
 
 
 def _check_distinct_runs(document: Document, variants: Sequence[Variant]) -> None:
@@ -263,6 +243,5 @@ def _check_distinct_runs(document: Document, variants: Sequence[Variant]) -> Non
 
 
 def _refused(document: Document, at: Path_, problem: str, value: Any) -> SpecError:
-    key = ".".join(map(str, ("sweep", *at)))
-    text = "" if value is None else f"; found {str(value)[:60]}"
-    return SpecError(f"{document.where(('sweep', *at))}: {key}: {problem}{text}")
+    place, key = document.where(("sweep", *at)), ".".join(map(str, ("sweep", *at)))
+    return SpecError(f"{place}: {key}: {problem}; found {describe(value)}")

@@ -52,7 +52,7 @@ def test_the_command_trains_and_prints_the_test_accuracy(root: Path) -> None:
     ("arguments", "words"),
     [
         (("judge", "--set=data.rot=a"), "make judge takes data.root"),
-        (("judge", "--set=training.epochs=0"), "training.epochs: must be an integer"),
+        (("judge", "--set=training.epochs=0"), "training.epochs: must be greater"),
         (("run", "experiments/judge.yaml"), "type make judge SET="),
         (("run", "old.yaml"), "old.yaml:2: judge: "),
     ],

