@@ -1,22 +1,24 @@
 """Control: is the digit asked for the digit drawn?
 
 neg_elbo does not tell: a model can have the better bound and ignore its label. Samples
-are read by the judge, and a second question is asked of z: does it name the digit,
+are read by a classifier, and a second question is asked of z: does it name the digit,
 which is the label's part? Noise and images are the same for every run. Letters: N
-images, Z latent, C classes, F the judge's features.
+images, Z latent, C classes, F the classifier's features.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from cvae import grids, mnist
-from cvae import judge as judging
-from cvae.evaluation.features import NEIGHBOURS, coverage, diversity
-from cvae.judge import Judge
+from cvae.classifier import Classifier, read
 from cvae.model import CVAE
 
+NEIGHBOURS = 5  # of a point, in its own set or in another
+CHUNK = 1000  # points a pass, whose distances to 10,000 others take 40 MB
 PER_DIGIT = 100  # prior samples, and real images they are held against
 TRANSFERRED = 110  # real images whose z is decoded as each of the nine other digits
 KNOWN = 2000  # real images whose z is looked at
@@ -24,7 +26,7 @@ KNOWN = 2000  # real images whose z is looked at
 
 @torch.inference_mode()
 def control(
-    model: CVAE, data: mnist.Images, judge: Judge, generator: torch.Generator
+    model: CVAE, data: mnist.Images, classifier: Classifier, generator: torch.Generator
 ) -> dict[str, float]:
     """How well a conditional model does what it is asked, read on the CPU.
 
@@ -37,10 +39,10 @@ def control(
         sample_diversity: standard deviation within a digit over that of real images.
         sample_coverage: share of real images that have a sample near (Naeem et al.).
     """
-    asked, read, features = _prior_samples(model, judge, generator)
-    overall, worst = fidelity(read, asked)
+    asked, named, features = _prior_samples(model, classifier, generator)
+    overall, worst = fidelity(named, asked)
     real = _of_each_digit(data, model.classes)
-    _, real_features = judging.read(judge, mnist.pixels(data.images[real].cpu()))
+    _, real_features = read(classifier, mnist.pixels(data.images[real].cpu()))
     real_labels = data.labels[real].cpu()
     pairs = [
         (features[asked == digit], real_features[real_labels == digit])
@@ -50,7 +52,7 @@ def control(
     return {
         "label_fidelity": overall,
         "label_fidelity_worst": worst,
-        "transfer_fidelity": _transfer_fidelity(model, judge, u, y),
+        "transfer_fidelity": _transfer_fidelity(model, classifier, u, y),
         "label_in_z": label_in_z(u.cpu(), y),
         "sample_diversity": sum(diversity(*pair) for pair in pairs) / len(pairs),
         "sample_coverage": sum(coverage(*pair) for pair in pairs) / len(pairs),
@@ -58,15 +60,15 @@ def control(
 
 
 def _prior_samples(
-    model: CVAE, judge: Judge, generator: torch.Generator
+    model: CVAE, classifier: Classifier, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Digits asked for (N,), the digits read (N,) and the judge's features (N, F)."""
+    """Digits asked for (N,), digits read (N,) and the classifier's features (N, F)."""
     device = next(model.parameters()).device
     count = PER_DIGIT * model.classes
     noise = torch.randn(count, model.latent_dim, generator=generator)
     asked = torch.arange(model.classes).repeat_interleave(PER_DIGIT)
     z = model.prior.sample(asked.to(device), noise.to(device))
-    return asked, *judging.read(judge, grids.digits(model, z, asked))
+    return asked, *read(classifier, grids.digits(model, z, asked))
 
 
 def _whitened_means(model: CVAE, data: mnist.Images) -> tuple[Tensor, Tensor]:
@@ -77,12 +79,14 @@ def _whitened_means(model: CVAE, data: mnist.Images) -> tuple[Tensor, Tensor]:
     return model.prior.whiten(model.encode(x, y)[0], y), y.cpu()
 
 
-def _transfer_fidelity(model: CVAE, judge: Judge, u: Tensor, y: Tensor) -> float:
+def _transfer_fidelity(
+    model: CVAE, classifier: Classifier, u: Tensor, y: Tensor
+) -> float:
     """Share of the first images read as the digit that their u (N, Z) is decoded as."""
     moved = u[:TRANSFERRED].repeat_interleave(model.classes - 1, 0)
     wanted = other_labels(y[:TRANSFERRED], model.classes)
     z = model.prior.unwhiten(moved, wanted.to(u.device))
-    transferred, _ = judging.read(judge, grids.digits(model, z, wanted))
+    transferred, _ = read(classifier, grids.digits(model, z, wanted))
     return fidelity(transferred, wanted)[0]
 
 
@@ -93,9 +97,9 @@ def can_be_judged(model: CVAE, data: mnist.Images) -> bool:
     return bool(model.classes > 1 and fewest > NEIGHBOURS)
 
 
-def fidelity(read: Tensor, asked: Tensor) -> tuple[float, float]:
+def fidelity(named: Tensor, asked: Tensor) -> tuple[float, float]:
     """Share of images (N,) read as the digit asked for: of all, of the worst digit."""
-    right = (read == asked).double()
+    right = (named == asked).double()
     each = [right[asked == digit].mean() for digit in asked.unique()]
     return float(right.mean()), float(min(each))
 
@@ -123,3 +127,37 @@ def _of_each_digit(data: mnist.Images, classes: int) -> Tensor:
         where = (data.labels == digit).nonzero()[:, 0]
         places.append(where[:: max(1, len(where) // PER_DIGIT)][:PER_DIGIT])
     return torch.cat(places)
+
+
+def coverage(drawn: Tensor, real: Tensor) -> float:
+    """The share of real images that are `covered`."""
+    return float(covered(drawn, real).double().mean())
+
+
+def covered(drawn: Tensor, real: Tensor) -> Tensor:
+    """Whether each real image has a drawn one nearer than its 5th real neighbour."""
+    nearest = torch.cat([apart.amin(1) for _, apart in distances(real, drawn)])
+    return nearest <= radii(real)
+
+
+def radii(points: Tensor) -> Tensor:
+    """The distance (N,) from each point to its 5th neighbour in the same set."""
+    reach = NEIGHBOURS + 1  # the first is the point itself
+    parts = [
+        apart.topk(reach, largest=False).values[:, -1]
+        for _, apart in distances(points, points)
+    ]
+    return torch.cat(parts)
+
+
+def distances(points: Tensor, others: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of `points` and their Euclidean distances (rows, M) to all `others`."""
+    for start in range(0, len(points), CHUNK):
+        rows = slice(start, start + CHUNK)
+        yield rows, torch.cdist(points[rows], others)
+
+
+def diversity(drawn: Tensor, real: Tensor) -> float:
+    """Standard deviation of the drawn features over that of the real ones."""
+    spread = [part.var(0).sum().sqrt() for part in (drawn, real)]
+    return float(spread[0] / spread[1])

@@ -71,8 +71,3 @@ class Terminated(KeyboardInterrupt):
     def __init__(self, number: int = signal.SIGTERM) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
-
-
-def signal_name(stop: KeyboardInterrupt) -> str:
-    """The interruption in words."""
-    return str(stop) if isinstance(stop, Terminated) else "Ctrl-C"

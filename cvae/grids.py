@@ -6,18 +6,13 @@ decoder's mean, not a Bernoulli draw. The same z and images are used in every ep
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from cvae import mnist
 from cvae.model import CVAE
-from cvae.run import files
 
 Picture = NDArray[np.uint8]
 SHOWN = 10  # columns of every grid
@@ -44,16 +39,6 @@ def sheet(rows: list[Tensor], columns: int, shape: tuple[int, int]) -> Picture:
         for part in rows
     ]
     return tile(torch.cat(images).view(-1, columns, images[0].shape[1]), shape)
-
-
-def save_png(picture: Picture, path: Path, *, scale: int = 2) -> None:
-    """Write a picture, each pixel `scale` wide."""
-    height, width = picture.shape
-    large = (scale * width, scale * height)
-    file = io.BytesIO()
-    with Image.fromarray(picture) as image:
-        image.resize(large, Image.Resampling.NEAREST).save(file, format="PNG")
-    files.write_atomic(path, file.getvalue())
 
 
 def shown_images(data: mnist.Images) -> mnist.Images:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cvae.errors import DataError
-from cvae.idx import open_raw, read_idx, read_sizes
+from cvae.idx import read_idx, read_sizes
 
 SHIPPED_ROOT = Path(__file__).resolve().parent.parent / "mnist_data" / "raw"
 # SHA-256 of the decompressed files, as their authors published them.
@@ -93,7 +92,7 @@ def image_shape(root: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         DataError: the file is missing, or its header is wrong.
     """
-    path = _locate(Path(root), "train-images-idx3-ubyte")
+    path = locate(Path(root), "train-images-idx3-ubyte")
     _, height, width = read_sizes(path, dimensions=3)
     return height, width
 
@@ -104,7 +103,7 @@ def count_classes(root: str | os.PathLike[str]) -> int:
     Raises:
         DataError: as `load_mnist_labels`.
     """
-    files = [_locate(Path(root), name) for name in SHA256 if "labels" in name]
+    files = [locate(Path(root), name) for name in SHA256 if "labels" in name]
     labels = torch.cat([load_mnist_labels(path) for path in files])
     return int(labels.max()) + 1 if len(labels) else 1
 
@@ -129,13 +128,11 @@ def load_mnist(
         DataError: a file is missing or wrong, counts differ, or too few images.
     """
     root = Path(root)
-    files = {name: _locate(root, name) for name in SHA256}
-    if shipped := root.resolve() == SHIPPED_ROOT:
-        files = {name: _decompress_beside(path) for name, path in files.items()}
+    files = {name: locate(root, name) for name in SHA256}
     sha256: dict[str, str] = {}
     everything, shape = _read_pair(root, files, "train", sha256)
     test, test_shape = _read_pair(root, files, "t10k", sha256)
-    if shipped:
+    if root.resolve() == SHIPPED_ROOT:
         _check_sums(root, sha256)
     if shape != test_shape:
         raise DataError(
@@ -173,7 +170,12 @@ def salt_and_pepper(
     return torch.where(u >= 1 - probability / 2, 0.0, salted)
 
 
-def _locate(root: Path, name: str) -> Path:
+def locate(root: Path, name: str) -> Path:
+    """The file of that name in `root`, raw or .gz.
+
+    Raises:
+        DataError: there is none.
+    """
     dotted = name.replace("-idx", ".idx")  # as some mirrors write it
     for stem in (name, dotted):
         for path in (root / stem, root / f"{stem}.gz"):
@@ -185,24 +187,6 @@ def _locate(root: Path, name: str) -> Path:
             "(each raw or .gz)"
         )
     raise DataError(f"{root / name}: no such file, nor {name}.gz beside it")
-
-
-def _decompress_beside(path: Path) -> Path:
-    """Write the raw twin of a .gz file once; a read-only folder keeps the .gz."""
-    if path.suffix != ".gz":
-        return path
-    raw, aside = path.with_suffix(""), path.with_suffix(f".{os.getpid()}.part")
-    try:
-        with open_raw(path) as source, aside.open("wb") as target:
-            while chunk := source.read(1 << 20):
-                target.write(chunk)
-            target.flush()
-            os.fsync(target.fileno())
-        aside.replace(raw)
-    except (OSError, EOFError, zlib.error):  # the reader says what is wrong with it
-        aside.unlink(missing_ok=True)
-        return path
-    return raw
 
 
 def _read_pair(

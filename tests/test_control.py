@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvae import control, judge, mnist
+from cvae import classifier, control, mnist
 from cvae.evaluation import features
 from cvae.model import CVAE
 from cvae.run import classifiers
@@ -14,16 +14,16 @@ from tests.conftest import generator, linear
 
 
 @pytest.fixture(scope="module")
-def read_by() -> judge.Judge:
+def read_by() -> classifier.Classifier:
     found = classifiers.published()
     assert found is not None
     return found[0]
 
 
 @pytest.fixture(scope="module")
-def digits(shipped: mnist.MNIST, read_by: judge.Judge) -> Tensor:
+def digits(shipped: mnist.MNIST, read_by: classifier.Classifier) -> Tensor:
     """Logits (10, 784) of one test image a digit that the judge reads right."""
-    labels, _ = judge.read(read_by, mnist.pixels(shipped.test.images[:500]))
+    labels, _ = classifier.read(read_by, mnist.pixels(shipped.test.images[:500]))
     right = (labels == shipped.test.labels[:500]).nonzero()[:, 0]
     places = [right[shipped.test.labels[right] == digit][0] for digit in range(10)]
     pixels = mnist.pixels(shipped.test.images[torch.stack(places)])
@@ -39,12 +39,14 @@ def constructed(*, latent_dim: int = 10, prior: str = "standard") -> CVAE:
     return model
 
 
-def measured(model: CVAE, data: mnist.MNIST, by: judge.Judge) -> dict[str, float]:
+def measured(
+    model: CVAE, data: mnist.MNIST, by: classifier.Classifier
+) -> dict[str, float]:
     return control.control(model, data.test, by, generator())
 
 
 def test_a_model_that_does_not_use_z_is_always_right(
-    shipped: mnist.MNIST, read_by: judge.Judge, digits: Tensor
+    shipped: mnist.MNIST, read_by: classifier.Classifier, digits: Tensor
 ) -> None:
     model = constructed()
     with torch.no_grad():
@@ -57,7 +59,7 @@ def test_a_model_that_does_not_use_z_is_always_right(
 
 
 def test_a_model_that_ignores_its_label_is_right_by_chance(
-    shipped: mnist.MNIST, read_by: judge.Judge, digits: Tensor
+    shipped: mnist.MNIST, read_by: classifier.Classifier, digits: Tensor
 ) -> None:
     model = constructed()
     with torch.no_grad():
@@ -71,7 +73,7 @@ def test_a_model_that_ignores_its_label_is_right_by_chance(
 
 
 def test_z_that_carries_the_digit_is_carried_over_through_the_priors(
-    shipped: mnist.MNIST, read_by: judge.Judge, digits: Tensor
+    shipped: mnist.MNIST, read_by: classifier.Classifier, digits: Tensor
 ) -> None:
     model = constructed(prior="learned")
     assert model.prior_table is not None
@@ -108,7 +110,7 @@ def test_the_published_judge_reads_what_its_record_says(
     assert found is not None
     reads, record = found
     assert record["digest"] == shipped.digest
-    assert judge.accuracy(reads, shipped.test) == pytest.approx(
+    assert classifier.accuracy(reads, shipped.test) == pytest.approx(
         record["test_accuracy"], abs=2e-4
     )
     assert record["test_accuracy"] >= 0.994

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from analysis.drawing import style
-from cvae import grids
 from cvae.grids import Picture
+from cvae.run.files import save_png
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Plate:
         if isinstance(self.figure, Figure):
             return save(self.figure, folder / self.name, formats)
         path = folder / f"{self.name}.png"
-        grids.save_png(self.figure, path)
+        save_png(self.figure, path)
         return [path]
 
 

@@ -163,6 +163,7 @@ def samples(
 ) -> None:
     from cvae import grids
     from cvae.loading.loaded import generate_conditional_samples, load_run
+    from cvae.run.files import save_png
 
     name = "digits" if digit is None else f"digit_{digit}"
     path = _picture(out or Path("samples"), f"{name}.png")
@@ -175,7 +176,7 @@ def samples(
     columns = n if digit is None else math.ceil(n**0.5)
     sheet = grids.sheet(images, columns, model.shape)
     scale = max(2, math.ceil(640 / max(sheet.shape)))  # a digit of 28 pixels is a stamp
-    grids.save_png(sheet, path, scale=scale)
+    save_png(sheet, path, scale=scale)
     print(f"{path}: {n} × {name.replace('_', ' ')} from {model.folder.name}")
 
 
@@ -332,7 +333,9 @@ def ui(*, runs: Path, host: str, port: int) -> None:
 
 def data(*, runs: Path) -> None:
     from cvae import mnist
+    from cvae.loading.loaded import unpack
 
+    unpack(mnist.SHIPPED_ROOT)
     shipped = mnist.load_mnist(mnist.SHIPPED_ROOT)
     count = f"{len(shipped.train)} + {len(shipped.test)}"
     print(f"{mnist.SHIPPED_ROOT}: {count} images, verified")

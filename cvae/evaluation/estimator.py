@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from cvae import mnist
+from cvae.classifier import Classifier
 from cvae.errors import UsageError
 from cvae.evaluation.metrics import ESTIMATORS
-from cvae.judge import Judge
 from cvae.run.files import write_atomic
 
 RESAMPLED = 50  # times; enough for an error of two digits
@@ -79,7 +79,7 @@ class Request:
     root: Path  # the folder they were read from
     corrupt: float = 0.0  # of the encoder's input
     pixels: str = "none"  # how they were made black and white: spec.data.binarize
-    judge: Judge | None = None  # that learned these data
+    judge: Classifier | None = None  # that learned these data
     kept: Path | None = None  # finished batches: <kept>.<name>.unfinished
     fingerprint: str = (
         ""  # of model, code and settings: batches of another are not used

@@ -8,14 +8,12 @@ chunks: 10,000 × 10,000 of them take 40 MB.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-NEIGHBOURS = 5
-CHUNK = 1000  # points a pass
+from cvae.control import NEIGHBOURS, covered, distances, radii
 
 
 class Overlap(NamedTuple):
@@ -47,34 +45,6 @@ def overlap(drawn: Tensor, real: Tensor) -> Overlap:
     return Overlap(*(part.double() for part in parts))
 
 
-def coverage(drawn: Tensor, real: Tensor) -> float:
-    """The share of real images that are `covered`."""
-    return float(covered(drawn, real).double().mean())
-
-
-def covered(drawn: Tensor, real: Tensor) -> Tensor:
-    """Whether each real image has a drawn one nearer than its 5th real neighbour."""
-    nearest = torch.cat([apart.amin(1) for _, apart in distances(real, drawn)])
-    return nearest <= radii(real)
-
-
-def radii(points: Tensor) -> Tensor:
-    """The distance (N,) from each point to its 5th neighbour in the same set."""
-    reach = NEIGHBOURS + 1  # the first is the point itself
-    parts = [
-        apart.topk(reach, largest=False).values[:, -1]
-        for _, apart in distances(points, points)
-    ]
-    return torch.cat(parts)
-
-
-def distances(points: Tensor, others: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Rows of `points` and their Euclidean distances (rows, M) to all `others`."""
-    for start in range(0, len(points), CHUNK):
-        rows = slice(start, start + CHUNK)
-        yield rows, torch.cdist(points[rows], others)
-
-
 def frechet(drawn: Tensor, real: Tensor) -> float:
     """Squared Fréchet distance of the two sets, each taken as one Gaussian.
 
@@ -92,9 +62,3 @@ def frechet(drawn: Tensor, real: Tensor) -> float:
     cross = torch.linalg.eigvalsh(root @ other_cov @ root).clamp(min=0).sqrt().sum()
     apart = (mean - other_mean).square().sum()
     return float(apart + cov.trace() + other_cov.trace() - 2 * cross)
-
-
-def diversity(drawn: Tensor, real: Tensor) -> float:
-    """Standard deviation of the drawn features over that of the real ones."""
-    spread = [part.var(0).sum().sqrt() for part in (drawn, real)]
-    return float(spread[0] / spread[1])

@@ -26,8 +26,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from cvae import control, likelihood, mnist
+from cvae.control import NEIGHBOURS
 from cvae.evaluation.estimator import Measured, Request, mean_and_error
-from cvae.evaluation.features import NEIGHBOURS
 from cvae.model import CVAE
 from cvae.priors import (
     Gaussian,

@@ -17,12 +17,11 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from cvae import grids, mnist
-from cvae import judge as judging
+from cvae import classifier, grids, mnist
+from cvae.classifier import Classifier
+from cvae.control import NEIGHBOURS, diversity
 from cvae.evaluation import features
 from cvae.evaluation.estimator import Measured, Request, bootstrap, mean_and_error
-from cvae.evaluation.features import NEIGHBOURS
-from cvae.judge import Judge
 from cvae.model import CVAE
 
 # What goes into a run's records; all others stand on the page alone.
@@ -53,7 +52,7 @@ def samples(model: CVAE, images: mnist.Images, request: Request) -> Measured:
 
 
 def sample_figures(
-    model: CVAE, data: mnist.MNIST, judge: Judge | None, generator: torch.Generator
+    model: CVAE, data: mnist.MNIST, judge: Classifier | None, generator: torch.Generator
 ) -> Measured:
     """`memorisation`, `feature_figures` and `classification_accuracy`, where known."""
     sets, conditional = sample_sets(model, data, generator), bool(model.classes)
@@ -93,7 +92,7 @@ def sample_sets(model: CVAE, data: mnist.MNIST, generator: torch.Generator) -> S
 def feature_figures(
     sets: Sets,
     test: mnist.Images,
-    judge: Judge,
+    judge: Classifier,
     generator: torch.Generator,
     *,
     by_digit: bool,
@@ -139,10 +138,8 @@ def compare_features(
 def diversity_ratio(
     drawn: Tensor, real: Tensor, generator: torch.Generator
 ) -> Measured:
-    error = bootstrap(features.diversity, drawn, real, generator=generator)
-    return Measured(
-        {"diversity": features.diversity(drawn, real)}, {"diversity": error}
-    )
+    error = bootstrap(diversity, drawn, real, generator=generator)
+    return Measured({"diversity": diversity(drawn, real)}, {"diversity": error})
 
 
 def mean_over_digits(each: Sequence[Measured]) -> Measured:
@@ -165,8 +162,8 @@ def classification_accuracy(sets: Sets, data: mnist.MNIST) -> Measured:
     """
     right = {}
     for suffix, some in sets.items():
-        pupil = judging.train(some, data.shape, epochs=EPOCHS)
-        read, _ = judging.read(pupil, mnist.pixels(data.test.images))
+        pupil = classifier.train(some, data.shape, epochs=EPOCHS)
+        read, _ = classifier.read(pupil, mnist.pixels(data.test.images))
         right[f"classification_accuracy{suffix}"] = read == data.test.labels
     return replace(mean_and_error(right), per_image={})
 
@@ -228,8 +225,8 @@ def nearest_neighbours(images: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(apart)[:, 0], torch.from_numpy(where)[:, 0]
 
 
-def _judge_features(judge: Judge, images: mnist.Images) -> Tensor:
-    return judging.read(judge, mnist.pixels(images.images.cpu()))[1]
+def _judge_features(judge: Classifier, images: mnist.Images) -> Tensor:
+    return classifier.read(judge, mnist.pixels(images.images.cpu()))[1]
 
 
 def _renamed(measured: Measured, prefix: str, suffix: str) -> Measured:

@@ -6,6 +6,7 @@ import logging
 import numbers
 import operator
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from cvae import mnist
 from cvae.errors import DataError, RunNotFound, RunUnfinished, UsageError
+from cvae.idx import open_raw
 from cvae.model import CVAE
 from cvae.run.find import find_published, find_run
 from cvae.run.folder import RUNS, RunFolder
@@ -280,6 +282,7 @@ def load_data(spec: Spec, folder: RunFolder | None = None) -> mnist.MNIST:
     root = Path(spec.data.root)
     if folder is not None and not root.exists():
         root = REPOSITORY / root
+    unpack(root)
     data = mnist.load_mnist(root, **split_options(spec))
     if folder is not None:
         check_data(folder, data)
@@ -305,3 +308,28 @@ def check_data(folder: RunFolder, data: mnist.MNIST) -> None:
             f"{recorded['root']} now holds data of digest {data.digest}; put the "
             "former files back, or move this folder away to begin again"
         )
+
+
+def unpack(root: Path) -> None:
+    """Write the raw twin of each shipped .gz file once: a run starts sooner.
+
+    A folder that cannot be written keeps the .gz in use.
+    """
+    if root.resolve() == mnist.SHIPPED_ROOT:
+        for name in mnist.SHA256:
+            path = mnist.locate(root, name)
+            if path.suffix == ".gz":
+                _decompress_beside(path)
+
+
+def _decompress_beside(path: Path) -> None:
+    raw, aside = path.with_suffix(""), path.with_suffix(f".{os.getpid()}.part")
+    try:
+        with open_raw(path) as source, aside.open("wb") as target:
+            while chunk := source.read(1 << 20):
+                target.write(chunk)
+            target.flush()
+            os.fsync(target.fileno())
+        aside.replace(raw)
+    except (OSError, EOFError, zlib.error):  # the reader says what is wrong with it
+        aside.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from cvae import judge, mnist
+from cvae import classifier, mnist
 from cvae.errors import Altered
 from cvae.loading.loaded import LoadedRun, load_data, load_run
 from cvae.publishing import likelihoods
@@ -119,7 +119,7 @@ def _check_judge(path: Path) -> Iterator[Row]:
     if judged := classifiers.load_classifier(path / "judge"):
         network, record = judged
         data = mnist.load_mnist(mnist.SHIPPED_ROOT)
-        anew = judge.accuracy(network, data.test)
+        anew = classifier.accuracy(network, data.test)
         yield "judge", "test/accuracy", record["test_accuracy"], anew, ACCURACY
 
 

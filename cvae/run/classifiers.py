@@ -17,8 +17,8 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from cvae import judge, mnist
-from cvae.judge import Judge
+from cvae import classifier, mnist
+from cvae.classifier import Classifier
 from cvae.run import provenance
 from cvae.run.files import write_atomic
 from cvae.run.find import folders
@@ -52,8 +52,8 @@ def train_classifier(
         root, train_images=train_images, validation_images=validation_images
     )
     began, track = time.monotonic(), item_progress("classifier")
-    epochs = epochs or judge.default_epochs(len(data.train))
-    network = judge.train(
+    epochs = epochs or classifier.default_epochs(len(data.train))
+    network = classifier.train(
         data.train,
         data.shape,
         classes=data.classes,
@@ -72,7 +72,7 @@ def train_classifier(
         "seconds": round(time.monotonic() - began, 1),
         "torch": torch.__version__,
         "git": provenance.git_state()[0],
-        "test_accuracy": judge.accuracy(network, data.test),
+        "test_accuracy": classifier.accuracy(network, data.test),
     }
     folder = runs / JUDGES / data.digest
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,23 +84,23 @@ def train_classifier(
     return folder, record
 
 
-def load_classifier(folder: Path) -> tuple[Judge, Record] | None:
+def load_classifier(folder: Path) -> tuple[Classifier, Record] | None:
     """The classifier in a folder and its record; None where there is none."""
     if not (folder / "judge.json").exists():
         return None
     record = json.loads((folder / "judge.json").read_text())
-    network = Judge(tuple(record["shape"]), record.get("classes", 10))
+    network = Classifier(tuple(record["shape"]), record.get("classes", 10))
     network.load_state_dict(safetensors.torch.load_file(folder / "judge.safetensors"))
     return network.eval(), record
 
 
 @functools.cache
-def published() -> tuple[Judge, Record] | None:
+def published() -> tuple[Classifier, Record] | None:
     """The classifier in results/ and its record; None where there is none."""
     return load_classifier(PUBLISHED)
 
 
-def classifier_of(digest: str, runs: Path) -> tuple[Judge, float] | None:
+def classifier_of(digest: str, runs: Path) -> tuple[Classifier, float] | None:
     """The classifier of the data with this digest; its accuracy on their test images.
 
     The published one, or the one trained in `runs`; None if there is none.
@@ -112,7 +112,7 @@ def classifier_of(digest: str, runs: Path) -> tuple[Judge, float] | None:
         info = folder.info
         if info.get("status") == "FINISHED" and info["data"]["digest"] == digest:
             rows, columns = info["data"]["shape"]
-            network = Judge((rows, columns))
+            network = Classifier((rows, columns))
             network.load_state_dict(safetensors.torch.load(folder.read_weights()))
             return network.eval(), folder.metrics["test/accuracy"]
     return None

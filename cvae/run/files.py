@@ -5,9 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # folders are listed without numpy
+    from cvae.grids import Picture
 
 
 def digest(data: bytes) -> str:
@@ -63,3 +68,15 @@ def _link_or_rename(path: Path, name: Path) -> None:
         spare.replace(name)
     finally:  # POSIX leaves `spare` where both are names of one file already
         spare.unlink(missing_ok=True)
+
+
+def save_png(picture: Picture, path: Path, *, scale: int = 2) -> None:
+    """Write a picture of `grids`, each of its pixels `scale` wide."""
+    from PIL import Image
+
+    height, width = picture.shape
+    large = (scale * width, scale * height)
+    file = io.BytesIO()
+    with Image.fromarray(picture) as image:
+        image.resize(large, Image.Resampling.NEAREST).save(file, format="PNG")
+    write_atomic(path, file.getvalue())

@@ -14,7 +14,7 @@ from typing import Any
 
 import safetensors.torch
 
-from cvae import grids, mnist
+from cvae import mnist
 from cvae.run import files, provenance, state
 from cvae.run.clock import Clock
 from cvae.run.evaluation import record
@@ -155,4 +155,4 @@ class Recorder:
     def _draw(self, *, suffix: str) -> None:
         with self.clock("figures"):
             for name, picture in self.task.pictures().items():
-                grids.save_png(picture, self.folder.figures / f"{name}{suffix}.png")
+                files.save_png(picture, self.folder.figures / f"{name}{suffix}.png")

@@ -22,7 +22,6 @@ from cvae.errors import (
     SpecError,
     TrackingError,
     UsageError,
-    signal_name,
 )
 from cvae.fast import cpu_kernel
 from cvae.loading.loaded import check_data, load_data
@@ -156,7 +155,7 @@ def _record_outcome(folder: RunFolder, publish: Publish) -> Iterator[None]:
         yield
     except KeyboardInterrupt as stop:
         with contextlib.suppress(OSError):  # which must not hide why the run ended
-            reason = f"interrupted by {signal_name(stop)}"
+            reason = f"interrupted by {str(stop) or 'Ctrl-C'}"
             folder.update(status="KILLED", reason=reason, ended=time.time())
             publish(LAST_WORDS)
         raise

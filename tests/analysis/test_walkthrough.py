@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from cvae import judge, mnist
+from cvae import classifier, mnist
 from cvae.run import classifiers
 from tests.children import ROOT
 
@@ -67,7 +67,7 @@ def test_its_samples_are_read_as_the_digit_asked_for(ran: dict[str, Any]) -> Non
     labels = torch.arange(10).repeat_interleave(10)
     found = classifiers.published()
     assert found
-    read, _ = judge.read(found[0], drawn.view(100, 784))
+    read, _ = classifier.read(found[0], drawn.view(100, 784))
     assert (read == labels).float().mean() >= 0.9
 
 

@@ -7,6 +7,7 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor
 
+from cvae import control
 from cvae.evaluation import features
 from tests.conftest import generator
 
@@ -50,13 +51,13 @@ def test_identical_sets_have_no_distance_and_overlap_fully() -> None:
     assert features.frechet(x, x) == pytest.approx(0, abs=1e-6)
     found = features.overlap(x, x)
     assert found.precision.mean() == found.recall.mean() == found.coverage.mean() == 1
-    assert features.coverage(x, x) == features.diversity(x, x) == 1
+    assert control.coverage(x, x) == control.diversity(x, x) == 1
 
 
 def test_two_samples_of_one_distribution_have_the_figures_that_are_expected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(features, "CHUNK", 300)
+    monkeypatch.setattr(control, "CHUNK", 300)
     found = features.overlap(points(2000), points(2000, seed=1))
     assert float(found.density.mean()) == pytest.approx(1, abs=0.05)
     assert float(found.coverage.mean()) == pytest.approx(1 - 2**-5, abs=0.015)
@@ -80,7 +81,7 @@ def test_the_overlap_is_a_plain_recomputation_point_by_point(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each ball by itself, where the passes are smaller than either set."""
-    monkeypatch.setattr(features, "CHUNK", 7)
+    monkeypatch.setattr(control, "CHUNK", 7)
     real, drawn = points(23, 2), points(31, 2, seed=1) + 0.7
     found = features.overlap(drawn, real)
 
@@ -105,6 +106,6 @@ def test_coverage_counts_real_images_with_a_sample_in_their_ball() -> None:
     radius = [sorted(abs(float(a - b)) for b in real)[5] for a in real]
     drawn = torch.tensor([[0.0], [40.0]])
     inside = [abs(float(a)) <= r for a, r in zip(real, radius, strict=True)]
-    assert features.coverage(drawn, real) == pytest.approx(sum(inside) / 12)
-    assert features.coverage(real, real) == 1
-    assert features.diversity(2 * real, real) == pytest.approx(2)
+    assert control.coverage(drawn, real) == pytest.approx(sum(inside) / 12)
+    assert control.coverage(real, real) == 1
+    assert control.diversity(2 * real, real) == pytest.approx(2)

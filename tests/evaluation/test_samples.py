@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvae import judge, mnist
+from cvae import classifier, mnist
 from cvae.evaluation import samples
 from cvae.evaluation.estimator import Measured
 from cvae.evaluation.metrics import metric
@@ -28,7 +28,7 @@ def few(shipped: mnist.MNIST) -> mnist.MNIST:
 
 
 @pytest.fixture(scope="module")
-def read_by() -> judge.Judge:
+def read_by() -> classifier.Classifier:
     found = classifiers.published()
     assert found is not None
     return found[0]
@@ -52,14 +52,16 @@ def first_of_each(data: mnist.Images) -> Tensor:
     return torch.stack([data.images[data.labels == d][0] for d in range(10)])
 
 
-def judged(few: mnist.MNIST, read_by: judge.Judge, some: mnist.Images) -> Measured:
+def judged(
+    few: mnist.MNIST, read_by: classifier.Classifier, some: mnist.Images
+) -> Measured:
     return samples.feature_figures(
         {"": some}, few.test, read_by, generator(), by_digit=True
     )
 
 
 def test_the_real_images_themselves_are_a_perfect_sample(
-    few: mnist.MNIST, read_by: judge.Judge
+    few: mnist.MNIST, read_by: classifier.Classifier
 ) -> None:
     figures = judged(few, read_by, few.test).figures
     for prefix in ("", "digit_"):
@@ -70,7 +72,7 @@ def test_the_real_images_themselves_are_a_perfect_sample(
 
 
 def test_shuffled_labels_are_told_by_digit_and_not_over_all_images(
-    few: mnist.MNIST, read_by: judge.Judge
+    few: mnist.MNIST, read_by: classifier.Classifier
 ) -> None:
     order = torch.randperm(600, generator=generator())
     shuffled = mnist.Images(few.test.images, few.test.labels[order])
@@ -82,7 +84,7 @@ def test_shuffled_labels_are_told_by_digit_and_not_over_all_images(
 
 
 def test_one_image_a_digit_is_precise_and_has_no_recall(
-    few: mnist.MNIST, read_by: judge.Judge
+    few: mnist.MNIST, read_by: classifier.Classifier
 ) -> None:
     real = first_of_each(few.test)
     some = mnist.Images(real[few.test.labels], few.test.labels)
@@ -157,7 +159,7 @@ def test_a_network_learns_from_real_images_and_not_from_shuffled_labels(
 
 
 def test_every_figure_is_listed_and_says_what_it_stands_beside(
-    few: mnist.MNIST, read_by: judge.Judge, monkeypatch: pytest.MonkeyPatch
+    few: mnist.MNIST, read_by: classifier.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(samples, "EPOCHS", 1)
     model = model_of(first_of_each(few.test))
@@ -171,7 +173,7 @@ def test_every_figure_is_listed_and_says_what_it_stands_beside(
 
 
 def test_a_plain_model_has_no_figures_by_digit(
-    few: mnist.MNIST, read_by: judge.Judge
+    few: mnist.MNIST, read_by: classifier.Classifier
 ) -> None:
     plain = model_of(few.test.images[:10], conditional=False)
     found = samples.sample_figures(plain, few, read_by, generator())

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
-from cvae import control, judge, mnist
+from cvae import classifier, control, mnist
 from cvae.loading.loaded import load_run
 from cvae.run import classifiers, runner
 from cvae.run.folder import RunFolder
@@ -295,7 +295,10 @@ def test_control_is_that_of_the_split_with_the_same_noise_for_every_run(
     """On validation images with pictures, on test images at the end; of any seed."""
     root = write(tmp_path / "data", data_set(300, 110))
     data = mnist.load_mnist(root, validation_images=150)
-    reads, record = judge.Judge(), {"digest": data.digest, "test_accuracy": 0.75}
+    reads, record = (
+        classifier.Classifier(),
+        {"digest": data.digest, "test_accuracy": 0.75},
+    )
     monkeypatch.setattr(classifiers, "published", lambda: (reads.eval(), record))
     wanted = spec(
         **{"data.root": str(root), "data.validation_images": 150},

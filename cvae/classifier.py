@@ -1,4 +1,4 @@
-"""The judge: a small CNN that reads digits, to tell which digit a sample shows.
+"""A small CNN that reads digits, to tell which digit a sample shows.
 
 It sees grey pixels in [0, 1] and returns class logits and the 64 features that they are
 computed from. No CVAE is trained with it: it only measures, and only runs on the data
@@ -28,7 +28,7 @@ SHOWN = 150_000  # images that it is trained on, those of each epoch counted
 SHIFT, TURN, SCALE, SHEAR = 2 / 14, math.radians(10), 0.1, 0.1  # the largest of each
 
 
-class Judge(nn.Module):
+class Classifier(nn.Module):
     """(N, D) pixels in [0, 1] → logits (N, C) and features (N, 64); 0.24 M weights."""
 
     def __init__(
@@ -61,17 +61,17 @@ def _block(fan_in: int, fan_out: int, *, kernel: int, stride: int) -> list[nn.Mo
 
 
 @torch.inference_mode()
-def read(judge: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
+def read(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
     """Labels read (N,) and features (N, 64) of images (N, D) in [0, 1]."""
-    judge.eval()
-    parts = [judge(part) for part in images.split(CHUNK)]
+    network.eval()
+    parts = [network(part) for part in images.split(CHUNK)]
     logits, features = (torch.cat(each) for each in zip(*parts, strict=True))
     return logits.argmax(1), features
 
 
-def accuracy(judge: Judge, data: mnist.Images) -> float:
+def accuracy(network: Classifier, data: mnist.Images) -> float:
     """Share of real images that are read as their label."""
-    labels, _ = read(judge, mnist.pixels(data.images))
+    labels, _ = read(network, mnist.pixels(data.images))
     return float((labels == data.labels).float().mean())
 
 
@@ -83,7 +83,7 @@ def train(
     epochs: int,
     seed: int = 0,
     track: Track = iter,
-) -> Judge:
+) -> Classifier:
     """Train a classifier of `data`, images of `shape`, on the CPU.
 
     Cross-entropy with smoothed labels and AdamW, with one cycle of the learning rate,
@@ -95,26 +95,28 @@ def train(
         track: passes the numbers of the steps on, to show how far it is.
     """
     with seeded(torch.Generator().manual_seed(seed)):
-        judge = Judge(shape, classes)
-    adam = torch.optim.AdamW(judge.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
+        network = Classifier(shape, classes)
+    adam = torch.optim.AdamW(
+        network.parameters(), weight_decay=WEIGHT_DECAY, fused=True
+    )
     steps = math.ceil(len(data) / BATCH)  # of one epoch
     cycle = torch.optim.lr_scheduler.OneCycleLR(
         adam, LEARNING_RATE, total_steps=epochs * steps
     )
     generator = torch.Generator().manual_seed(seed)
-    judge.train()
+    network.train()
     for step in track(range(epochs * steps)):
         if step % steps == 0:
             order = torch.randperm(len(data), generator=generator).split(BATCH)
         rows = order[step % steps]  # (B,)
         x, y = mnist.pixels(data.images[rows]), data.labels[rows]
-        logits, _ = judge(warp(x, shape, generator))
+        logits, _ = network(warp(x, shape, generator))
         loss = F.cross_entropy(logits, y, label_smoothing=LABEL_SMOOTHING)
         adam.zero_grad()
         loss.backward()
         adam.step()
         cycle.step()
-    return judge.eval()
+    return network.eval()
 
 
 def default_epochs(images: int) -> int:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import cvae
-from cvae import judge, mnist
+from cvae import classifier, mnist
 from cvae.evaluation import samples
 from cvae.run import classifiers, evaluation, runner
 from tests import children
@@ -44,7 +44,7 @@ def test_the_command_trains_and_prints_the_test_accuracy(root: Path) -> None:
     assert known is not None
     network, record = known
     assert record["epochs"] == 4
-    assert record["test_accuracy"] == judge.accuracy(network, data.test) > 0.3
+    assert record["test_accuracy"] == classifier.accuracy(network, data.test) > 0.3
     assert f"{100 * record['test_accuracy']:.2f} % of the test images" in done.stdout
 
 
@@ -84,7 +84,7 @@ def test_interrupted_it_leaves_what_was_there(
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(judge, "warp", stopped)
+    monkeypatch.setattr(classifier, "warp", stopped)
     with pytest.raises(KeyboardInterrupt):
         train(root, tmp_path, seed=1)
     assert json.loads((folder / "judge.json").read_text()) == record
