@@ -44,7 +44,6 @@ from cvae.run import checkpoint, runner  # noqa: F401  before the forks
 from cvae.run.files import digest
 from cvae.run.folder import RunFolder
 from cvae.tracking.connection import make_database
-from cvae.tracking.parts import STEP_IMAGE
 
 SPEC = """\
 name: soak
@@ -291,9 +290,8 @@ def _in_mlflow(runs: Path, name: str) -> Kept:
         for path in sorted(place.rglob("*.png")) + sorted(place.rglob("*.webp")):
             with Image.open(path) as picture:
                 picture.load()  # raises if it is torn
-        pictures = folder.figures.glob("*.png")
-        steps = sum(STEP_IMAGE.fullmatch(path.name) is not None for path in pictures)
-        left["every picture is an image"] = len(images) == 2 * steps
+        pictures = list(folder.figures.glob("*.png"))
+        left["every picture is an image"] = len(images) == 2 * len(pictures)
     return left
 
 

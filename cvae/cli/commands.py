@@ -30,16 +30,26 @@ def run(config: str, *, runs: Path, changes: str, offline: bool, began: float) -
 
     document, overrides = read_document(spec_file(config)), split_overrides(changes)
     spec = one_spec(document, overrides)
-    from cvae.run import runner  # only now: a wrong spec is said at once
-    from cvae.run.clock import Clock
     from cvae.run.folder import Origin, make_command
+    from cvae.tracking.beside import publishing
 
-    clock = Clock(began=began)
-    clock.add("imports", time.perf_counter() - began)
-    command = make_command("experiment", config, changes)
-    origin = Origin(document.header, command, tuple(overrides))
-    folder = runner.run(spec, runs=runs, offline=offline, origin=origin, clock=clock)
-    _report(folder, offline)
+    with publishing(runs, offline=offline) as publisher:  # MLflow loads beside torch
+        from cvae.run import runner  # only now: a wrong spec is said at once
+        from cvae.run.clock import Clock
+
+        clock = Clock(began=began)
+        clock.add("imports", time.perf_counter() - began)
+        command = make_command("experiment", config, changes)
+        origin = Origin(document.header, command, tuple(overrides))
+        folder = runner.run(
+            spec,
+            runs=runs,
+            offline=offline,
+            origin=origin,
+            clock=clock,
+            publisher=publisher,
+        )
+        _report(folder, offline)
 
 
 def judge(*, runs: Path, changes: str) -> None:
@@ -111,22 +121,26 @@ def sweep(
 
     plan = read_plan(spec_file(config), split_overrides(changes))
     from cvae.run.folder import make_command
-    from cvae.sweep import sweep, table  # only now: a wrong spec is said at once
+    from cvae.tracking.beside import publishing
 
-    if dry:
-        print_table(table.dry_run(plan, runs))
-        return
-    folder = sweep.sweep(
-        plan,
-        runs=runs,
-        use=sweep.resources(engine, jobs, threads, gpus),
-        offline=offline,
-        command=make_command("sweep", config, changes),
-    )
-    print(f"\n{plan.name}: {len(plan.variants)} runs finished; mean ± sd over seeds\n")
-    print_table(table.summary(plan, table.rows(plan, runs)))
-    print(f"\n  table: {folder.path / 'table.csv'}")
-    print(f"  next:  make report SWEEP={plan.name}   make ui")
+    with publishing(runs, offline=offline or dry) as publisher:
+        from cvae.sweep import sweep, table  # only now: a wrong spec is said at once
+
+        if dry:
+            print_table(table.dry_run(plan, runs))
+            return
+        folder = sweep.sweep(
+            plan,
+            runs=runs,
+            use=sweep.resources(engine, jobs, threads, gpus),
+            publisher=publisher,
+            command=make_command("sweep", config, changes),
+        )
+        seeds = f"{len(plan.variants)} runs finished; mean ± sd over seeds"
+        print(f"\n{plan.name}: {seeds}\n")
+        print_table(table.summary(plan, table.rows(plan, runs)))
+        print(f"\n  table: {folder.path / 'table.csv'}")
+        print(f"  next:  make report SWEEP={plan.name}   make ui")
 
 
 def print_table(lines: list[list[str]]) -> None:
@@ -146,9 +160,8 @@ def _report(folder: RunFolder, offline: bool) -> None:
     grids = [path for path in folder.figures.glob("*.png") if "-" not in path.stem]
     print("  grids: " + "\n         ".join(map(str, sorted(grids))))
     print(f"  next:  make samples RUN={folder.name} DIGIT=5   make ui")
-    if folder.published.get("status") != "FINISHED":
-        why = "--offline" if offline else "the tracking store was away"
-        print(f"  not in MLflow yet ({why}): make sync RUN={folder.name}")
+    if offline:
+        print(f"  not in MLflow yet (--offline): make sync RUN={folder.name}")
 
 
 def samples(

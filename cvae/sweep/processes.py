@@ -14,7 +14,6 @@ from multiprocessing.connection import Connection, wait
 from typing import NoReturn
 
 from cvae.errors import Terminated
-from cvae.run.runner import preload
 from cvae.sweep.worker import Ended, Event, Job, perform
 
 PATIENCE = 10.0  # seconds that an interrupted run has to write where it stopped
@@ -24,12 +23,12 @@ spawn = multiprocessing.get_context("spawn")
 class Pool:
     """`count` processes of `threads` threads; they load torch while the sweep prepares.
 
-    `tracked`: they will need MLflow, too. Leaving the context ends them: runs under way
-    are marked KILLED and can be gone on with.
+    Leaving the context ends them: runs under way are marked KILLED and can be gone on
+    with.
     """
 
-    def __init__(self, count: int, threads: int, *, tracked: bool = True) -> None:
-        self.threads, self.tracked = threads, tracked
+    def __init__(self, count: int, threads: int) -> None:
+        self.threads = threads
         self.alive, self.lifeline = spawn.Pipe(duplex=False)
         self.workers = [self._worker() for _ in range(count)]
 
@@ -64,16 +63,16 @@ class Pool:
                 yield event
 
     def _worker(self) -> _Worker:
-        return _Worker(self.alive, self.threads, self.tracked)
+        return _Worker(self.alive, self.threads)
 
 
 class _Worker:
     """A process, the pipe to it, and the job it is at."""
 
-    def __init__(self, alive: Connection, threads: int, tracked: bool) -> None:
+    def __init__(self, alive: Connection, threads: int) -> None:
         self.connection, theirs = spawn.Pipe()
         self.job: Job | None = None
-        given = (theirs, alive, tracked)
+        given = (theirs, alive)
         self.process = spawn.Process(target=_worker_main, args=given, daemon=True)
         # its OpenMP reads the number of threads once, when torch is loaded
         before = os.environ.get("OMP_NUM_THREADS")
@@ -142,11 +141,9 @@ def _stop_workers(pool: Sequence[_Worker]) -> None:
             worker.process.kill()
 
 
-def _worker_main(connection: Connection, alive: Connection, tracked: bool) -> None:
+def _worker_main(connection: Connection, alive: Connection) -> None:
     """A worker's life: a job, its answer, the next, until the parent is gone."""
     threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
-    if tracked:
-        preload()  # a signal in the middle of an import just ends it: nothing is lost
     signal.signal(signal.SIGTERM, _terminate)
 
     def say(event: Event) -> None:

@@ -21,7 +21,6 @@ from cvae.sweep.worker import Ended, Event, Job, LogMessage, perform
 RETRIES = 3  # of a task whose process or node died
 PATIENCE = 60.0  # seconds until the lock of a dead node's run is free
 ROOT = Path(__file__).resolve().parents[2]
-PASSED_ON = ("MLFLOW_", "AWS_")  # variables that a worker needs to reach the store
 
 
 def run_jobs(
@@ -36,13 +35,11 @@ def run_jobs(
         UsageError: Ray is not installed, or no cluster answers at RAY_ADDRESS.
     """
     ray = _connect(workers * jobs[0].threads)
-    environment = {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)}
-    environment["PYTHONPATH"] = str(ROOT)
     task = ray.remote(
         num_cpus=jobs[0].threads,
         num_gpus=gpus,
         max_retries=RETRIES,
-        runtime_env={"env_vars": environment},
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
     )(_run_task)
     pending = {task.remote(job): job for job in jobs}
     try:

@@ -1,6 +1,6 @@
 """Many runs as one: what is finished is skipped, what is broken goes on.
 
-sweep = plan → checked data → store → [variants not finished, by some engine]* → table
+sweep = plan → checked data → [variants not finished, by some engine]* → table
 """
 
 from __future__ import annotations
@@ -15,21 +15,18 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from cvae import mnist
-from cvae.errors import SweepIncomplete, TrackingError
-from cvae.run import data, runner
-from cvae.run.clock import Clock
+from cvae.errors import SweepIncomplete
+from cvae.run import data
 from cvae.run.files import write_atomic
 from cvae.run.find import finished_run
 from cvae.run.folder import Origin, SweepFolder
 from cvae.spec.variants import Plan
 from cvae.sweep import processes, progress, ray_cluster, table, threads
 from cvae.sweep.worker import Ended, Event, Job
-
-if TYPE_CHECKING:
-    from cvae.tracking.publish import Tracker
+from cvae.tracking.beside import Publisher
 
 log = logging.getLogger("cvae")
 MOST_WORKERS = 8  # unless asked for more: each holds about a gigabyte
@@ -65,38 +62,35 @@ def sweep(
     *,
     runs: Path,
     use: Resources,
-    offline: bool = False,
+    publisher: Publisher | None = None,
     command: str = "",
 ) -> SweepFolder:
     """Run every variant that is not finished; calling it again does the rest.
 
+    Args:
+        publisher: follows the sweep and its runs; the caller waits for it.
+
     Raises:
-        DataError, TrackingError, SpecError, OSError: before anything is trained.
+        DataError, SpecError, OSError: before anything is trained.
         SweepIncomplete: at the end, naming the runs that did not finish and why.
     """
     runs = runs.resolve()
     folder = SweepFolder(runs / "sweeps" / plan.name)
-    jobs = list(_jobs(plan, runs, use, offline=offline, command=command))
-    tracker = None
+    jobs = list(_jobs(plan, runs, use, command=command))
     try:
         with _events(jobs, use) as events:
             check_data(plan, runs)
-            tracker = None if offline else runner.connect(runs, Clock())
             _write_description(folder, plan, command)
-            publish(folder, plan, tracker)
-            runner.mark_dead(runs, tracker)
-            if tracker and use.engine == "threads":
-                events = _published(events, plan, runs, tracker)
+            write_table(folder, plan)
+            if publisher:
+                publisher.follow(folder.path)
             broken = _failed_runs(events, jobs, plan) if jobs else []
     except KeyboardInterrupt:
         if folder.info.get("status") == "RUNNING":
-            folder.update(status="KILLED", ended=time.time())
-            publish(folder, plan, tracker)
+            write_table(folder, plan, status="KILLED", ended=time.time())
         raise
-    runner.mark_dead(runs, tracker)  # of workers that were killed
     status = "FAILED" if broken else "FINISHED"
-    folder.update(status=status, ended=time.time())
-    publish(folder, plan, tracker)
+    write_table(folder, plan, status=status, ended=time.time())
     if broken:
         raise SweepIncomplete(_failures(plan, broken))
     return folder
@@ -128,8 +122,8 @@ def check_data(plan: Plan, runs: Path) -> None:
         )
 
 
-def publish(folder: SweepFolder, plan: Plan, tracker: Tracker | None) -> None:
-    """Write the sweep's table and bring its parent run up to date."""
+def write_table(folder: SweepFolder, plan: Plan, **facts: Any) -> None:
+    """Write the sweep's table, and what follows from it, with `facts` about its end."""
     runs = folder.path.parent.parent
     rows = table.rows(plan, runs)
     text = io.StringIO()
@@ -138,12 +132,8 @@ def publish(folder: SweepFolder, plan: Plan, tracker: Tracker | None) -> None:
     writer.writerows(rows)
     write_atomic(folder.path / "table.csv", text.getvalue().encode())
     best, figures = table.figures(plan, runs)
-    folder.update(summary=table.summary(plan, rows), best=best, figures=figures)
-    if tracker is not None:
-        try:
-            tracker.publish_sweep(folder)
-        except TrackingError as error:
-            log.warning("%s; publish the sweep later: make sync", error)
+    summary = table.summary(plan, rows)
+    folder.update(summary=summary, best=best, figures=figures, **facts)
 
 
 def _write_description(folder: SweepFolder, plan: Plan, command: str) -> None:
@@ -181,9 +171,7 @@ def _write_description(folder: SweepFolder, plan: Plan, command: str) -> None:
     )
 
 
-def _jobs(
-    plan: Plan, runs: Path, use: Resources, *, offline: bool, command: str
-) -> Iterator[Job]:
+def _jobs(plan: Plan, runs: Path, use: Resources, *, command: str) -> Iterator[Job]:
     for number, variant in enumerate(plan.variants):
         if finished_run(variant.spec, runs):
             continue
@@ -201,7 +189,6 @@ def _jobs(
                 },
             ),
             runs=runs,
-            offline=offline,
             threads=use.threads,
         )
 
@@ -222,20 +209,8 @@ def _events(jobs: Sequence[Job], use: Resources) -> Iterator[Iterator[Event]]:
         with contextlib.closing(threads.run_jobs(jobs, workers)) as said:
             yield said
     else:
-        with processes.Pool(workers, use.threads, tracked=not jobs[0].offline) as pool:
+        with processes.Pool(workers, use.threads) as pool:
             yield pool.run(jobs)
-
-
-def _published(
-    events: Iterator[Event], plan: Plan, runs: Path, tracker: Tracker
-) -> Iterator[Event]:
-    """The events; a run that ended is published, which its thread leaves to us."""
-    for event in events:
-        if isinstance(event, Ended):
-            folder = table.run_folder(plan.variants[event.number].spec, runs)
-            if folder.info:  # it got as far as to have a folder
-                tracker.try_publish(folder)
-        yield event
 
 
 def _failed_runs(

@@ -13,7 +13,6 @@ import logging
 import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
 
 import torch
 
@@ -25,13 +24,12 @@ from cvae.sweep.worker import Ended, Event, Job, perform
 def run_jobs(jobs: Sequence[Job], workers: int) -> Generator[Event, None, None]:
     """Every job, `workers` at a time; yields what they say, as they say it.
 
-    They leave the tracking store, whose client is not made for threads, to the sweep.
     Closing the generator ends them after their epochs: runs under way are marked KILLED
     and can be gone on with.
     """
     if torch.cuda.is_available():  # torch loads its solver on first use, and only once
         torch.linalg.inv(torch.eye(2, device="cuda"))
-    waiting = collections.deque(replace(job, offline=True) for job in jobs)
+    waiting = collections.deque(jobs)
     said: queue.SimpleQueue[Event] = queue.SimpleQueue()
     over = threading.Event()
 

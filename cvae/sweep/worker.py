@@ -12,23 +12,17 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-from cvae.errors import Busy, Expected, TrackingError
+from cvae.errors import Busy, Expected
 from cvae.run import runner
-from cvae.run.clock import Clock
 from cvae.run.find import finished_run
 from cvae.run.folder import Origin, RunFolder
 from cvae.spec.fields import Spec
 from cvae.tracking.address import redacted
 from cvae.training import Epoch
-
-if TYPE_CHECKING:
-    from cvae.tracking.publish import Tracker
 
 log = logging.getLogger("cvae")
 KNOWN = (Expected, OSError)  # their message is enough, no traceback
@@ -43,7 +37,6 @@ class Job:
     spec: Spec
     origin: Origin  # for the run's `run.json`
     runs: Path
-    offline: bool
     threads: int
 
 
@@ -98,13 +91,11 @@ def perform(job: Job, say: Callable[[Event], None]) -> Ended:
     torch.set_num_threads(job.threads)
     with _log_to(job.number, say):
         try:
-            tracker = None if job.offline else _tracker(job.runs)
             runner.run(
                 job.spec,
                 runs=job.runs,
-                offline=tracker is None,
+                offline=True,  # the sweep's publisher follows it
                 origin=job.origin,
-                tracker=tracker,
                 show=show,
             )
         except Busy as error:
@@ -117,17 +108,6 @@ def perform(job: Job, say: Callable[[Event], None]) -> Ended:
             say(LogMessage(job.number, redacted(traceback.format_exc())))
             return ended("FAILED", redacted(f"{type(error).__name__}: {error}"))
     return ended("FINISHED")
-
-
-@cache
-def _tracker(runs: Path) -> Tracker | None:
-    """The store, connected once a process; a store that went away stops no training."""
-
-    try:
-        return runner.connect(runs, Clock())
-    except TrackingError as error:
-        log.warning("%s", error)
-        return None
 
 
 @contextlib.contextmanager

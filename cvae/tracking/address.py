@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import socket
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from cvae.errors import TrackingError
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 HIDDEN = "***"
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+PATIENCE = 1.0  # seconds for a host to answer
 
 
 def tracking_uri(runs: Path) -> str:
@@ -24,6 +30,7 @@ def tracking_uri(runs: Path) -> str:
     """
     uri = os.environ.get(VARIABLE) or sqlite_uri(runs.resolve() / "mlflow.db")
     if is_sqlite(uri):
+        uri = uri.replace(":///~/", f":///{Path.home()}/", 1)
         name = uri.partition("://")[2].partition("?")[0].strip("/")
         if name in ("", ":memory:"):
             raise TrackingError(
@@ -61,6 +68,49 @@ def has_store(runs: Path) -> bool:
     return not is_sqlite(uri) or database(uri).exists()
 
 
+def reach(runs: Path) -> None:
+    """Find out in a second, without MLflow, whether the store can be there at all.
+
+    Raises:
+        TrackingError: no server answers, or the database's file cannot be written.
+    """
+    uri = tracking_uri(runs)
+    try:
+        if is_sqlite(uri):
+            _try_file(database(uri))
+        elif place := _host(uri):
+            socket.create_connection(place, timeout=PATIENCE).close()
+    except (OSError, sqlite3.Error, ValueError) as error:
+        raise TrackingError(redacted(f"tracking store {uri}: {error}")) from error
+
+
+def _try_file(path: Path) -> None:
+    """Open a database for writing, or find the folder that it can be made in."""
+    place = next(each for each in (path, *path.parents) if each.exists())
+    if not os.access(place, os.W_OK):
+        raise PermissionError(f"{place} cannot be written")
+    if place == path:
+        with closing(sqlite3.connect(path, timeout=0)) as connection:
+            try:
+                connection.execute("PRAGMA schema_version")
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):  # which the publisher waits for
+                    raise
+    elif not place.is_dir():
+        raise NotADirectoryError(f"{place} is no folder")
+
+
+def _host(uri: str) -> tuple[str, int] | None:
+    """Host and port of a store, or of the proxy to it; None where only MLflow knows."""
+    url = urlsplit(uri)
+    scheme = url.scheme.partition("+")[0]
+    proxy = getproxies().get(scheme) if scheme.startswith("http") else None
+    if proxy and not proxy_bypass(url.hostname or ""):
+        url = urlsplit(proxy)
+    port = url.port or PORTS.get(scheme)
+    return (url.hostname, port) if url.hostname and port else None
+
+
 def redacted(text: str) -> str:
     """`text` without the passwords of the URLs in it, or of this environment."""
     text = re.sub(r"(\w://[^\s:/@]*):\S*@", rf"\1:{HIDDEN}@", text)
@@ -82,12 +132,12 @@ def mlflow_command(uri: str, *arguments: str) -> str:
 
     The store's URI is passed in the environment, so no password is printed.
     """
-    given = "" if os.environ.get(VARIABLE) else f"{VARIABLE}={shlex.quote(uri)} "
+    given = "" if os.environ.get(VARIABLE) == uri else f"{VARIABLE}={shlex.quote(uri)} "
     return f"{given}{shlex.quote(sys.executable)} -m mlflow {shlex.join(arguments)}"
 
 
 def upgrade_command(uri: str) -> str:
     """The command that brings a database to the schema of this MLflow."""
-    if os.environ.get(VARIABLE):
-        return f'{shlex.quote(sys.executable)} -m mlflow db upgrade "${VARIABLE}"'
-    return f"{shlex.quote(sys.executable)} -m mlflow db upgrade {shlex.quote(uri)}"
+    same = os.environ.get(VARIABLE) == uri
+    shown = f'"${VARIABLE}"' if same else shlex.quote(uri)
+    return f"{shlex.quote(sys.executable)} -m mlflow db upgrade {shown}"

@@ -21,6 +21,7 @@ for _key, _value in {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }.items():
@@ -34,12 +35,6 @@ log = logging.getLogger("cvae")
 SCHEMA = re.compile(r"found version (\w+)|revision identified by '(\w+)'")
 for _name in ("urllib3", "mlflow.store.db.utils"):  # we say it ourselves, in one line
     logging.getLogger(_name).setLevel(logging.CRITICAL)
-
-
-def preload() -> None:
-    """Import what MLflow itself imports at the first use of a database: a second."""
-    if not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
-        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 
 def make_database(path: Path) -> None:

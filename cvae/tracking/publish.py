@@ -309,17 +309,18 @@ class Tracker(Store):
     def _tell_status(
         self, folder: RunFolder, cursor: dict[str, Any], status: str
     ) -> None:
-        if cursor.get("status") == status:
-            return
         info, run_id = folder.info, cursor["run_id"]
+        now = {"status": status, "ended": 0 if status in LIVE else info.get("ended", 0)}
+        if now.items() <= cursor.items():
+            return
         if reason := info.get("reason"):
             self.client.set_tag(run_id, "cvae.reason", reason[:5000])
         if status in LIVE:
             self.client.update_run(run_id, status="RUNNING")
         else:
-            ended = int(1000 * info.get("ended", time.time()))
+            ended = int(1000 * (now["ended"] or time.time()))
             self.client.set_terminated(run_id, status, ended)
-        cursor["status"] = status
+        cursor |= now
         _write_cursor(folder, cursor)
 
     def _describe(self, folder: RunFolder, cursor: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from tests.conftest import data_set, spec, write
 
 
 def job(number: int, made: Spec, runs: Path) -> Job:
-    return Job(number, str(number), made, Origin(), runs, offline=False, threads=1)
+    return Job(number, str(number), made, Origin(), runs, threads=1)
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ def test_a_worker_shows_no_password_in_a_traceback(
     monkeypatch.setattr(state, "assemble", fault)
     monkeypatch.setattr(runner, "load_data", lambda spec: None)
     monkeypatch.setattr(runner, "check_data", lambda folder, data: None)
-    job = Job(0, "one", spec(), Origin(), tmp_path, offline=True, threads=1)
+    job = Job(0, "one", spec(), Origin(), tmp_path, threads=1)
     said: list[Event] = []
     said.append(perform(job, said.append))
     assert "Traceback" in str(said)

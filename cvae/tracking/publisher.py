@@ -1,0 +1,219 @@
+"""The process beside a training: it follows run folders and publishes them.
+
+    python -m cvae.tracking.publisher RUNS      (started by `beside.Publisher`)
+
+Folders to follow come on standard input. Its end means that the command is done, or
+died: what is there is published, and what is being done is said on standard output.
+The exit code is 5 if the store lacks the status, params or metrics of a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cvae.errors import UNREADABLE, Busy, TrackingError
+from cvae.run.find import folders
+from cvae.run.folder import RunFolder, SweepFolder
+
+POLL = 0.25  # seconds between two looks at the folders
+PAUSE = 60.0  # seconds between attempts to reach a store that went away
+NICE = 10  # steps below the training, once it is connected
+CHANGING = ("run.json", "records.jsonl", "figures", "sweep.json", "table.csv")
+log = logging.getLogger("cvae")
+
+
+class Publisher:
+    """Publishes the folders that it is told of, whenever they changed."""
+
+    def __init__(self, runs: Path, pipe: int = 0) -> None:
+        self.runs, self.pipe = runs, pipe
+        self.tracker: Any = None  # a Tracker, once there is something to publish
+        self.followed: list[RunFolder | SweepFolder] = []
+        self.outer = os.environ.get("MLFLOW_RUN_ID", "")  # of `mlflow run`
+        self.monitors: dict[str, Any] = {}
+        self.told = False  # whether the store heard of runs that died before
+        self.over = False
+        self._seen: dict[str, object] = {}  # by folder: how it was when published
+        self._failed = -math.inf
+        self._said: set[str] = set()
+
+    def run(self) -> int:
+        """Follow the folders to the end of the pipe; the exit code."""
+        while not self.over:
+            self._listen()
+            if self.followed:
+                self._publish_changed()
+        for monitor in self.monitors.values():
+            monitor.finish()
+        for folder in self._members():
+            with contextlib.suppress(*UNREADABLE):
+                mark_dead(folder)
+        self._failed = -math.inf
+        self._publish_changed()
+        told = self.tracker and all(map(self._is_told, self._members()))
+        return 0 if told else 5
+
+    def _listen(self) -> None:
+        """Take up what the pipe brings within `POLL` seconds."""
+        if not select.select([self.pipe], [], [], POLL)[0]:
+            return
+        data = os.read(self.pipe, 1 << 16)
+        self.over = not data
+        for name in filter(None, data.split(b"\0")):
+            path = Path(os.fsdecode(name))
+            kind = SweepFolder if (path / "sweep.json").exists() else RunFolder
+            self.followed.append(kind(path))
+
+    def _members(self) -> Iterator[RunFolder | SweepFolder]:
+        """All that is followed: sweeps, and runs that were begun."""
+        for folder in self.followed:
+            yield folder
+            if isinstance(folder, SweepFolder):
+                yield from folder.runs()
+
+    def _publish_changed(self) -> None:
+        if time.monotonic() - self._failed < PAUSE:
+            return
+        try:
+            self._connect()
+            for folder in self._members():
+                now = [_stamp(folder.path / name) for name in CHANGING]
+                missing = self.over and not self._is_told(folder)
+                if missing or self._seen.get(folder.name) != now:
+                    self._publish(folder)
+                    self._seen[folder.name] = now
+            if not self.told:
+                self.told = True
+                self._tell_of_the_dead()
+        except TrackingError as error:
+            self._failed = time.monotonic()
+            goes_on = (
+                "" if self.over else "; training goes on, all is kept in its folder"
+            )
+            self._say(f"{error}{goes_on}")
+
+    def _tell_of_the_dead(self) -> None:
+        """Of runs that ended and the store, which has them, was not told."""
+        for folder in folders(self.runs):
+            try:
+                mark_dead(folder)
+                if self.tracker.needs_publishing(folder):
+                    self._publish(folder)
+            except TrackingError:
+                raise
+            except UNREADABLE as error:
+                self._say(f"{folder.path}: left as it is: {error}")
+
+    def _publish(self, folder: RunFolder | SweepFolder) -> None:
+        """Publish a folder; one that is damaged is named and left out.
+
+        Raises:
+            TrackingError: the store cannot be reached.
+        """
+        adopt = self.outer if folder is self.followed[0] else ""
+        try:
+            if isinstance(folder, SweepFolder):
+                self.tracker.publish_sweep(folder, adopt=adopt)
+            else:
+                self.tracker.publish(folder, adopt=adopt)
+                self._monitor(folder)
+        except TrackingError as error:
+            self.tracker.connect()  # one folder's fault, or the store's?
+            self._say(f"{folder.name}: {error}")
+        except UNREADABLE as error:
+            self._say(f"{folder.name}: not published: {error}")
+
+    def _connect(self) -> None:
+        """Open the store, and from then on leave the processor to the training."""
+        if self.tracker is None:
+            self._stage("MLflow is loaded")
+            from cvae.tracking.publish import Tracker
+
+            self.tracker = Tracker(self.runs)
+            self.tracker.stage = self._stage
+            os.nice(NICE)
+
+    def _is_told(self, folder: RunFolder | SweepFolder) -> bool:
+        with contextlib.suppress(*UNREADABLE):
+            return bool(self.tracker.is_told(folder))
+        return False
+
+    def _monitor(self, folder: RunFolder) -> None:
+        """Start MLflow's system metrics of a run, where its variable asks for them."""
+        asked = os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "").lower()
+        new = folder.name not in self.monitors and folder.status == "RUNNING"
+        if asked not in ("true", "1") or not new:
+            return
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        try:
+            monitor = SystemMetricsMonitor(
+                folder.published["run_id"],
+                resume_logging=True,
+                tracking_uri=self.tracker.address,
+            )
+        except ImportError as error:
+            self._say(f"no system metrics: {error}; pip install psutil")
+            self.monitors[folder.name] = contextlib.ExitStack()
+            return
+        monitor.start()
+        self.monitors[folder.name] = monitor
+
+    def _say(self, text: str) -> None:
+        """Name a fault, once."""
+        if text not in self._said:
+            self._said.add(text)
+            log.warning("%s", text)
+
+    def _stage(self, text: str) -> None:
+        """Tell the command what it waits for, once it is done itself."""
+        if self.over:
+            with contextlib.suppress(OSError):
+                os.write(1, f"{text}\n".encode())
+
+
+def mark_dead(folder: RunFolder | SweepFolder) -> None:
+    """Mark a run whose process died as KILLED.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    if isinstance(folder, SweepFolder):
+        return
+    if folder.info.get("status") == "RUNNING" and not folder.held():
+        with contextlib.suppress(Busy), folder.lock():
+            if folder.info.get("status") == "RUNNING":
+                reason = "its process died"
+                folder.update(status="KILLED", reason=reason, ended=time.time())
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes with a file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def main() -> int:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # its end is that of the pipe
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.raiseExceptions = False  # a terminal that was closed
+    log.setLevel(logging.INFO)
+    return Publisher(Path(sys.argv[1])).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
