@@ -92,7 +92,7 @@ def image_shape(root: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         DataError: the file is missing, or its header is wrong.
     """
-    path = locate(Path(root), "train-images-idx3-ubyte")
+    path = locate(Path(root).expanduser(), "train-images-idx3-ubyte")
     _, height, width = read_sizes(path, dimensions=3)
     return height, width
 
@@ -103,7 +103,8 @@ def count_classes(root: str | os.PathLike[str]) -> int:
     Raises:
         DataError: as `load_mnist_labels`.
     """
-    files = [locate(Path(root), name) for name in SHA256 if "labels" in name]
+    folder = Path(root).expanduser()
+    files = [locate(folder, name) for name in SHA256 if "labels" in name]
     labels = torch.cat([load_mnist_labels(path) for path in files])
     return int(labels.max()) + 1 if len(labels) else 1
 
@@ -127,7 +128,7 @@ def load_mnist(
     Raises:
         DataError: a file is missing or wrong, counts differ, or too few images.
     """
-    root = Path(root)
+    root = Path(root).expanduser()
     files = {name: locate(root, name) for name in SHA256}
     sha256: dict[str, str] = {}
     everything, shape = _read_pair(root, files, "train", sha256)

@@ -100,6 +100,15 @@ def test_mlflow_runs_the_project(checkout: Path) -> None:
     assert '"FINISHED"' in run.read_text()
 
 
+def test_a_checkout_of_windows_changes_no_byte(tmp_path: Path) -> None:
+    shutil.copy(ROOT / ".gitattributes", tmp_path)
+    (tmp_path / "manifest.json").write_bytes(b"{\n}\n")
+    git = ["git", "-c", "core.autocrlf=true", "-C", str(tmp_path)]
+    for words in ("init -q", "add .", "checkout-index --prefix=out/ -a"):
+        succeeded(children.run([*git, *words.split()]))
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == b"{\n}\n"
+
+
 def test_mlproject_offers_the_specs_and_fields_of_run() -> None:
     entry = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]["main"]
     assert (ROOT / entry["parameters"]["config"]["default"]).is_file()
