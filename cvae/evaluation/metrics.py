@@ -2,7 +2,8 @@
 
 A key is `<split>/<name>`: train and val each epoch, test once at the end, time in
 seconds. `_isK` at the end of a name counts importance samples (`_isK_k`: K of the
-image's own label, k of each other one), `_se` after it makes it the standard error.
+image's own label, k of each other one), `_nN` samples; `_se` after it makes it the
+standard error.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ _OF_RUNS = (
     ),
     _share(
         "transfer_fidelity",
-        "the share of images whose z, decoded as another digit, is read as that digit",
+        "the share of images whose z, carried over by whitening and decoded as another "
+        "digit, is read as that digit",
     ),
     Metric("label_in_z", "how often z alone names the digit; chance is 0.1", "of 1", 4),
     Metric(
@@ -290,6 +292,18 @@ _ESTIMATORS = (
         ),
     ),
     Estimator(
+        "fidelity",
+        "Control",
+        of_labels=True,
+        metrics=(
+            _share(
+                "transfer_fidelity_same_z",
+                "the share of images whose z as it is, decoded as another digit, is "
+                "read as that digit",
+            ),
+        ),
+    ),
+    Estimator(
         "samples",
         "Samples",
         metrics=(
@@ -365,7 +379,7 @@ def metric(key: str) -> Metric:
     split, _, name = key.rpartition("/")
     if split == "time":
         return Metric(name, f"seconds spent on {name}", "s", 1)
-    whole, name = name, re.sub(r"_is\d+(_\d+)?$", "", name.removesuffix(ERROR))
+    whole, name = name, re.sub(r"_(is\d+(_\d+)?|n\d+)$", "", name.removesuffix(ERROR))
     stem, end = split_baseline(name)
     known = BY_NAME.get(stem) or Metric(name, name, "")
     if end:

@@ -29,6 +29,7 @@ CITED = (
     *("frechet", "precision", "recall", "coverage", "digit_frechet", "digit_coverage"),
     *("frechet_draws", "coverage_draws", "coverage_real"),
     *("classification_accuracy", "classification_accuracy_draws", "copied"),
+    "classification_accuracy_real",
 )
 EPOCHS = 4  # of a classifier that learns from samples
 COPY_SAMPLES = 2000  # samples whose nearest training images are looked for
