@@ -33,12 +33,13 @@ XZ: list[dict[str, Any]] = [
     {"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 3, "lp": 1, "pb": 1}  # 16-bit words
 ]
 FACTS = (
-    *("id", "uid", "status", "started", "ended", "header", "command", "changes"),
+    *("id", "uid", "status", "started", "ended", "header", "changes"),
+    *("command", "command_now"),
     *("sweep", "swept", "label", "git", "facts", "data"),
 )
 SWEEP = (
-    *("uid", "name", "header", "experiment", "command", "keys", "summary"),
-    *("status", "started", "ended"),
+    *("uid", "name", "header", "experiment", "command", "command_now"),
+    *("keys", "summary", "status", "started", "ended"),
 )
 log = logging.getLogger("cvae")
 Files = dict[str, bytes]  # by their path in results/

@@ -10,10 +10,62 @@ from sklearn.metrics import confusion_matrix, log_loss
 from torch import Tensor
 from torch.distributions import Bernoulli
 
-from cvae import mnist
+from cvae import likelihood, mnist
 from cvae.evaluation import labels
 from cvae.evaluation.estimator import Measured
 from tests.conftest import generator
+from tests.evaluation import made
+
+
+def test_the_true_labels_change_no_probability_and_no_score() -> None:
+    """Bit-equal p(y given x) and scores of what is no digit, with labels permuted."""
+    made_, data = made.model(3), made.images(40, pixels=16)
+    asked = made.request(1, 40)
+    permuted = mnist.Images(data.images, data.labels.roll(7))
+    one, other = (labels.labels(made_, some, asked) for some in (data, permuted))
+    assert torch.equal(one.per_image["label_named"], other.per_image["label_named"])
+    scores = [
+        {k: v for k, v in found.figures.items() if k.startswith("auroc")}
+        for found in (one, other)
+    ]
+    assert scores[0] == scores[1]
+    assert one.figures["label_accuracy_is40"] != other.figures["label_accuracy_is40"]
+    logs = [
+        labels.label_likelihoods(made_, some.images, generator(), samples=40)
+        for some in (data, permuted)
+    ]
+    assert torch.equal(*logs)
+
+
+def test_draws_within_reach_name_what_even_draws_name() -> None:
+    data = made.images(60, pixels=16)
+    made_ = made.model(1)
+    found = labels.label_likelihoods(made_, data.images, generator(1), samples=3000)
+    even = likelihood.label_likelihoods(made_, data, generator(2), samples=3000)
+    apart = (found.log_softmax(1).exp() - even.log_softmax(1).exp()).abs()
+    assert float(apart.max()) < 0.05
+
+
+def test_clear_images_spend_draws_on_their_best_label_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a close race all within 40 nats get them; what is further keeps its few."""
+    drawn: list[tuple[int, int]] = []
+    heights = torch.full((2, 10), -150.0)
+    heights[0, 3], heights[1, 4], heights[1, 5], heights[1, 6] = -50, -50, -60, -85
+
+    def fake(
+        model: object, x: Tensor, t: Tensor, y: Tensor, g: object, *, samples: int
+    ) -> Tensor:
+        drawn.extend((int(label), samples) for label in y)
+        rows = (x[:, 0] > 0.5).long()
+        return heights[rows, y]
+
+    monkeypatch.setattr(likelihood, "log_likelihood", fake)
+    two = torch.tensor([[0] * 16, [255] * 16], dtype=torch.uint8)
+    logs = labels.label_likelihoods(made.model(3), two, generator(), samples=100)
+    torch.testing.assert_close(logs, heights.double())
+    assert sorted(label for label, k in drawn if k == 100 - labels.FEW) == [3, 4, 5, 6]
 
 
 def images(y: Tensor, size: int = 4) -> mnist.Images:
