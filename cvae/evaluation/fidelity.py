@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from cvae import control, grids, judge, mnist
+from cvae import classifier, control, grids, mnist
 from cvae.evaluation.estimator import Measured, Request
 from cvae.model import CVAE
 
@@ -69,8 +69,8 @@ def fidelity(model: CVAE, images: mnist.Images, request: Request) -> Measured:
     return measured
 
 
-def _read(model: CVAE, classifier: judge.Judge, z: Tensor, y: Tensor) -> Tensor:
-    return judge.read(classifier, grids.digits(model, z, y))[0]
+def _read(model: CVAE, reader: classifier.Classifier, z: Tensor, y: Tensor) -> Tensor:
+    return classifier.read(reader, grids.digits(model, z, y))[0]
 
 
 def _binomial(name: str, share: float, count: int) -> Measured:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvae import judge, likelihood, mnist
+from cvae import classifier, likelihood, mnist
 from cvae.evaluation import fidelity, gaps, nll, samples
 from cvae.evaluation.metrics import ESTIMATORS, metric
 from tests.conftest import generator
@@ -135,7 +135,7 @@ def test_transfer_with_z_as_it_is_fails_where_z_says_the_digit(
     monkeypatch.setattr(
         fidelity, "_read", lambda made, reader, z, y: (z[:, 0] / 10).round().long()
     )
-    found = fidelity.fidelity(made, images(50), request(judge=judge.Judge()))
+    found = fidelity.fidelity(made, images(50), request(judge=classifier.Classifier()))
     assert found.figures["transfer_fidelity_n450"] == 1
     assert found.figures["transfer_fidelity_same_z"] == 0
     assert found.figures["label_fidelity_n10000"] == 1
