@@ -59,7 +59,7 @@ def page(run: Run, against: Run | None = None, again: str = "") -> str:
     posterior = latent.encode(run)
     shown = _example_rows(posterior.labels)
     images = load_data(run.spec, run.folder).test.images[shown]
-    facts = _page_facts(run, posterior, again)
+    facts = page_facts(run, posterior, again)
     facts["images"] = {"labels": posterior.labels[shown].tolist()}
     blocks: Blocks = {
         **_blocks("", run, posterior, facts["edge"]),
@@ -120,11 +120,10 @@ def _example_rows(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     )
 
 
-def _page_facts(run: Run, posterior: Posterior, again: str) -> dict[str, Any]:
+def page_facts(run: Run, posterior: Posterior, again: str) -> dict[str, Any]:
     """All that the page's text and script know besides the blocks."""
     model, kl = run.model, posterior.kl.mean(0)
-    plane = model.latent_dim <= 2
-    order = [*range(model.latent_dim)] if plane else posterior.order.tolist()
+    plane, order = model.latent_dim <= 2, posterior.order.tolist()
     farthest = np.quantile(np.abs(posterior.mu), 0.999)
     units = "" if isinstance(model.prior, Standard) else ", in units of p(z given y)"
     words = f"z{order[0] + 1} to the right" + units
@@ -161,7 +160,7 @@ def _blocks(
 ) -> Blocks:
     """Decoder, prior and cloud: what shows the latent space of either model."""
     rows = _cloud_rows(len(posterior.labels))
-    axes = posterior.order[:2] if run.model.latent_dim > 2 else [0, 1]
+    axes = posterior.plane if run.model.latent_dim > 1 else [0, 1]
     places = posterior.mu[rows]
     if places.shape[1] == 1:  # the digits one above the other
         lanes = (posterior.labels[rows, None] - 4.5) * edge / 6

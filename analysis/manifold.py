@@ -18,6 +18,7 @@ import pandas as pd
 
 from analysis.comparing.tables import escaped, write_page
 from analysis.drawing import latent_plates
+from analysis.drawing.latent_pictures import pairs
 from analysis.drawing.latent_plates import draw_latent
 from analysis.drawing.plates import Plate
 from analysis.reading import arguments, latent
@@ -104,6 +105,9 @@ def write_latent(
         f"z is in units of the prior. Total correlation of the aggregate posterior "
         f"(as a Gaussian): {latent.total_correlation(posterior):.3f} nats.",
         *(each.markdown for each in shown if each.caption),
+        ""
+        if pairs(run, posterior)
+        else "There is no interpolation: no digit has two test images.",
         f"Each digit in full: {' · '.join(large)}" if large else "",
         markdown(rows),
     ]

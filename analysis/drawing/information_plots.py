@@ -9,12 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from analysis.drawing import style
+from analysis.drawing.axes import name_axes
 from analysis.drawing.plates import Plate
+from analysis.reading import latent
 from cvae.evaluation.estimator import Measured
 from cvae.likelihood import ACTIVE_VARIANCE
 from cvae.run.evaluation import Facts
 
-BLUE, RED = style.COLOURS[:2]
+BLUE = style.COLOURS[0]
 GREY = "#bbbbbb"
 SHOWN = 6  # dimensions whose density is drawn
 INFORMATION_MARGIN = 0.5  # nats: so near to its maximum the information is not known
@@ -33,30 +35,29 @@ def kl_plate(measured: Measured) -> Plate:
     _by_dimension(left, measured)
     _by_term(right, measured)
     caption = (
-        "Left: kl of each coordinate, in units of p(z given y), against N(0, 1); grey "
-        "dimensions do not vary with the image. Right: the kl taken apart (Hoffman & "
-        "Johnson 2016)."
+        "Left: the kl of each dimension of z. Grey dimensions do not vary with the "
+        "image. Right: the kl as a sum of terms (Hoffman & Johnson 2016)."
     )
     most, value = math.log(len(measured.per_image["information"])), measured.figures
     if value["information"] > most - INFORMATION_MARGIN:
         caption += (
-            f" I(x; z) is {value['information']:.2f} nats, and so many images cannot "
-            f"show more than {most:.2f}: z tells each of them from all others, and the "
-            "terms on the right say no more than that. Of all such images it is "
-            f"{value['information_upper']:.2f} at most."
+            f" I(x; z) is {value['information']:.2f} nats, close to the most that this "
+            f"number of images can show, {most:.2f}: z tells each image from all "
+            "others, so the terms on the right are not informative. Over all such "
+            f"images I(x; z) is at most {value['information_upper']:.2f}."
         )
     return Plate("information", figure, caption)
 
 
 def _by_dimension(axes: Axes, measured: Measured) -> None:
     kl, variance = (measured.arrays[k].numpy() for k in ("kl_per_dim", "variance"))
-    order = np.argsort(-kl, kind="stable")
+    order = latent.by_nats(kl)
     colours = np.where(variance[order] > ACTIVE_VARIANCE, BLUE, GREY)
     axes.bar(range(len(kl)), kl[order], color=list(colours))
     if len(kl) <= 24:
         axes.set_xticks(range(len(kl)), [f"{dim + 1}" for dim in order], size=7)
     active = int(measured.figures["active_units"])
-    axes.set(xlabel="dimension of z, most nats first", ylabel="kl, nats per image")
+    name_axes(axes, "information")
     axes.set_title(f"{active} of {len(kl)} dimensions are active")
     axes.grid(visible=False, axis="x")
 
@@ -82,14 +83,14 @@ def _by_term(axes: Axes, measured: Measured) -> None:
     axes.set_yticks(range(len(terms)), list(terms.values()), size=8)
     axes.invert_yaxis()
     axes.margins(x=0.18)
-    axes.set(xlabel="nats per image")
+    name_axes(axes, "information", 1)
     axes.grid(visible=False, axis="y")
-    axes.set_title(f"They add up to the kl, {measured.figures['kl']:.2f}")
+    axes.set_title(f"The terms add up to the kl, {measured.figures['kl']:.2f}")
 
 
 def aggregate_plate(measured: Measured) -> Plate:
     """Histograms of the dimensions with the most nats under the prior's."""
-    order = np.argsort(-measured.arrays["kl_per_dim"].numpy(), kind="stable")[:SHOWN]
+    order = latent.by_nats(measured.arrays["kl_per_dim"].numpy())[:SHOWN]
     columns = min(3, len(order))
     rows = -(-len(order) // columns)
     figure = style.figure(0.5 + 1.7 * rows)
@@ -99,13 +100,14 @@ def aggregate_plate(measured: Measured) -> Plate:
     for axes, dim in zip(every, order, strict=False):
         axes.hist(prior[:, dim], **look | {"histtype": "stepfilled"}, color="#dddddd")
         axes.hist(posterior[:, dim], **look, color=BLUE)
-        axes.set(xlabel=f"z{dim + 1}", yticks=[])
+        axes.set(yticks=[])
+        name_axes(axes, "aggregate", dimension=f"{dim + 1}")
     for axes in every[len(order) :]:
         axes.remove()
     style.title(figure, "The aggregate posterior (blue) and the prior (grey)")
     caption = (
-        "One z of each test image, and as many draws from p(z given y) with the same "
-        "labels, in units of p(z given y); those beyond ± 4 are not shown. Where blue "
-        "is lower, samples come from where no image lies."
+        "One z per test image (blue), and one draw from p(z given y) with the same "
+        "label (grey). z is in standard deviations of p(z given y); values beyond ± 4 "
+        "are not shown. Where blue is lower, samples come from where no image lies."
     )
     return Plate("aggregate", figure, caption)

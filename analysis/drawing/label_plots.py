@@ -8,11 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from analysis.drawing import style
+from analysis.drawing.axes import name_axes
 from analysis.drawing.plates import Plate
 from cvae.evaluation.estimator import Measured
 from cvae.run.evaluation import Facts
 
-BLUE, RED = style.COLOURS[:2]
+BLUE, ORANGE = style.COLOURS[:2]
 CELL: dict[str, Any] = {"ha": "center", "va": "center", "size": 6}
 COLUMNS, ROWS = 10, 4  # of the images that are named wrongly
 
@@ -24,10 +25,10 @@ def draw_labels(measured: Measured, facts: Facts) -> list[Plate]:
     _reliability(left, measured)
     _confusion(right, measured)
     caption = (
-        "Left: images in 15 bins by how sure the model is of the label it names, and "
-        "how often it is right; on the dashed line it knows how sure to be. Grey: the "
-        "share of the images in each bin. Right: test images by true label (rows) and "
-        "by named label (columns)."
+        "Left: test images in 15 bins of confidence, the probability of the label that "
+        "the model names, with the accuracy in each bin; a calibrated model lies on "
+        "the dashed line. Grey: the share of the images in each bin. Right: test "
+        "images by true label (rows) and label named by the model (columns)."
     )
     plates = [Plate("labels", figure, caption)]
     if len(measured.arrays["wrong_images"]):
@@ -42,7 +43,8 @@ def _reliability(axes: Axes, measured: Measured) -> None:
     axes.plot([0, 1], [0, 1], "--", color="0.2", lw=0.8)
     some = share > 0
     axes.plot(sure[some], hits[some], "o-", color=BLUE, ms=4)
-    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    name_axes(axes, "labels")
     key = next(k for k in measured.figures if k.startswith("label_calibration_error"))
     error = measured.errors[key]
     axes.set_title(f"Calibration error {measured.figures[key]:.4f} ± {error:.4f}")
@@ -58,8 +60,9 @@ def _confusion(axes: Axes, measured: Measured) -> None:
         weight = "bold" if row == column else "normal"
         axes.text(column, row, words, weight=weight, **CELL)
     digits = range(len(counts))
-    axes.set(xlabel="named", ylabel="true label", xticks=digits, yticks=digits)
-    axes.set_title(f"{int(wrong.sum())} of {int(counts.sum()):,} named wrongly")
+    axes.set(xticks=digits, yticks=digits)
+    name_axes(axes, "labels", 1)
+    axes.set_title(f"{int(wrong.sum())} of {int(counts.sum()):,} classified wrongly")
 
 
 def misclassified(measured: Measured) -> Plate:
@@ -76,19 +79,19 @@ def misclassified(measured: Measured) -> Plate:
         axes.set_xlabel(
             f"{named:.0f}, then {second:.0f}: {behind:.1f}",
             size=6,
-            color=RED if second != true else "0.2",
+            color=ORANGE if second != true else "0.2",
         )
         axes.set_title(f"{true:.0f}", size=8, loc="center", pad=2)
         axes.set(xticks=[], yticks=[])
     for axes in every[len(images) :]:
         axes.remove()
     total = int(measured.arrays["wrong_count"])
-    style.title(figure, f"{len(images)} of {total} test images named wrongly")
+    style.title(figure, f"{len(images)} of {total} test images classified wrongly")
     share = 100 * int(measured.arrays["wrong_second"]) / total
     caption = (
-        "Over each image its label; under it the label that the model names, then the "
-        "runner-up, and by how many nats its log p(x given y) is behind; the surest "
-        f"come first. The runner-up is the true label in {share:.0f} % of all "
-        "mistakes, and red marks an image where it is not."
+        "Above each image: its label. Below: the label named by the model, the label "
+        "in second place, and how many nats its log p(x given y) is behind. The most "
+        "confident mistakes come first. The second label is the true one in "
+        f"{share:.0f} % of all mistakes; orange marks an image where it is not."
     )
     return Plate("mistakes", figure, caption)

@@ -21,6 +21,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from analysis.drawing import style
+from analysis.drawing.axes import name_axes
 from analysis.reading import latent
 from analysis.reading.latent import Array, Posterior
 from cvae import grids
@@ -69,18 +70,16 @@ def traversals(run: Run, dims: list[int], digit: int) -> Picture:
 def pairs(run: Run, posterior: Posterior) -> list[tuple[int, int]]:
     """Two test images a digit: its first two, or its first and that of the next digit.
 
-    The latter for a plain model, which alone can pass between digits.
+    The latter for a plain model, which alone can pass between digits. A digit with a
+    single image has no pair.
     """
-    digits, conditional = posterior.digits, bool(run.model.classes)
-    firsts = {digit: posterior.of(digit)[:2] for digit in digits}
-    following = dict(zip(digits, digits[1:] + digits[:1], strict=True))
-    return [
-        (
-            int(firsts[d][0]),
-            int(firsts[d][-1] if conditional else firsts[following[d]][0]),
-        )
-        for d in digits
-    ]
+    digits = posterior.digits
+    firsts = {digit: [int(k) for k in posterior.of(digit)[:2]] for digit in digits}
+    if run.model.classes or len(digits) == 1:
+        return [(some[0], some[1]) for some in firsts.values() if len(some) == 2]
+    following = digits[1:] + digits[:1]
+    pairs = zip(digits, following, strict=True)
+    return [(firsts[one][0], firsts[other][0]) for one, other in pairs]
 
 
 def interpolation(run: Run, posterior: Posterior, *, spherical: bool) -> Picture:
@@ -103,6 +102,7 @@ def transfer(run: Run, posterior: Posterior) -> Picture:
     return grids.tile(torch.stack([seen, *drawn], dim=1), run.shape)
 
 
+@style.house()
 def scatter(
     points: Array,
     labels: NDArray[np.int64],
@@ -117,19 +117,21 @@ def scatter(
     1-σ ellipses of the first few hundred. What lies far out is counted, not drawn.
     """
     drawn = style.figure(5.4)
-    axes = drawn.add_subplot(title=title, xlabel=names[0])
+    style.title(drawn, title)
+    axes = drawn.add_subplot()
+    name_axes(axes, "posterior", first=names[0], second=[*names, "digit"][1])
     random = np.random.default_rng(0)
     colours = np.array(style.DIGITS)[labels]
     edge = _limit(axes, points)
     if points.shape[1] == 1:
         spread = labels + random.uniform(-0.35, 0.35, len(labels))
         points = np.column_stack([points[:, 0], spread])
-        axes.set(ylabel="digit", yticks=range(10))
+        axes.set(yticks=range(10))
         for line in RINGS:
             axes.axvline(-line, **RING)
             axes.axvline(line, **RING)
     else:
-        axes.set(ylabel=names[1], ylim=(-edge, edge), aspect="equal")
+        axes.set(ylim=(-edge, edge), aspect="equal")
         _rings(axes)
     if sigma is not None and sigma.shape[1] == 2:
         axes.add_collection(_ellipses(points, sigma, colours, axes))
@@ -156,20 +158,37 @@ def _limit(axes: Axes, points: Array) -> float:
 
 def _digit_legend(axes: Axes, points: Array, labels: NDArray[np.int64]) -> None:
     """The colours of the digits, and each digit that is frequent at its middle."""
-    for digit in np.unique(labels):
+    digits = [int(digit) for digit in np.unique(labels)]
+    for digit in digits:
         axes.scatter([], [], s=30, c=style.DIGITS[digit], label=str(digit))
-        if (labels == digit).sum() >= NAMED:
-            _name(axes, points[labels == digit], int(digit))
+    named = [digit for digit in digits if (labels == digit).sum() >= NAMED]
+    _name_centres(axes, {d: np.median(points[labels == d], 0) for d in named})
     axes.plot([], [], **RING, label="prior,\n1, 2, 3 σ")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), title="digit")
 
 
-def _name(axes: Axes, points: Array, digit: int) -> None:
-    """The digit at its middle: ten hues alone are hard to tell apart."""
+def _name_centres(axes: Axes, centres: dict[int, Array]) -> None:
+    """Each digit at its middle, or beside it with a line to it: ten hues look alike."""
     halo = [patheffects.withStroke(linewidth=3, foreground="white")]
-    x, y = np.median(points, axis=0)
     centred: dict[str, Any] = {"ha": "center", "va": "center", "weight": "bold"}
-    axes.text(x, y, str(digit), **centred, size=12, zorder=4, path_effects=halo)
+    middles = np.array([*centres.values()])
+    places = apart(middles, 0.11 * axes.get_xlim()[1]) if len(centres) else middles
+    for digit, middle, place in zip(centres, middles, places, strict=True):
+        axes.plot(*zip(middle, place, strict=True), color="0.2", lw=0.8, zorder=4)
+        axes.text(*place, str(digit), **centred, size=12, zorder=5, path_effects=halo)
+
+
+def apart(places: Array, gap: float) -> Array:
+    """Places (N, 2) pushed from each other until none is nearer than about `gap`."""
+    turn = 2 * np.pi * np.arange(len(places)) / len(places)
+    moved = places + 1e-3 * gap * np.column_stack([np.cos(turn), np.sin(turn)])
+    for _ in range(200):
+        between = moved[:, None] - moved
+        far = np.linalg.norm(between, axis=-1)
+        push = np.clip(gap - far, 0, None) / np.where(far > 0, far, 1)
+        np.fill_diagonal(push, 0)
+        moved = moved + 0.3 * (push[..., None] * between).sum(1)
+    return np.asarray(moved)
 
 
 def _rings(axes: Axes) -> None:
@@ -196,12 +215,13 @@ def _ellipses(
     )
 
 
+@style.house()
 def densities(
     posterior: Posterior, dims: list[int], names: Sequence[str], title: str
 ) -> Figure:
     """Each digit's aggregate posterior against the prior, with the gap between them."""
     drawn = style.figure(4.2)
-    drawn.suptitle(title, size=10)
+    style.title(drawn, title)
     panels = drawn.subplots(2, 5, sharex=True, sharey=True)
     digits = posterior.digits
     by_digit = {d: latent.density(posterior, posterior.of(d), dims) for d in digits}

@@ -36,63 +36,61 @@ def draw_latent(
     ]
 
 
-def leading_dims(posterior: Posterior) -> list[int]:
-    """The two dimensions with the most nats, in order; the only one of a strip."""
-    return sorted(int(dim) for dim in posterior.order[:2])
-
-
 def axis_names(run: Run, posterior: Posterior, dims: Sequence[int]) -> list[str]:
     """z1, z2, …: with its kl where there are more than are shown."""
     model = run.model
-    unit = "" if isinstance(model.prior, Standard) else ", in σ of p(z|y) from its mean"
-    unit = ", whitened by the flow" if model.flow is not None else unit
+    unit = "σ of the prior"
+    if not isinstance(model.prior, Standard):
+        unit = "σ of p(z|y) from its mean"
+    unit = "whitened by the flow" if model.flow is not None else unit
     nats = posterior.kl.mean(0)
     many = posterior.mu.shape[1] > 2
     return [
-        f"z{dim + 1}" + (f" ({nats[dim]:.2f} nats)" if many else "") + unit
+        f"z{dim + 1} ({unit}{f'; {nats[dim]:.2f} nats' if many else ''})"
         for dim in dims
     ]
 
 
 def planes(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]:
     """All digits small on one sheet, then a large sheet each; strips if Z is 1."""
-    dims = leading_dims(posterior)
+    dims = posterior.plane
     axes = np.eye(run.model.latent_dim)[dims]
-    far = latent.quantiles(LARGE)[-1]
     where = " to the right, ".join(axis_names(run, posterior, dims))
     where += " upwards" if len(dims) == 2 else " to the right"
     rest = "; all other dimensions at 0" if run.model.latent_dim > 2 else ""
+    count = SMALL if len(dims) == 2 and run.model.classes else LARGE
+    far = latent.quantiles(count)[-1]
     caption = (
         f"The decoder's mean on a grid of equal prior mass, −{far:.2f} to {far:.2f}: "
         f"{where}{rest}."
     )
+
+    def panel(name: str, count: int, digit: int, *, ends: bool = False) -> Panel:
+        words = column_labels(count, ends=ends)
+        picture = latent_pictures.plane(run, axes, count, digit)
+        return Panel(name, picture, words, words[::-1] if len(dims) == 2 else ())
+
+    whole = f"{title(run)}; {' → '.join(f'z{dim + 1}' for dim in dims)} ↑"
+    whole = whole if len(dims) == 2 else f"{title(run)}; z1 →"
     if not run.model.classes:
-        picture = latent_pictures.plane(run, axes, LARGE, 0)
-        panel = Panel(title(run), picture, column_labels(LARGE))
-        return [Plate("plane", mosaic([panel], 1), caption)]
+        return [Plate("plane", mosaic([panel(whole, LARGE, 0)], 1), caption)]
     caption += shown_digits(run.folder.metrics)
-    count = SMALL if len(dims) == 2 else LARGE
     small = [
-        Panel(
-            f"digit {digit}",
-            latent_pictures.plane(run, axes, count, digit),
-            column_labels(count, ends=len(dims) == 2),
-        )
+        panel(f"digit {digit}", count, digit, ends=len(dims) == 2)
         for digit in range(run.model.classes)
     ]
     if len(dims) == 1:
         return [Plate("planes", mosaic(small, 1), caption)]
     sheets = [Plate("planes", mosaic(small, 5), caption)]
     for digit in chosen:
-        picture = latent_pictures.plane(run, axes, LARGE, digit)
-        panel = Panel(f"{title(run)}, digit {digit}", picture, column_labels(LARGE))
-        sheets.append(Plate(f"plane_{digit}", mosaic([panel], 1), ""))
+        large = panel(f"digit {digit}: {whole}", LARGE, digit)
+        sheets.append(Plate(f"plane_{digit}", mosaic([large], 1), ""))
     return sheets
 
 
 def posterior_means(run: Run, posterior: Posterior, *, ellipses: bool = False) -> Plate:
     """The posterior means by digit, and whether they mix."""
-    dims = leading_dims(posterior)
+    dims = posterior.plane
     points = latent_pictures.scatter(
         posterior.mu[:, dims],
         posterior.labels,
@@ -111,16 +109,16 @@ def posterior_means(run: Run, posterior: Posterior, *, ellipses: bool = False) -
 
 def positions(run: Run, posterior: Posterior, *, ellipses: bool) -> list[Plate]:
     """The posterior means by digit, the densities behind them, and their PCA."""
-    dims = leading_dims(posterior)
+    dims = posterior.plane
     names = axis_names(run, posterior, dims)
     images = f"{len(posterior.labels):,} test images"
     densities = latent_pictures.densities(
         posterior, dims, names, f"{title(run)}: q(z|y) of {images}"
     )
     caption = (
-        "Each digit's aggregate posterior against the prior (dashed), and by how many "
-        "nats they differ, KL(q(z|y) ‖ p). A tenth of all images, drawn at random, "
-        f"differs by {random_gap(posterior, dims):.2f} nats."
+        "Each digit's aggregate posterior against the prior (dashed), with the nats "
+        "between them, KL(q(z|y) ‖ p). For a random tenth of all images it is "
+        f"{random_gap(posterior, dims):.2f} nats."
     )
     shown = [posterior_means(run, posterior, ellipses=ellipses)]
     shown.append(Plate("densities", densities, caption))
@@ -137,8 +135,8 @@ def positions(run: Run, posterior: Posterior, *, ellipses: bool) -> list[Plate]:
             f"{title(run)}: PCA, {images}",
         )
         caption = (
-            "The posterior means along the principal axes of the aggregate posterior, "
-            "whose variance would be 1 along every axis if it were the prior: here it "
+            "The posterior means along the principal axes of the aggregate posterior. "
+            "If it were the prior, its variance would be 1 along every axis; here it "
             f"is {variances[0]:.2f} and {variances[1]:.2f} along the two shown."
         )
         shown.append(Plate("pca", pca, caption))
@@ -151,40 +149,47 @@ def paths(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]:
     dims = posterior.active[:TRAVERSED]
     if run.model.latent_dim > 2 and dims:
         far = latent.quantiles(latent_pictures.STEPS)[-1]
-        rows = ", ".join(f"z{dim + 1}" for dim in dims)
+        rows = [f"z{dim + 1}" for dim in dims]
         caption = (
-            f"A row an active dimension, most nats first ({rows}), from −{far:.2f} to "
-            f"{far:.2f} with all others at 0."
+            f"Each row moves one active dimension from −{far:.2f} to {far:.2f}, all "
+            "others stay at 0; the dimension with the most nats comes first."
         )
         caption += shown_digits(run.folder.metrics) if run.model.classes else ""
         for digit in chosen:
             picture = latent_pictures.traversals(run, dims, digit)
             which = f"_{digit}" if run.model.classes else ""
             words = title(run) + which.replace("_", ", digit ")
-            panel = Panel(words, picture, column_labels(latent_pictures.STEPS))
+            steps = column_labels(latent_pictures.STEPS)
+            panel = Panel(words, picture, steps, rows)
             text = caption if digit == chosen[0] else ""
             shown.append(Plate(f"traversals{which}", mosaic([panel], 1), text))
     ends = ["image", *[""] * latent_pictures.STEPS, "image"]
-    both = [
-        Panel(
-            name,
-            latent_pictures.interpolation(run, posterior, spherical=spherical),
-            ends,
+    between = latent_pictures.pairs(run, posterior)
+    digits = [str(posterior.labels[first]) for first, _ in between]
+    if between:
+        both = [
+            Panel(
+                name,
+                latent_pictures.interpolation(run, posterior, spherical=spherical),
+                ends,
+                digits,
+            )
+            for name, spherical in (("linear", False), ("spherical", True))
+        ]
+        caption = (
+            "First and last column: two test images"
+            + (" of one digit" if run.model.classes else "")
+            + ". Between them: decoder means from one posterior mean to the other, on "
+            "the left along a line, on the right along an arc around 0."
         )
-        for name, spherical in (("linear", False), ("spherical", True))
-    ]
-    caption = (
-        "First and last column: two test images"
-        + (" of one digit" if run.model.classes else "")
-        + ". Between them the path from one posterior mean to the other, decoded: on "
-        "the left a line, on the right an arc around 0."
-    )
-    shown.append(Plate("interpolation", mosaic(both, 2), caption))
+        shown.append(Plate("interpolation", mosaic(both, 2), caption))
     if run.model.classes:
         sheet = latent_pictures.transfer(run, posterior)
-        panel = Panel(title(run), sheet, ["image", *map(str, range(10))])
+        asked = ["image", *map(str, range(run.model.classes))]
+        rows = [str(digit) for digit in posterior.digits]
+        panel = Panel(title(run), sheet, asked, rows)
         caption = (
-            "First column: a test image of each digit. Then its z decoded as 0 to 9."
+            "First column: a test image of each digit. Then its z, decoded as 0 to 9."
         )
         caption += shown_digits(run.folder.metrics, TRANSFER)
         shown.append(Plate("transfer", mosaic([panel], 1), caption))
@@ -206,20 +211,24 @@ def dimensions(size: int) -> str:
 
 
 def mixing_caption(run: Run, posterior: Posterior) -> str:
-    """Whether z tells the digit, in words and in figures."""
+    """Whether z tells the digit, in words and in numbers."""
     labels = posterior.labels
+    if len(posterior.digits) < 2:
+        return (
+            "The test images hold a single digit, so there is no digit to tell from z."
+        )
     in_z = latent.neighbour_accuracy(posterior.mu, labels)
     pixels = latent.neighbour_accuracy(posterior.pixels, labels)
     should = (
-        "The model is given the label: z need not carry it, and the colours should mix."
+        "The model gets the label, so z need not encode it and the colours should mix."
         if run.model.classes
-        else "The model is given no label: z has to carry it, and the colours part."
+        else "The model gets no label, so z has to encode it and the colours separate."
     )
     return (
-        f"{should} The {latent.NEIGHBOURS} nearest neighbours in z name the digit of "
-        f"{100 * in_z:.1f} % of the images. Always naming the commonest would be "
-        f"right for {100 * posterior.commonest:.1f} %, neighbours in the pixels are "
-        f"for {100 * pixels:.1f} %."
+        f"{should} The {latent.NEIGHBOURS} nearest neighbours in z classify "
+        f"{100 * in_z:.1f} % of the test images correctly. Always naming the most "
+        f"frequent digit gives {100 * posterior.commonest:.1f} %, nearest neighbours "
+        f"in pixels {100 * pixels:.1f} %."
     )
 
 

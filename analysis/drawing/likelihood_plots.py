@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from analysis.drawing import style
+from analysis.drawing.axes import name_axes
 from analysis.drawing.plates import Plate
 from cvae.evaluation.estimator import Measured
 from cvae.run.evaluation import Facts
 
 BLUE = style.COLOURS[0]
-VERMILION = style.COLOURS[1]
+ORANGE = style.COLOURS[1]
 
 
 def draw_nll(measured: Measured, facts: Facts) -> list[Plate]:
@@ -32,22 +33,22 @@ def draw_nll(measured: Measured, facts: Facts) -> list[Plate]:
     )
     left.plot(counts, values, "o-", color=BLUE, ms=4)
     if (truth := measured.figures.get("nll_quadrature")) is not None:
-        left.axhline(truth, color=VERMILION, lw=1, label="the integral itself")
+        left.axhline(truth, color=ORANGE, lw=1, label="the integral itself")
         left.legend()
     left.set_xscale("log")
-    left.set(xlabel="draws K of z an image", ylabel="nll, nats per image")
-    left.set_title("The estimate by its draws")
+    name_axes(left, "nll")
+    left.set_title("The estimate by number of draws")
     ess = measured.per_image[f"ess_is{samples}"].clamp(min=1).numpy()
     edges = np.geomspace(1, max(samples, 2), 40)
     right.hist(ess, edges, color=BLUE)
     right.set_xscale("log")
-    right.set(xlabel=f"effective draws of {samples:,}", ylabel="test images")
-    right.set_title("How many draws count")
+    name_axes(right, "nll", 1, samples=f"{samples:,}")
+    right.set_title("Effective sample size")
     caption = (
-        "Left: −log p(x given y) by importance sampling; the curve is flat once it has "
-        "settled. All K share the same draws; at K = 1 it is −ELBO. The band is the "
-        "standard error over images, common to all K. Right: the effective sample "
-        "size of every image; where it is near 1, one draw decides."
+        "Left: −log p(x given y) by importance sampling; a flat curve has converged. "
+        "All K share the same draws; at K = 1 the estimate is −ELBO. The band is the "
+        "standard error over images. Right: the effective sample size per image; near "
+        "1, a single draw decides."
     )
     return [Plate("nll", figure, caption)]
 
@@ -64,18 +65,18 @@ def draw_certified(measured: Measured, facts: Facts) -> list[Plate]:
     places = np.arange(len(order))
     axes.vlines(places, np.minimum(low, high)[order], np.maximum(low, high)[order])
     axes.plot(places, low[order], ".", color=BLUE, ms=4, label="lower bound")
-    axes.plot(places, high[order], ".", color=VERMILION, ms=4, label="upper bound")
+    axes.plot(places, high[order], ".", color=ORANGE, ms=4, label="upper bound")
     axes.axhline(0, color="black", lw=0.8)
     axes.set_yscale("symlog", linthresh=0.1)
-    axes.set(xlabel="simulated images, sorted", ylabel="log p, less the sampled, nats")
+    name_axes(axes, "certified")
     figure.legend(loc="outside right upper")
     style.title(figure, f"Bounds around {facts['samples']:,} importance samples")
     caption = (
-        "Images that the model drew itself. At 0 stands the importance-sampled estimate"
-        " of log p(x given y); blue is the annealed lower bound, red the upper. They"
-        " hold in expectation only: single ones may cross. Where both lie above 0, "
-        "importance sampling has missed part of p(z given x, y). The axis is linear "
-        "between −0.1 and 0.1."
+        "Images drawn by the model itself. 0 is the importance-sampled estimate of log "
+        "p(x given y); blue is the annealed lower bound, orange the upper bound. They "
+        "hold in expectation: single ones may cross. Where both lie above 0, "
+        "importance sampling has missed part of p(z given x, y). The vertical axis is "
+        "linear between −0.1 and 0.1."
     )
     return [Plate("certified", figure, caption)]
 
@@ -87,25 +88,26 @@ def draw_gaps(measured: Measured, facts: Facts) -> list[Plate]:
     figure = style.figure(2.6)
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
     bottom = 0.0
-    for name, text, colour in zip(names, words, (BLUE, VERMILION), strict=True):
+    for name, text, colour in zip(names, words, (BLUE, ORANGE), strict=True):
         value, error = measured.figures[name], measured.errors.get(name, 0.0)
         left.bar(0, value, 0.5, bottom, color=colour, yerr=error, capsize=3, label=text)
         bottom += value
-    left.set(xlim=(-0.6, 0.6), xticks=[], ylabel="nats per image")
-    left.set_title("log p(x given y) − ELBO")
+    left.set(xlim=(-0.6, 0.6), xticks=[])
+    name_axes(left, "gaps")
+    left.set_title("Mean")
     both = np.concatenate([measured.per_image[name].numpy() for name in names])
     edges = np.linspace(both.min(), np.quantile(both, 0.99), 50)
-    for name, colour in zip(names, (BLUE, VERMILION), strict=True):
+    for name, colour in zip(names, (BLUE, ORANGE), strict=True):
         values = measured.per_image[name].numpy()
         right.hist(values, edges, color=colour, histtype="step", lw=1.3)
-    right.set(xlabel="gap, nats", ylabel="images")
+    name_axes(right, "gaps", 1)
     right.set_title("By image")
     figure.legend(loc="outside lower center", ncols=2)
     caption = (
-        "What stands between the bound and the likelihood. The approximation gap is "
-        "left by the best diagonal Gaussian of each image, the amortisation gap is "
-        "what the encoder loses by not finding that one. Lines are standard errors; "
-        "the highest hundredth of the images is not shown."
+        "The gap between the bound and the likelihood. The best diagonal Gaussian of "
+        "each image leaves the approximation gap; the encoder loses the amortisation "
+        "gap by not finding that Gaussian. Lines are standard errors; the highest 1 % "
+        "of the images is not shown."
     )
     return [Plate("gaps", figure, caption)]
 
@@ -122,12 +124,12 @@ def draw_rate_distortion(measured: Measured, facts: Facts) -> list[Plate]:
     axes.plot(rate[shown], distortion[shown], color=BLUE, label="the decoder's curve")
     at = int(np.abs(betas - 1).argmin())
     axes.plot(rate[at], distortion[at], "o", color=BLUE, label="its β = 1: −log p")
-    axes.plot(own_rate, own_distortion, "s", color=VERMILION, label="the model: −ELBO")
+    axes.plot(own_rate, own_distortion, "s", color=ORANGE, label="the model: −ELBO")
     others = facts.get("betas", [])
     for beta, kl, recon in others:
         axes.plot(kl, recon, "^", color="black", ms=4)
         axes.annotate(f"β = {beta:g}", (kl, recon), (4, 3), textcoords="offset points")
-    axes.set(xlabel="rate, nats per image", ylabel="distortion, nats per image")
+    name_axes(axes, "rate_distortion")
     figure.legend(loc="outside right upper")
     style.title(figure, "Rate and distortion")
     more = (

@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -22,10 +21,10 @@ from analysis.comparing.settings import (
     label,
     text,
 )
-from analysis.drawing import labels, style
+from analysis.drawing import style
+from analysis.drawing.axes import metric_axis, name_axes
 from analysis.drawing.plates import Plate
 from analysis.reading.runs import RunRow
-from cvae.evaluation import metrics
 from cvae.evaluation.metrics import FIDELITY
 
 SHOWN = 7  # settings told apart by colour
@@ -46,53 +45,65 @@ def rate_distortion(comparison: Comparison) -> Plate | None:
     points = _run_points(comparison, rate, distortion)
     if not points:
         return None
-    figure, axes = _scatter(comparison, points, rate, distortion)
-    _iso_lines(axes)
-    axes.grid(False)
+    figure, panel = _scatter(comparison, points, rate, distortion)
+    named = {"rate": metric_axis(rate), "distortion": metric_axis(distortion)}
+    name_axes(panel, "plane", **named)
+    _iso_lines(panel)
+    panel.grid(False)
     style.title(figure, f"Rate and distortion, {part} set ({runs_words(len(points))})")
     caption = (
-        f"`{rate}` (rate) against `{distortion}` (distortion), a point a run. Along a "
-        "grey line their sum, neg_elbo, is the number at its end; lower left is better."
+        f"`{distortion}` (distortion) against `{rate}` (rate), one point per run. "
+        "Along a grey line their sum, neg_elbo, is the number at its end. Lower left "
+        "is better."
     )
     return Plate("plane", figure, caption)
 
 
 def control(comparison: Comparison) -> Plate | None:
-    """The bound against label fidelity: a point a setting, a line what β alone moves.
+    """The bound against label fidelity: one point per setting, lines along β.
 
-    Both have to be good, and the best bound need not be the best control.
+    Both have to be good, and the setting with the best bound may obey labels less well.
     """
     networks = _networks(comparison)
     if not networks:
         return None
     figure = style.figure(4.4)
-    axes = figure.subplots()
-    few, words = len(networks) <= SHOWN, list[Annotation]()
+    panel = figure.subplots()
+    few, handles = len(networks) <= SHOWN, list[Line2D]()
+    every = [setting for settings in networks.values() for setting in settings]
+    sizes = _beta_sizes(every)
     for at, (name, settings) in enumerate(networks.items()):
-        look: dict[str, Any] = {"color": GREY, "fmt": "o"}
+        look: dict[str, Any] = {"color": GREY, "marker": "o"}
         if few:
-            look = {"color": style.COLOURS[at], "label": name, "fmt": MARKERS[at]}
+            look = {"color": style.COLOURS[at], "marker": MARKERS[at]}
             look["ls"] = LINES[at % len(LINES)]
-        words += _along_beta(axes, settings, look)
-    axes.set(xlabel=axis(BOUND), ylabel=axis(FIDELITY))
-    axes.margins(0.1)
-    axes.set_ylim(top=min(1.02, axes.get_ylim()[1]))
-    if few and any(networks):
-        figure.legend(loc="outside right upper", fontsize=8)
-    runs = [
-        run for each in networks.values() for setting in each for run in setting.runs
+            if name:
+                handles.append(Line2D([], [], ms=5, lw=1, label=name, **look))
+        _along_beta(panel, settings, look, sizes)
+    name_axes(
+        panel, "control", bound=metric_axis(BOUND), fidelity=metric_axis(FIDELITY)
+    )
+    panel.margins(0.1)
+    panel.set_ylim(top=min(1.02, panel.get_ylim()[1]))
+    handles += [
+        _legend_dot(GREY, size, f"β = {beta:g}")
+        for beta, size in sizes.items()
+        if len(sizes) > 1
     ]
-    labels.spread_labels(axes, words)
+    if handles:
+        figure.legend(handles=handles, loc="outside right upper", fontsize=8)
+    runs = [run for setting in every for run in setting.runs]
     style.title(figure, f"Bound and control ({runs_words(len(runs))})")
     caption = (
-        f"`{BOUND}` against `{FIDELITY}`, the share of prior samples that show the "
-        "digit asked for: upper left is better, and the best bound is not always the "
-        "best control. A point is the mean of a setting, with the standard deviation "
-        "of its runs; a line joins settings that differ in β alone."
+        f"`{FIDELITY}`, the share of prior samples that show the digit asked for, "
+        f"against `{BOUND}`: upper left is better. The setting with the best bound may "
+        "obey labels less well. Each point is the mean of a setting, with the standard "
+        "deviation of its runs. A line joins settings that differ in β alone; a larger "
+        "point has a larger β."
     )
     if judges := {run.metrics[JUDGE] for run in runs if JUDGE in run.metrics}:
         right = " and ".join(f"{100 * accuracy:.2f} %" for accuracy in sorted(judges))
-        caption += f" The judge reads {right} of the real test images right."
+        caption += f" A CNN with {right} test accuracy classifies the samples."
     lettered = comparison.lettered and "=" not in "".join(networks)
     return Plate("control", figure, caption + KEY * lettered)
 
@@ -113,19 +124,28 @@ def _networks(comparison: Comparison) -> dict[str, list[Setting]]:
     return {" ".join(map(comparison.name, each)): each for each in networks.values()}
 
 
+def _beta_sizes(settings: Sequence[Setting]) -> dict[float, float]:
+    """The area of a point by β, in ascending order."""
+    betas = sorted({float(run.fields[BETA]) for each in settings for run in each.runs})
+    if len(betas) == 1:
+        return {betas[0]: 30.0}
+    return dict(zip(betas, np.linspace(12, 90, len(betas)).tolist(), strict=True))
+
+
 def _along_beta(
-    axes: Axes, settings: Sequence[Setting], look: dict[str, Any]
-) -> list[Annotation]:
-    """Settings as points with bars, joined in the order of β; the words for each β."""
+    panel: Axes,
+    settings: Sequence[Setting],
+    look: dict[str, Any],
+    sizes: dict[float, float],
+) -> None:
+    """Settings as points with bars, joined in the order of β."""
     points = [(each.summary(BOUND), each.summary(FIDELITY)) for each in settings]
     x, y = ([point[k].mean for point in points] for k in (0, 1))
     bars = [[0.0 if p[k].n < 2 else p[k].sd for p in points] for k in (0, 1)]
-    axes.errorbar(x, y, bars[1], bars[0], ms=5, lw=1, elinewidth=0.8, capsize=2, **look)
-    return [
-        labels.annotate(axes, f"β = {text(each.values[BETA])}", spot, look["color"])
-        for each, spot in zip(settings, zip(x, y, strict=True), strict=True)
-        if BETA in each.values
-    ]
+    line = {"ls": look.get("ls", "-"), "color": look["color"], "lw": 1}
+    panel.errorbar(x, y, bars[1], bars[0], elinewidth=0.8, capsize=2, **line)
+    areas = [sizes[float(each.runs[0].fields[BETA])] for each in settings]
+    panel.scatter(x, y, areas, color=look["color"], marker=look["marker"], zorder=3)
 
 
 def _run_points(comparison: Comparison, *keys: str) -> list[tuple[Setting, RunRow]]:
@@ -152,17 +172,17 @@ def _scatter(
     coloured, by = _hues(comparison, points)
     sizes, sized = _sizes(runs)
     figure = style.figure(4.4)
-    axes = figure.subplots()
+    panel = figure.subplots()
     colour = [coloured[hue] for hue in by]
-    axes.scatter(x, y, s=sizes, c=colour, alpha=0.8, lw=0.6, ec="white")
-    axes.set(xlim=_limits(x), ylim=_limits(y), xlabel=axis(across), ylabel=axis(up))
+    panel.scatter(x, y, s=sizes, c=colour, alpha=0.8, lw=0.6, ec="white")
+    panel.set(xlim=_limits(x), ylim=_limits(y))
     handles = [
         *(_legend_dot(colour, 36, name) for name, colour in _thinned(coloured) if name),
         *(_legend_dot(GREY, size, name) for name, size in _thinned(sized)),
         Line2D([], [], label="equal neg_elbo", **ISO),
     ]
     figure.legend(handles=handles, loc="outside right upper", fontsize=8)
-    return figure, axes
+    return figure, panel
 
 
 def colours(settings: Sequence[Setting]) -> list[Any]:
@@ -210,18 +230,18 @@ def _sizes(runs: Sequence[RunRow]) -> tuple[list[float], dict[str, float]]:
     return sizes, {f"latent_dim = {latent}": area[latent] for latent in latents}
 
 
-def _iso_lines(axes: Axes) -> None:
+def _iso_lines(panel: Axes) -> None:
     """Lines of equal neg_elbo = kl + recon, each named where it leaves the frame."""
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
     width, height = right - left, high - low
     for total in MaxNLocator(11, steps=[1, 2, 5, 10]).tick_values(
         left + low, right + high
     ):
-        axes.plot([left, right], [total - left, total - right], **ISO)
+        panel.plot([left, right], [total - left, total - right], **ISO)
         at_the_right = total - right > low + 0.05 * height
         x, y = (right, total - right) if at_the_right else (total - low, low)
         if y < high - 0.03 * height and x > left + 0.15 * width:
-            axes.annotate(
+            panel.annotate(
                 f"{total:g}",
                 (x, y),
                 xytext=(-3, 0) if at_the_right else (0, 3),
@@ -232,7 +252,7 @@ def _iso_lines(axes: Axes) -> None:
                 va="center" if at_the_right else "bottom",
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
             )
-    axes.set(xlim=(left, right), ylim=(low, high))
+    panel.set(xlim=(left, right), ylim=(low, high))
 
 
 def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -261,8 +281,3 @@ def _legend_dot(colour: Any, area: float, name: str) -> Line2D:
 
 def runs_words(count: int) -> str:
     return f"n = {count} {'run' if count == 1 else 'runs'}"
-
-
-def axis(metric: str) -> str:
-    measured = metrics.metric(metric).unit
-    return f"{metric} ({measured})" if measured else metric

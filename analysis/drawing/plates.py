@@ -42,20 +42,21 @@ class Plate:
 
 
 class Panel(NamedTuple):
-    """A grey picture (height, width) uint8, the line over it, words over its columns.
+    """A grey picture (height, width) uint8, its title, words at its columns and rows.
 
-    The columns are of equal width; empty words leave one without.
+    Columns are of equal width, rows of equal height; empty words leave one without.
     """
 
     title: str
     picture: Picture
     columns: Sequence[str] = ()
+    rows: Sequence[str] = ()
 
 
 INSET = 3.0  # points between the edge and a title
 SHARP = 1800  # dots: twice the column, so that pictures stay sharp on dense screens
 TITLE, APART = 18.0, 7.0  # points: the line over a panel, the space between two
-NAMES = 9.0  # points: the words over columns
+NAMES, LETTER = 9.0, 4.0  # points: the words over columns; a letter of those of rows
 
 
 @style.house()
@@ -71,8 +72,10 @@ def mosaic(panels: Sequence[Panel], columns: int) -> Figure:
     scale = max(1, SHARP // (columns * widest))
     dpi = round(scale * columns * widest / style.WIDTH)
     names = NAMES * any(panel.columns for panel in panels)
+    longest = max((len(word) for panel in panels for word in panel.rows), default=-1)
+    side = round(LETTER * (longest + 1) * dpi / 72)
     over, apart = round((TITLE + names) * dpi / 72), round(APART * dpi / 72)
-    wide = columns * (scale * widest + apart) - apart
+    wide = columns * (side + scale * widest + apart) - apart
     high = scale * sum(heights) + len(rows) * (over + apart) - apart
     # a hundredth of a dot more, lest rounding costs a whole one
     drawn = Figure(figsize=((wide + 0.01) / dpi, (high + 0.01) / dpi), dpi=dpi)
@@ -80,8 +83,8 @@ def mosaic(panels: Sequence[Panel], columns: int) -> Figure:
     top = high
     for row, height in zip(rows, heights, strict=True):
         top -= over
-        for column, (title, picture, words) in enumerate(row):
-            left = column * (scale * widest + apart)
+        for column, (title, picture, words, beside) in enumerate(row):
+            left = column * (side + scale * widest + apart) + side
             tall, broad = scale * picture.shape[0], scale * picture.shape[1]
             box = (left / wide, (top - tall) / high, broad / wide, tall / high)
             axes = drawn.add_axes(box)
@@ -90,10 +93,16 @@ def mosaic(panels: Sequence[Panel], columns: int) -> Figure:
                 "xycoords": "axes fraction",
                 "textcoords": "offset points",
             }
-            axes.annotate(title, (0, 1), (INSET, 4 + names), **place, size=10)
+            room = 72 * scale * widest / dpi - INSET  # points; a letter takes 0.6
+            size = min(10.0, room / (0.6 * max(1, len(title))))
+            axes.annotate(title, (0, 1), (INSET, 4 + names), **place, size=size)
             for at, word in enumerate(words):
                 spot = ((at + 0.5) / len(words), 1)
                 axes.annotate(word, spot, (0, 3), **place, size=6, ha="center")
+            for at, word in enumerate(beside):
+                spot = (0, 1 - (at + 0.5) / len(beside))
+                where = {"size": 6, "ha": "right", "va": "center"}
+                axes.annotate(word, spot, (-3, 0), **place, **where)
             # "none" and not "nearest": a vector file keeps the pixels as they are
             colours = np.repeat(picture[..., None], 3, axis=2)
             axes.imshow(colours, interpolation="none", aspect="auto")

@@ -17,7 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from analysis.comparing import settings
 from analysis.comparing.settings import Comparison, Setting, sort_key, text
 from analysis.drawing import planes, style
-from analysis.drawing.planes import KEY, SHOWN, axis, is_number, ordered, runs_words
+from analysis.drawing.axes import metric_axis, name_axes
+from analysis.drawing.planes import KEY, SHOWN, is_number, ordered, runs_words
 from analysis.drawing.plates import Plate
 from analysis.reading.runs import Runs
 from cvae.evaluation import metrics
@@ -53,16 +54,16 @@ def curves(runs: Runs, comparison: Comparison) -> Plate | None:
     else:
         return None
     figure = style.figure(3.6)
-    axes = figure.subplots()
+    panel = figure.subplots()
     bottom, top = math.inf, -math.inf
     hues = planes.colours([each for each, _ in lines])
     for (each, histories), colour in zip(lines, hues, strict=True):
-        low, high = _band(axes, histories, colour, comparison.name(each))
+        low, high = _band(panel, histories, colour, comparison.name(each))
         bottom, top = min(bottom, low), max(top, high)
     if (room := 0.06 * (top - bottom)) > 0:
-        axes.set_ylim(bottom - room, top + room)
-    axes.xaxis.set_major_locator(_integer_ticks())
-    axes.set(xlabel="epoch", ylabel=axis(key))
+        panel.set_ylim(bottom - room, top + room)
+    panel.xaxis.set_major_locator(_integer_ticks())
+    name_axes(panel, "curves", metric=metric_axis(key))
     drawn, every = sum(len(histories) for _, histories in lines), comparison.settings
     some = (
         f", the best {len(lines)} of {len(every)} settings"
@@ -72,16 +73,16 @@ def curves(runs: Runs, comparison: Comparison) -> Plate | None:
     style.title(figure, f"{_metric_title(key)} by epoch{some} ({runs_words(drawn)})")
     if len(lines) > 1:
         figure.legend(loc="outside right upper", fontsize=8)
-    band = "the band spans them" if drawn > len(lines) else "one run a line"
+    band = ", the band spans them" if drawn > len(lines) else ""
     caption = (
-        f"`{key}` in {unit(key)} by epoch{some}: the line is the mean over a setting's "
-        f"runs, {band}. The first epochs may lie above the frame."
+        f"`{key}` by epoch{some}: each line is the mean over a setting's runs{band}. "
+        "The first epochs may lie above the frame."
     )
     return Plate("curves", figure, caption + KEY * comparison.lettered)
 
 
 def _band(
-    axes: Axes, histories: Sequence[dict[int, float]], colour: Any, name: str
+    panel: Axes, histories: Sequence[dict[int, float]], colour: Any, name: str
 ) -> tuple[float, float]:
     """One setting's line and band; the lowest and highest value to be seen."""
     epochs = sorted(set.intersection(*(set(each) for each in histories)))
@@ -89,9 +90,9 @@ def _band(
         return math.inf, -math.inf
     values = np.array([[each[epoch] for epoch in epochs] for each in histories])
     mark = "o" if len(epochs) == 1 else None
-    axes.plot(epochs, values.mean(0), color=colour, label=name, marker=mark, ms=4)
+    panel.plot(epochs, values.mean(0), color=colour, label=name, marker=mark, ms=4)
     if len(histories) > 1:
-        axes.fill_between(
+        panel.fill_between(
             epochs, values.min(0), values.max(0), color=colour, alpha=0.2, lw=0
         )
     return values.min(), values[:, len(epochs) // 8 :].max()
@@ -111,21 +112,22 @@ def swept(comparison: Comparison) -> Plate | None:
     legend = max(min(SHOWN, len(panels[key])) for key in keys)
     figure = style.figure(0.4 + (2.9 + 0.17 * legend) * rows)
     every = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for key, axes in zip(keys, every.flat, strict=False):
-        _field_panel(axes, key, panels[key], comparison)
-        if axes in every[:, 0]:
-            axes.set_ylabel(axis(comparison.metric))
-    for axes in every.flat[len(keys) :]:
-        axes.remove()
+    for key, panel in zip(keys, every.flat, strict=False):
+        _field_panel(panel, key, panels[key], comparison)
+        name_axes(panel, "swept", field=key, metric=metric_axis(comparison.metric))
+        if panel not in every[:, 0]:  # it shares the axis of the first
+            panel.set_ylabel("")
+    for panel in every.flat[len(keys) :]:
+        panel.remove()
     shown = {id(s): s for key in keys for line in panels[key].values() for s in line}
     n = sum(len(each.column(comparison.metric)) for each in shown.values())
     style.title(
         figure, f"{_metric_title(comparison.metric)} by swept field ({runs_words(n)})"
     )
     caption = (
-        f"`{comparison.metric}` in {unit(comparison.metric)} against "
-        f"{' and '.join(f'`{key}`' for key in keys)}: a point a run, lines join means "
-        "of settings that differ in nothing else."
+        f"`{comparison.metric}` against {' and '.join(f'`{key}`' for key in keys)}: "
+        "one point per run; lines join the means of settings that differ in nothing "
+        "else."
     )
     return Plate("swept", figure, caption + KEY * comparison.lettered)
 
@@ -141,7 +143,7 @@ def _swept_lines(comparison: Comparison, key: str) -> Lines:
     return {name: line for name, line in lines.items() if len(line) > 1}
 
 
-def _field_panel(axes: Axes, key: str, lines: Lines, comparison: Comparison) -> None:
+def _field_panel(panel: Axes, key: str, lines: Lines, comparison: Comparison) -> None:
     """One panel: the metric by a field."""
     every = [each.values[key] for line in lines.values() for each in line]
     values = list(dict.fromkeys(map(text, sorted(every, key=sort_key))))
@@ -155,30 +157,29 @@ def _field_panel(axes: Axes, key: str, lines: Lines, comparison: Comparison) -> 
             value = each.values[key]
             x = float(value) if numbers else float(values.index(text(value)))
             sample = each.column(comparison.metric)
-            axes.plot([x] * len(sample), sample, "o", color=colour, ms=3, alpha=0.5)
+            panel.plot([x] * len(sample), sample, "o", color=colour, ms=3, alpha=0.5)
             means.append((x, float(sample.mean())))
-        axes.plot(*zip(*sorted(means), strict=True), color=colour, label=name)
+        panel.plot(*zip(*sorted(means), strict=True), color=colour, label=name)
     if not numbers:
-        axes.set_xticks(range(len(values)), values)
-        axes.margins(x=0.15)
+        panel.set_xticks(range(len(values)), values)
+        panel.margins(x=0.15)
         if sum(map(len, values)) > LABELS:
-            axes.tick_params("x", rotation=90)
+            panel.tick_params("x", rotation=90)
     else:
         ticks = sorted(set(map(float, every)))
         if ticks[0] > 0 and ticks[-1] >= 8 * ticks[0]:
-            axes.set_xscale("log")
-            axes.minorticks_off()
+            panel.set_xscale("log")
+            panel.minorticks_off()
         if len(ticks) <= 8:
-            axes.set_xticks(ticks, _tick_labels(axes, ticks))
-    axes.set_xlabel(key)
+            panel.set_xticks(ticks, _tick_labels(panel, ticks))
     if few and len(lines) > 1:
-        axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
+        panel.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
 
 
-def _tick_labels(axes: Axes, ticks: Sequence[float]) -> list[str]:
+def _tick_labels(panel: Axes, ticks: Sequence[float]) -> list[str]:
     """The labels of ticks; none where it would run into the one before."""
-    places = axes.transData.transform([(tick, 0) for tick in ticks])[:, 0]
-    width = 1.2 * axes.get_window_extent().width / LABELS  # of a character
+    places = panel.transData.transform([(tick, 0) for tick in ticks])[:, 0]
+    width = 1.2 * panel.get_window_extent().width / LABELS  # of a character
     labels, until = [], -math.inf
     for tick, place in zip(ticks, places, strict=True):
         label = f"{tick:g}"
@@ -195,23 +196,23 @@ def active_units(comparison: Comparison) -> Plate | None:
     if not shown:
         return None
     figure = style.figure(1.1 + 0.26 * len(shown))
-    axes = figure.subplots()
+    panel = figure.subplots()
     for row, each in enumerate(shown):
         sizes = [int(run.fields["model.latent_dim"]) for run in each.runs]
         units = each.column(key)
-        axes.barh(row, max(sizes), color="#dddddd", height=0.7)
-        axes.barh(row, units.mean(), color=style.COLOURS[0], height=0.7)
-        axes.plot(units, [row] * len(units), "o", color="black", ms=2.5)
-    axes.set_yticks(range(len(shown)), map(comparison.name, shown))
-    axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
-    axes.set(xlabel="latent dimensions; in blue the active ones")
-    axes.xaxis.set_major_locator(_integer_ticks())
+        panel.barh(row, max(sizes), color="#dddddd", height=0.7)
+        panel.barh(row, units.mean(), color=style.COLOURS[0], height=0.7)
+        panel.plot(units, [row] * len(units), "o", color="black", ms=2.5)
+    panel.set_yticks(range(len(shown)), map(comparison.name, shown))
+    panel.set_ylim(len(shown) - 0.4, -0.6)
+    panel.grid(visible=False, axis="y")
+    name_axes(panel, "active")
+    panel.xaxis.set_major_locator(_integer_ticks())
     n = sum(len(each.column(key)) for each in shown)
     style.title(figure, f"Active units ({runs_words(n)})")
     caption = (
-        "Latent dimensions (grey) and those in use (blue: the mean over runs; a dot a "
-        "run). A unit is active if Var_x(mu) > 0.01 (Burda et al. 2016)."
+        "Latent dimensions (grey) and those in use (blue: the mean over runs; one dot "
+        "per run). A unit is active if Var_x(mu) > 0.01 (Burda et al. 2016)."
     )
     return Plate("active", figure, caption + KEY * comparison.lettered)
 
@@ -239,7 +240,3 @@ def _metric_title(metric: str) -> str:
     part, _, name = metric.rpartition("/")
     words = {"test": "Test", "val": "Validation", "train": "Training"}
     return f"{words.get(part, part)} {name}"
-
-
-def unit(key: str) -> str:
-    return metrics.metric(key).unit or "its own unit"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from analysis.drawing import style
+from analysis.drawing.axes import name_axes
 from analysis.drawing.plates import Plate
 from cvae.evaluation.estimator import Measured
 from cvae.run.evaluation import Facts
 
-BLUE, RED, GREEN = style.COLOURS[:3]
+BLUE, _, GREEN = style.COLOURS[:3]
 SETS = {  # suffix: words, colour
     "": ("decoder means", BLUE),
     "_draws": ("Bernoulli draws", style.COLOURS[5]),
@@ -60,12 +61,13 @@ def bars(measured: Measured) -> list[Plate]:
         )
     axes.set_xticks(range(len(names)), [SHARES[name] for name in names], size=8)
     axes.axhline(1, color="0.2", lw=0.6)
+    name_axes(axes, "samples")
     axes.grid(visible=False, axis="x")
     figure.legend(loc="outside upper left", ncols=len(sets), fontsize=8)
     caption = (
-        "Samples against the test images: by the features of the judge, over all "
-        "images and within each digit; and the accuracy on test images of a network "
-        "that learned from the samples alone. Density may exceed 1."
+        "Samples compared with the test images by the features of a CNN, over all "
+        "images and within each digit; and the test accuracy of a classifier trained "
+        "on samples alone. Density may exceed 1."
     )
     return [Plate("samples", figure, caption)]
 
@@ -94,11 +96,12 @@ def neighbours(measured: Measured) -> Plate:
     )
     digit = "digit" if "sample_labels" in arrays else "tenth"
     caption = (
-        f"Upper rows: the first sample of each {digit}; lower rows: of each {digit} "
-        "the sample nearest to a training image. Under each pair its distance in "
-        f"pixels of [0, 1]; the mean is {mean:.2f}, and {real:.2f} for a test image. "
-        "Of as many training images and images held back, a training image is the "
-        f"nearer one for {100 * copied:.1f} "
-        f"± {100 * measured.errors['copied']:.1f} % of the samples; 50 % is no copying."
+        f"Upper pair of rows: the first sample of each {digit}; lower pair: of each "
+        f"{digit} the sample nearest to a training image. Below each pair: its "
+        f"Euclidean distance, pixels in [0, 1]; the mean is {mean:.2f}, and {real:.2f} "
+        "for test images. Among equally many training and held-out images, a training "
+        f"image is the nearer one for {100 * copied:.1f} ± "
+        f"{100 * measured.errors['copied']:.1f} % of the samples; 50 % means no "
+        "copying."
     )
     return Plate("neighbours", figure, caption)

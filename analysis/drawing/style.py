@@ -7,6 +7,7 @@ figure gives the same bytes.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -73,5 +74,6 @@ def figure(height: float, *, width: float = WIDTH) -> Figure:
 
 
 def title(drawn: Figure, text: str) -> None:
-    """A line over the whole figure, from its left edge."""
+    """A title over the whole figure, from its left edge; a long one is wrapped."""
+    text = textwrap.fill(text, round(12 * drawn.get_figwidth()))
     drawn.suptitle(text, x=0.01, ha="left", fontsize=RC["axes.titlesize"])

@@ -44,8 +44,13 @@ class Posterior:
 
     @property
     def order(self) -> NDArray[np.int64]:
-        """All dimensions, the one with the most nats first."""
-        return np.argsort(-self.kl.mean(0), kind="stable")
+        """All dimensions in the one order that every figure and page has: `by_nats`."""
+        return by_nats(self.kl.mean(0))
+
+    @property
+    def plane(self) -> list[int]:
+        """The dimensions of a plane, right and up: the first two of `order`."""
+        return [int(dim) for dim in self.order[:2]]
 
     @property
     def active(self) -> list[int]:
@@ -89,6 +94,13 @@ def encode(run: Run) -> Posterior:
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise ValueError(f"{run.folder.name}: the encoder's output is not finite")
     return Posterior(mu, sigma, kl, seen, test.labels.cpu().numpy())
+
+
+def by_nats(kl: Array) -> NDArray[np.int64]:
+    """The dimensions by their kl (Z,), most nats first; one or two stay as they are."""
+    if len(kl) <= 2:
+        return np.arange(len(kl))
+    return np.argsort(-kl, kind="stable")
 
 
 def quantiles(count: int) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from analysis import compare
 from analysis.comparing import settings, tables
 from analysis.drawing import planes, plots
+from analysis.drawing.axes import AXES
 from analysis.reading.load import load_runs
 from cvae.errors import RunNotFound
 from cvae.run.folder import RunFolder
@@ -203,17 +205,21 @@ def test_bound_beta_and_fidelity_are_one_plane(tmp_path: Path) -> None:
     assert plate is not None
     assert isinstance(plate.figure, Figure)
     (axes,) = plate.figure.axes
-    lines: dict[str, Any] = {str(c.get_label()): c for c in axes.containers}
-    assert set(lines) == {"prior = mixture", "prior = standard"}
-    line, _, (across, up) = lines["prior = mixture"].lines
+    assert "test/neg_elbo (nats per image)" in axes.get_xlabel()
+    assert "test/label_fidelity" in axes.get_ylabel()
+    line, _, (across, up) = axes.containers[0].lines
     assert line.get_xdata() == pytest.approx([101.0, 104.5])  # means, in the order of β
     assert line.get_ydata() == pytest.approx([0.9055, 0.9405])
     (left, _), (right, _) = across.get_segments()[0]
     assert right - left == pytest.approx(2 * math.sqrt(0.5))
     assert len(up.get_segments()) == 2
-    words = [text.get_text() for text in axes.texts]
-    assert words == ["β = 0.5", "β = 4"] * 2
-    assert line.get_linestyle() != lines["prior = standard"][0].get_linestyle()
+    (legend,) = plate.figure.legends
+    named = [text.get_text() for text in legend.get_texts()]
+    assert named == ["prior = mixture", "prior = standard", "β = 0.5", "β = 4"]
+    small, large = axes.collections[-1].get_sizes()
+    assert small < large
+    first, second = (legend.legend_handles[k] for k in (0, 1))
+    assert first.get_color() == line.get_color() != second.get_color()
     plate.save(tmp_path)
 
 
@@ -402,3 +408,32 @@ def test_every_p_value_stands_in_its_own_column(tmp_path: Path) -> None:
             assert setting.values != {"objective.beta": 4.0} or len({*numbers}) == 3
     assert pd.isna(found.loc[1.0, "p"])  # the reference itself
     assert found["seeds"].tolist() == [5, 5, 5]
+
+
+def test_rate_goes_to_the_right_and_distortion_up(tmp_path: Path) -> None:
+    made_run(tmp_path, 100.0, kl=10.0)
+    made_run(tmp_path, 120.0, kl=40.0, objective__beta=4.0)
+    plate = planes.rate_distortion(compare.compare(load_runs(runs=tmp_path)).comparison)
+    assert plate is not None
+    assert isinstance(plate.figure, Figure)
+    (axes,) = plate.figure.axes
+    assert axes.get_xlabel() == "rate, test/kl (nats per image)"
+    assert axes.get_ylabel() == "distortion, test/recon (nats per image)"
+    points = axes.collections[0].get_offsets()
+    assert sorted(points.tolist()) == [[10.0, 90.0], [40.0, 80.0]]
+
+
+def test_every_axis_of_a_comparison_has_a_name_with_its_unit(tmp_path: Path) -> None:
+    sweep(tmp_path, 2)
+    for folder in tmp_path.glob("*-*"):
+        rewrite(RunFolder(folder), "test/label_fidelity", "0.9")
+    plates = compare.draw(compare.compare(load_runs(runs=tmp_path)))
+    assert [plate.name for plate in plates] == [
+        *("curves", "plane", "control", "swept", "active")
+    ]
+    for plate in plates:
+        assert isinstance(plate.figure, Figure)
+        for axes, (across, up) in zip(plate.figure.axes, AXES[plate.name], strict=True):
+            for found, wanted in ((axes.get_xlabel(), across), (axes.get_ylabel(), up)):
+                assert found
+                assert re.sub(r"\{\w+\}", "", wanted) in found

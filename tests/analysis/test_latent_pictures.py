@@ -5,16 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 from scipy.special import expit
 from scipy.stats import norm
 
 from analysis.drawing import latent_pictures, plates, style
-from analysis.drawing.plates import Panel
 from analysis.reading import latent
 from analysis.reading.arguments import FORMATS
 from analysis.reading.latent import Posterior
@@ -168,16 +165,6 @@ def dots(drawn: Figure) -> Picture:
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
-def cut_off(drawn: Figure) -> bool:
-    """Whether anything of a figure, its labels too, reaches over its edge."""
-    canvas = FigureCanvasAgg(drawn)
-    canvas.draw()
-    box = drawn.get_tightbbox(canvas.get_renderer())
-    width, height = drawn.get_size_inches()
-    least = min(box.x0, box.y0, width - box.x1, height - box.y1)
-    return float(least) < -1 / drawn.dpi
-
-
 def test_points_stand_at_their_place_in_the_colour_of_their_digit() -> None:
     points = np.array([[x, y] for y in (-2.5, 2.5) for x in (-3, -1.5, 0.5, 1.5, 3)])
     drawn = latent_pictures.scatter(points, np.arange(10), ["z1", "z2"], "ten")
@@ -188,24 +175,6 @@ def test_points_stand_at_their_place_in_the_colour_of_their_digit() -> None:
         assert "#{:02x}{:02x}{:02x}".format(*colour) == style.DIGITS[digit]
 
 
-def test_ellipses_reach_one_standard_deviation() -> None:
-    centre, sigma = np.array([[0.5, 0.6]]), np.array([[0.8, 0.2]])
-    drawn = latent_pictures.scatter(
-        centre, np.array([2]), ["z1", "z2"], "one", sigma=sigma
-    )
-    dark = dots(drawn).min(2) < 200
-    (axes,) = drawn.axes
-
-    def near(x: float, y: float) -> bool:
-        column, row = axes.transData.transform([x, y]).astype(int)
-        row = dark.shape[0] - 1 - row
-        return bool(dark[row - 1 : row + 2, column - 1 : column + 2].any())
-
-    edges = [(1.3, 0.6), (-0.3, 0.6), (0.5, 0.8), (0.5, 0.4)]
-    assert all(near(*edge) for edge in edges)
-    assert not any(near(*spot) for spot in [(1.15, 0.6), (1.45, 0.6), (0.5, 0.7)])
-
-
 def test_points_far_out_are_counted_and_not_drawn() -> None:
     points = np.zeros((5000, 2))
     points[:3] = 50.0
@@ -213,19 +182,6 @@ def test_points_far_out_are_counted_and_not_drawn() -> None:
     (axes,) = drawn.axes
     assert axes.get_xlim()[1] == 3.5
     assert "3 farther out" in [text.get_text() for text in axes.texts]
-
-
-@pytest.mark.parametrize("size", [1, 2])
-def test_no_label_of_a_figure_is_cut_off(size: int) -> None:
-    found, names = some(size), ["z1 (2.40 nats)", "z2 (2.13 nats)"][:size]
-    title = "a-name-as-long-as-they-get, 20 latent dimensions: q(z|y) of 10,000 images"
-    dims = list(range(size))
-    assert cut_off(latent_pictures.densities(found, dims, names, 3 * title))
-    points = latent_pictures.scatter(
-        found.mu, found.labels, names, title, sigma=found.sigma
-    )
-    assert not cut_off(points)
-    assert not cut_off(latent_pictures.densities(found, dims, names, title))
 
 
 def test_a_density_is_darkest_where_the_digit_is() -> None:
@@ -238,31 +194,6 @@ def test_a_density_is_darkest_where_the_digit_is() -> None:
     (x, y), (x0, y0) = axes.transData.transform([[1.5, -1.0], [-1.5, 1.0]])
     height = seen.shape[0]
     assert seen[height - int(y), int(x)] < seen[height - int(y0), int(x0)] - 200
-
-
-def test_every_pixel_of_a_mosaic_is_a_square_of_whole_dots() -> None:
-    random = np.random.default_rng(0)
-    panels = [
-        Panel("", random.integers(0, 256, (70, 110), dtype=np.uint8)) for _ in range(5)
-    ]
-    seen = dots(plates.mosaic(panels, columns=2))
-    scale = plates.SHARP // 220
-    high, wide = 70 * scale, 110 * scale
-    over = (seen.shape[0] - 3 * high) // 3  # title and space; the last has no space
-    for place, (_, picture, _) in enumerate(panels):
-        row, column = divmod(place, 2)
-        large = np.kron(picture, np.ones((scale, scale), np.uint8))[..., None]
-        left = column * (seen.shape[1] - wide)
-        tops = range(row * (high + over), row * (high + over) + 3 * over)
-        assert any(
-            (seen[top : top + high, left : left + wide] == large).all() for top in tops
-        )
-
-
-def test_the_titles_of_a_mosaic_are_whole() -> None:
-    picture = np.zeros((28, 280), np.uint8)
-    titled = [Panel(f"seed-notebook, digit {k}", picture) for k in range(3)]
-    assert not cut_off(plates.mosaic(titled, columns=1))
 
 
 def test_the_same_figure_gives_the_same_bytes_and_text_stays_text(
@@ -280,17 +211,3 @@ def test_the_same_figure_gives_the_same_bytes_and_text_stays_text(
     for first, second in zip(one, two, strict=True):
         assert first.read_bytes() == second.read_bytes()
     assert ">Who is where<" in one[1].read_text()
-
-
-def test_a_grey_figure_is_saved_in_grey_and_a_coloured_one_in_colour(
-    tmp_path: Path,
-) -> None:
-    grey = plates.mosaic([Panel("grey", np.full((9, 9), 77, np.uint8))], 1)
-    found = some()
-    coloured = latent_pictures.scatter(found.mu, found.labels, ["z1", "z2"], "coloured")
-    for drawn, mode in ((grey, "L"), (coloured, "RGB")):
-        (path,) = plates.save(drawn, tmp_path / mode)
-        with Image.open(path) as image:
-            assert image.mode == mode
-            if mode == "L":
-                assert image.getpixel((0, image.height - 1)) == 77
