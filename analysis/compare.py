@@ -128,6 +128,7 @@ def page_parts(result: Result, plates: Sequence[Plate]) -> list[str]:
         "## Settings",
         tables.markdown(tables.settings(result.comparison)),
         sentences.METHOD,
+        tables.markdown(tables.other_scores(result.comparison)),
         *(plate.markdown for plate in plates),
         "## Runs",
         tables.markdown(rows),

@@ -102,6 +102,12 @@ def _check(run: Run, against: Run | None) -> None:
                 "and activations; name a run with architecture: mlp, residual: false "
                 "and normalisation: none"
             )
+        if not packed.reproduces(each.model, kind.activation):
+            raise UsageError(
+                f"{each.folder.name}: the explorer's page computes linear layers and "
+                "activations, but this model's own encode or decode gives other values; "
+                "undo that change, or name another run"
+            )
         if each.shape != (28, 28):
             rows, columns = each.shape
             raise UsageError(
@@ -130,7 +136,7 @@ def page_facts(run: Run, posterior: Posterior, again: str) -> dict[str, Any]:
     if model.latent_dim > 1:
         more = "" if plane else ", the two dimensions with the most nats"
         words = f"z{order[0] + 1} to the right, z{order[1] + 1} upwards{units}{more}"
-    how = f"importance sampling, {DRAWS} draws of z a label"
+    how = f"importance sampling, {DRAWS} draws of z per label"
     bound = headline(run.folder.metrics)
     measured = [] if np.isnan(bound) else [f"neg_elbo {bound:.2f} nats per image"]
     return {
@@ -144,8 +150,8 @@ def page_facts(run: Run, posterior: Posterior, again: str) -> dict[str, Any]:
         "cloud": len(_cloud_rows(len(posterior.labels))),
         "binarized": run.spec.data.binarize != "none",
         "axes_words": f"{words}.",
-        "scores_words": "How well each label explains the image, by "
-        + ("quadrature over z" if plane else how),
+        "scores_words": "Which digit is it? Computed by "
+        + ("quadrature over z." if plane else how + "."),
         "footer": " · ".join([run.folder.name, *measured, *[again] * bool(again)]),
     }
 

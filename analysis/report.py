@@ -12,6 +12,7 @@ import datetime
 import io
 import itertools
 import json
+import re
 import shlex
 import sys
 import tempfile
@@ -98,6 +99,7 @@ def _page_content(result: Result, again: str) -> dict[str, Any]:
         "sentences": result.sentences,
         "notes": result.notes,
         "settings": tables.settings(result.comparison),
+        "scores": tables.other_scores(result.comparison),
         "runs": tables.runs(runs.rows, runs.differing, best),
         "method": sentences.METHOD,
         "best": best.title,
@@ -115,6 +117,7 @@ def render(name: str, content: dict[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["words"] = _caption_html
+    environment.filters["breaks"] = _breakable
     return environment.get_template(name).render(
         content, columns=tables.columns, longest=tables.LONGEST
     )
@@ -126,6 +129,12 @@ def _caption_html(text: str) -> markupsafe.Markup:
     marks = itertools.cycle(("<code>", "</code>"))
     joined = parts[0] + "".join(next(marks) + part for part in parts[1:])
     return markupsafe.Markup(joined)
+
+
+def _breakable(name: str) -> markupsafe.Markup:
+    """A metric's name, which may be broken into lines behind `/` and `_`."""
+    parts = re.split("(?<=[/_])", name)
+    return markupsafe.Markup("<wbr>").join(parts)
 
 
 def _digits_by_setting(result: Result) -> list[dict[str, str]]:

@@ -80,8 +80,6 @@ def _distance(each: Difference, setting: Setting, comparison: Comparison) -> str
     if not math.isnan(each.p):
         p = tables.p_value(each.adjusted)
         details.append(f"adjusted p {p if p[0] == '<' else f'= {p}'}")
-    elif each.pairs != 1:
-        details.append(f"no p-value under {MIN_SEEDS} seeds")
     if (fields := len(differing_fields(setting, reference))) > 1:
         details.append(
             f"the settings differ in {fields} fields, so the cause is unclear"

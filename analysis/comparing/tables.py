@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.comparing.settings import Comparison, short, text
+from analysis.comparing.settings import Comparison, Setting, short, text
 from analysis.reading.runs import RunRow
 from cvae.evaluation import metrics
 from cvae.evaluation.metrics import ERROR, SCORES, mean_sd, number
@@ -21,29 +20,49 @@ LONGEST = 60  # rows of a table that people read; the CSV has all
 
 
 def settings(comparison: Comparison) -> list[Row]:
-    """One row a setting: fields, n, mean ± sd of each score, interval, difference."""
+    """One row per setting: n, mean ± sd of the metric, interval, difference, p."""
     rows = []
     for setting, whole, each in comparison.rows:
-        row: Row = {"setting": comparison.name(setting)} if comparison.lettered else {}
-        row |= {short(key): text(value) for key, value in setting.values.items()}
-        row["n"] = str(whole.n)
-        for key in scores(comparison):
-            row[key] = mean_sd(setting.column(key).tolist(), key)
+        row = _named(comparison, setting) | {"n": str(whole.n)}
+        values = setting.column(comparison.metric).tolist()
+        row[comparison.metric] = mean_sd(values, comparison.metric)
         row["95 % interval"] = interval_text(whole.low, whole.high, comparison.metric)
         row["difference"] = row["p"] = ""
         if each:
             row["difference"] = number(each.summary.mean, comparison.metric, sign=True)
             enough = not math.isnan(each.adjusted)
-            row["p"] = p_value(each.adjusted) if enough else "too few seeds"
+            row["p"] = p_value(each.adjusted) if enough else "–"
         row[""] = "best" if setting is comparison.best else ""
         rows.append(row)
     return rows
 
 
+def other_scores(comparison: Comparison) -> list[Row]:
+    """One row per setting: mean ± sd of the usual metrics that are not compared."""
+    runs = [run for setting in comparison.settings for run in setting.runs]
+    keys = [key for key in SCORES if any(key in run.metrics for run in runs)]
+    return [
+        _named(comparison, setting)
+        | {
+            key: mean_sd(setting.column(key).tolist(), key)
+            for key in keys
+            if key != comparison.metric
+        }
+        | {"": "best" if setting is comparison.best else ""}
+        for setting in comparison.settings
+    ]
+
+
+def _named(comparison: Comparison, setting: Setting) -> Row:
+    """A setting by its fields, with its letter before them if it has one."""
+    row: Row = {"setting": comparison.name(setting)} if comparison.lettered else {}
+    return row | {short(key): text(value) for key, value in setting.values.items()}
+
+
 def runs(
     members: Sequence[RunRow], differing: Sequence[str], best: RunRow | None
 ) -> list[Row]:
-    """One row a run: what differs, its scores, seconds and status."""
+    """One row per run: fields that its name does not say, scores, seconds, status."""
     known = {key for run in members for key in run.metrics}
     keys = [key for key in SCORES if key in known]
     keys += sorted(
@@ -51,9 +70,14 @@ def runs(
         for k in known
         if k.startswith("test/") and "_is" in k and not k.endswith(ERROR)
     )
+    unsaid = [
+        key
+        for key in differing
+        if key != "name" and not all(f" {short(key)}=" in run.title for run in members)
+    ]
     return [
         {"run": run.title}
-        | {short(key): text(run.fields.get(key)) for key in differing}
+        | {short(key): text(run.fields.get(key)) for key in unsaid}
         | {key: number(run.metrics.get(key, math.nan), key) for key in keys}
         | {"seconds": f"{run.seconds:.0f}" if run.seconds == run.seconds else "–"}
         | {"status": run.status.lower(), "": "best" if run is best else ""}
@@ -76,13 +100,6 @@ def statistics(comparison: Comparison) -> pd.DataFrame:
             row |= {"p": each.p, "p_welch": each.welch, "p_adjusted": each.adjusted}
         rows.append(row)
     return pd.DataFrame(rows, dtype=object)
-
-
-def scores(comparison: Comparison) -> list[str]:
-    """The metric, and the usual ones that the runs have."""
-    runs = [run for setting in comparison.settings for run in setting.runs]
-    usual = [key for key in SCORES if any(key in run.metrics for run in runs)]
-    return list(dict.fromkeys([comparison.metric, *usual]))
 
 
 def interval_text(low: float, high: float, metric: str) -> str:
@@ -131,9 +148,3 @@ def escaped(text: str) -> str:
     """Text for a Markdown page: no tag, link, table or emphasis comes out of it."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{c}" if c in "|*`[]!" else c for c in " ".join(text.split()))
-
-
-def code_block(text: str) -> str:
-    """Text as a block of code, in a fence longer than any inside."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}sh\n{text}\n{fence}"

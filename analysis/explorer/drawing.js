@@ -68,19 +68,28 @@ function toMiddle(drawn) {
 
 class Pad {
   constructor(canvas, drawn) {
-    Object.assign(this, { canvas, drawn, strokes: [] });
+    Object.assign(this, { canvas, drawn, strokes: [], pointer: null });
     canvas.addEventListener("pointerdown", (event) => {
+      if (this.pointer !== null || event.button > 0) return; // one stroke at a time
+      this.pointer = event.pointerId;
       canvas.setPointerCapture(event.pointerId);
+      this.image = null;
       this.strokes.push([this.#place(event)]);
       this.#changed(event);
     });
     canvas.addEventListener("pointermove", (event) => {
-      if (!canvas.hasPointerCapture(event.pointerId)) return;
+      if (event.pointerId !== this.pointer) return;
       const parts = event.getCoalescedEvents?.() ?? [];
       this.strokes.at(-1).push(...(parts.length ? parts : [event]).map((e) => this.#place(e)));
       this.#changed(event);
     });
-    canvas.addEventListener("pointerup", () => drawn(centred(this.strokes), true));
+    for (const end of ["pointerup", "pointercancel"]) {
+      canvas.addEventListener(end, (event) => {
+        if (event.pointerId !== this.pointer) return; // pressed elsewhere, or a second one
+        this.pointer = null;
+        drawn(centred(this.strokes), true);
+      });
+    }
   }
 
   #place(event) {
@@ -97,10 +106,18 @@ class Pad {
   show() {
     const { context, side } = sharp(this.canvas);
     if (this.strokes.length) trace(context, this.strokes, side / 12, "#fff");
+    else if (this.image) {
+      const small = document.createElement("canvas");
+      small.width = small.height = SIZE;
+      paint(small, this.image);
+      context.imageSmoothingEnabled = false;
+      context.drawImage(small, 0, 0, side, side);
+    }
   }
 
-  clear() {
-    this.strokes = [];
+  /** Empties the pad, or puts an image (784) on it; a stroke under way ends. */
+  clear(image = null) {
+    Object.assign(this, { strokes: [], pointer: null, image });
     this.show();
   }
 }

@@ -84,27 +84,29 @@ function fitted({ ink, width, box }) {
   });
 }
 
-/** An image file as an image (784); null if it is none, or shows no digit. */
+/** An image file as an image (784) with nothing to say, or null and the reason. */
 async function readImage(file) {
+  let found;
   try {
-    const found = ink(await brightness(file));
-    return found && fitted(found);
+    found = await brightness(file);
   } catch {
-    return null; // not an image that this browser knows
+    return [null, `This browser cannot read ${file.name}. It reads PNG, JPEG, GIF and WebP.`];
   }
+  const digit = ink(found);
+  return digit ? [fitted(digit), ""] : [null, `No digit is seen in ${file.name}.`];
 }
 
 /** Looks at a digit in a file; it becomes a test image, and one end of the way. */
 async function openFile(file, place) {
   await explorer.ready;
-  const x = await readImage(file);
-  $("file-name").textContent = x ? "" : `No digit is seen in ${file.name}.`;
+  const [x, reason] = await readImage(file);
+  $("file-name").textContent = reason;
   if (!x) return;
   stop();
-  pad.clear();
+  pad.clear(x);
   look(x);
   const k = images.push(x) - 1;
-  names.push(`${file.name}, taken for a ${looked.y}`);
+  names.push(`${file.name}, read as a ${looked.y}`);
   facts.images.labels.push(looked.y);
   addThumb(k, (chosen) => choose(chosen));
   setEnd(place ?? state.next, k);

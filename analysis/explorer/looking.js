@@ -95,8 +95,8 @@ function showZoom() {
   const [aa, , bb] = posterior.covariance ?? [0.01, 0, 0.01];
   const half = 6 * Math.sqrt(Math.max(aa, bb));
   drawPosterior(context, new View(side, ...posterior.mean, half), posterior);
-  $("zoom-name").textContent = `posterior of z, ${(2 * half).toFixed(2)} wide; dashed: the encoder's 1 and 2 σ`
-    + (posterior.points.length ? "; filled: the true one" : "");
+  $("zoom-name").textContent = `handwritings z that fit this image (${(2 * half).toFixed(2)} wide); `
+    + `dashed: the encoder's guess, 1 and 2 σ${posterior.points.length ? "; filled: the exact answer" : ""}`;
 }
 
 /** The table of label scores; rows that are not known yet are empty. */
@@ -105,6 +105,7 @@ function showScores() {
   const [best, worst] = [Math.max(...known), Math.min(...known)];
   const total = logSumExp(known);
   const whole = known.length === model.classes;
+  $("scores").hidden = !looked.x; // shown when there is something in it
   for (const [y, row] of [...$("scores").tBodies[0].rows].entries()) {
     const logP = looked.scores[y]?.logP;
     const [, value, bar, share] = row.cells;

@@ -97,7 +97,7 @@ function showName() {
   for (const [y, tile] of tiles.entries()) {
     tile.parentElement.setAttribute("aria-pressed", y === state.digit);
   }
-  $("large-name").textContent = `label ${state.digit}`;
+  $("large-name").textContent = `digit ${state.digit} in this handwriting`;
   $("large").setAttribute("aria-label", `The digit ${state.digit} of this z, large`);
 }
 
@@ -181,9 +181,9 @@ function goBetween(t) {
 function choose(k, place = state.next) {
   stop();
   const v = twin ? facts.images.twin[k] : null; // of a file there is none
-  pad.clear();
+  pad.clear(images[k]);
   look(images[k], { label: facts.images.labels[k], place: v });
-  setEnd(place, k);
+  if (place !== null) setEnd(place, k);
 }
 
 function setEnd(place, k) {

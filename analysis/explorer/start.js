@@ -1,6 +1,7 @@
 // Reading the page's blocks, and connecting its controls.
 
 const FIRST = [5, 15]; // test images between which a way leads from the start
+const SHOWN = 7; // the test image on the pad at the start: a seven
 const tiles = [];
 const sliders = [];
 const images = []; // test images, and behind them those of files
@@ -69,12 +70,13 @@ async function start() {
   pad = new Pad($("pad"), (x, final) => look(x, { final }));
   pad.show();
   images.forEach((_, k) => addThumb(k, (chosen) => choose(chosen)));
-  FIRST.forEach((k, place) => setEnd(place, k));
+  FIRST.forEach((k, place) => images[k] && setEnd(place, k));
   $("between-at").value = state.at = 0;
   recallEnds();
   if (model.latent > 2) noise = await floats("noise");
   else quadrature = new Quadrature(model);
   Object.assign(explorer, { model, twin, images, quadrature, noise });
+  if (images[SHOWN] && !location.hash) choose(SHOWN, null); // the pad is filled from the start
   performance.mark("ready");
 }
 
@@ -108,7 +110,7 @@ function makeSliders() {
     const input = document.createElement("input");
     Object.assign(input, { type: "range", min: -facts.edge, max: facts.edge, step: 0.01 });
     const output = document.createElement("output");
-    label.append(`z${dimension + 1} (${facts.kl[k]} nats)`, input, output);
+    label.append(`z${dimension + 1}, used: ${facts.kl[k]} nats`, input, output);
     input.addEventListener("input", () => {
       stop();
       state.u[dimension] = Number(input.value);
@@ -187,7 +189,7 @@ function forget() {
   Object.assign(looked, { run: looked.run + 1, x: null, posterior: null, scores: [] });
   for (const id of ["seen", "back"]) paint($(id), NOTHING);
   $("progress").textContent = "";
-  $("zoom-name").textContent = "posterior of z";
+  $("zoom-name").textContent = "handwritings z that fit";
   showScores();
   showZoom();
   request();

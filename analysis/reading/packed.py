@@ -101,3 +101,42 @@ def model_facts(model: CVAE, activation: str) -> dict[str, Any]:
         "encoder": widths(model.encoder),
         **prior(model)[1],
     }
+
+
+@torch.no_grad()
+def reproduces(model: CVAE, activation: str) -> bool:
+    """Whether the layers, run as the page runs them, give the model's encode and decode.
+
+    They do not where `CVAE.encode` or `CVAE.decode` was changed.
+    """
+    random = torch.Generator().manual_seed(0)
+    y = torch.arange(10) % max(1, model.classes)
+    z = torch.randn(10, model.latent_dim, generator=random)
+    try:
+        x = torch.rand(10, widths(model.decoder)[-1], generator=random)
+        pairs = (
+            (_forward(model, model.decoder, z, y, activation), model.decode(z, y)),
+            (
+                _forward(model, model.encoder, x, y, activation),
+                torch.cat(model.encode(x, y), -1),
+            ),
+        )
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        return False  # other layers than the page knows, or other arguments
+    return all(
+        ours.shape == own.shape and torch.allclose(ours, own, rtol=1e-3, atol=1e-3)
+        for ours, own in pairs
+    )
+
+
+def _forward(
+    model: CVAE, part: nn.Sequential, values: Tensor, y: Tensor, activation: str
+) -> Tensor:
+    """Network.js in torch: one-hot label behind the values, linear layers, activations."""
+    if model.classes:
+        label = model.label_scale * nn.functional.one_hot(y, model.classes)
+        values = torch.cat([values, label.to(values.dtype)], -1)
+    linear = [layer for layer in part if isinstance(layer, nn.Linear)]
+    for layer in linear[:-1]:
+        values = getattr(nn.functional, activation)(layer(values))
+    return linear[-1](values)
