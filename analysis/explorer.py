@@ -105,8 +105,8 @@ def _check(run: Run, against: Run | None) -> None:
         if not packed.reproduces(each.model, kind.activation):
             raise UsageError(
                 f"{each.folder.name}: the explorer's page computes linear layers and "
-                "activations, but this model's own encode or decode gives other values; "
-                "undo that change, or name another run"
+                "activations, but this model's own encode or decode gives other "
+                "values; undo that change, or name another run"
             )
         if each.shape != (28, 28):
             rows, columns = each.shape
@@ -150,7 +150,7 @@ def page_facts(run: Run, posterior: Posterior, again: str) -> dict[str, Any]:
         "cloud": len(_cloud_rows(len(posterior.labels))),
         "binarized": run.spec.data.binarize != "none",
         "axes_words": f"{words}.",
-        "scores_words": "Which digit is it? Computed by "
+        "scores_words": "Which digit is it? log p(x given y) and p(y given x), by "
         + ("quadrature over z." if plane else how + "."),
         "footer": " · ".join([run.folder.name, *measured, *[again] * bool(again)]),
     }

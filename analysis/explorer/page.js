@@ -41,7 +41,9 @@ function setPlace([x, y]) {
 
 function setDigit(digit) {
   if (plane && state.digit !== digit) plane.prepared = 0;
+  const changed = state.digit !== digit;
   state.digit = digit;
+  if (changed) showStrip();
   request();
 }
 

@@ -98,7 +98,7 @@ function makeTiles() {
     canvas.className = "image live";
     button.append(canvas, String(y));
     button.setAttribute("aria-label", `Digit ${y}`);
-    button.addEventListener("click", () => (setDigit(y), showStrip()));
+    button.addEventListener("click", () => setDigit(y));
     $("ten").append(button);
     tiles.push(canvas);
   }

@@ -105,7 +105,7 @@ def model_facts(model: CVAE, activation: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def reproduces(model: CVAE, activation: str) -> bool:
-    """Whether the layers, run as the page runs them, give the model's encode and decode.
+    """Whether the layers, run as on the page, give the model's encode and decode.
 
     They do not where `CVAE.encode` or `CVAE.decode` was changed.
     """
@@ -132,7 +132,7 @@ def reproduces(model: CVAE, activation: str) -> bool:
 def _forward(
     model: CVAE, part: nn.Sequential, values: Tensor, y: Tensor, activation: str
 ) -> Tensor:
-    """Network.js in torch: one-hot label behind the values, linear layers, activations."""
+    """What network.js does: one-hot label behind the values, layers, activations."""
     if model.classes:
         label = model.label_scale * nn.functional.one_hot(y, model.classes)
         values = torch.cat([values, label.to(values.dtype)], -1)
