@@ -40,7 +40,7 @@ from cvae.evaluation.metrics import (
     number,
     split_baseline,
 )
-from cvae.loading.samples import Run, load_run
+from cvae.loading.loaded import LoadedRun, load_run
 from cvae.run.evaluation import Facts, Stored, directory, load_parts
 from cvae.run.find import display_name
 from cvae.spec.identity import flatten
@@ -72,7 +72,7 @@ DRAWINGS: dict[str, Drawing] = {
 }
 
 
-def write(run: Run, out: Path, others: Sequence[RunRow] = ()) -> Path:
+def write(run: LoadedRun, out: Path, others: Sequence[RunRow] = ()) -> Path:
     """evaluation.html, which holds its figures.
 
     `others` are runs whose points are drawn beside the model's own curve.
@@ -154,7 +154,9 @@ def _estimate(measured: Measured, name: str) -> str:
     return said
 
 
-def other_betas(run: Run, others: Sequence[RunRow]) -> list[tuple[float, float, float]]:
+def other_betas(
+    run: LoadedRun, others: Sequence[RunRow]
+) -> list[tuple[float, float, float]]:
     """β, kl and recon of the same network and data with another β: means over runs."""
     own = flatten(run.spec)
     same = [key for key in own if key.startswith("model.") or key in SHARED]
@@ -172,7 +174,7 @@ def other_betas(run: Run, others: Sequence[RunRow]) -> list[tuple[float, float, 
     return means
 
 
-def _subtitle(run: Run, facts: Facts) -> str:
+def _subtitle(run: LoadedRun, facts: Facts) -> str:
     kind = "Conditional" if run.model.classes else "Plain"
     return (
         f"{kind} VAE with {latent_plates.dimensions(run.model.latent_dim)}, "

@@ -22,14 +22,12 @@ import torch
 from numpy.typing import NDArray
 
 from analysis.reading import arguments, latent, packed
-from analysis.reading.attach import attach_to_run
 from analysis.reading.latent import Posterior
 from cvae.errors import UsageError
 from cvae.evaluation.metrics import headline
-from cvae.loading.samples import Run, load_run
+from cvae.loading.loaded import LoadedRun, load_data, load_run
 from cvae.mnist import pixels
 from cvae.priors import Standard
-from cvae.run.data import load_data
 from cvae.run.files import write_atomic
 from cvae.run.find import display_name
 
@@ -46,7 +44,7 @@ TWIN_BITS = 6  # of the twin's weights: one fewer keeps both models under 3 MB
 Blocks = dict[str, str]
 
 
-def page(run: Run, against: Run | None = None, again: str = "") -> str:
+def page(run: LoadedRun, against: LoadedRun | None = None, again: str = "") -> str:
     """The page of `run` as HTML; the plain VAE `against` stands beside it.
 
     Args:
@@ -76,7 +74,7 @@ def page(run: Run, against: Run | None = None, again: str = "") -> str:
     return _render(facts, blocks)
 
 
-def _check(run: Run, against: Run | None) -> None:
+def _check(run: LoadedRun, against: LoadedRun | None) -> None:
     name = run.folder.name
     if not run.model.classes:
         raise UsageError(
@@ -126,7 +124,7 @@ def _example_rows(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     )
 
 
-def page_facts(run: Run, posterior: Posterior, again: str) -> dict[str, Any]:
+def page_facts(run: LoadedRun, posterior: Posterior, again: str) -> dict[str, Any]:
     """All that the page's text and script know besides the blocks."""
     model, kl = run.model, posterior.kl.mean(0)
     plane, order = model.latent_dim <= 2, posterior.order.tolist()
@@ -162,7 +160,11 @@ def _cloud_rows(count: int) -> NDArray[np.int64]:
 
 
 def _blocks(
-    prefix: str, run: Run, posterior: Posterior, edge: float, bits: int = packed.BITS
+    prefix: str,
+    run: LoadedRun,
+    posterior: Posterior,
+    edge: float,
+    bits: int = packed.BITS,
 ) -> Blocks:
     """Decoder, prior and cloud: what shows the latent space of either model."""
     rows = _cloud_rows(len(posterior.labels))
@@ -187,7 +189,7 @@ def _noise(latent_dim: int) -> bytes:
 
 
 @torch.no_grad()
-def _posterior_means(run: Run, images: torch.Tensor) -> list[list[float]]:
+def _posterior_means(run: LoadedRun, images: torch.Tensor) -> list[list[float]]:
     """The plain model's posterior means of images."""
     mu, _ = run.model.encode(pixels(images), torch.zeros(len(images), dtype=torch.long))
     return [[round(value, 4) for value in row] for row in mu.tolist()]
@@ -234,6 +236,8 @@ def _main(options: argparse.Namespace) -> None:
     size = file.stat().st_size / 1e6
     print(f"{file}: {size:.2f} MB; open it in a browser")
     if options.attach:
+        from analysis.reading.attach import attach_to_run
+
         print(attach_to_run(run, options.runs, [file], "figures"))
 
 
@@ -253,7 +257,7 @@ def _file(out: Path) -> Path:
     return out
 
 
-def _explorer_command(run: Run, against: Run | None) -> str:
+def _explorer_command(run: LoadedRun, against: LoadedRun | None) -> str:
     twin = f" AGAINST={against.folder.name}" if against else ""
     return f"make explorer RUN={run.folder.name}{twin}"
 

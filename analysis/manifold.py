@@ -25,14 +25,14 @@ from analysis.reading import arguments, latent
 from analysis.reading.attach import attach_to_run
 from analysis.reading.latent import Posterior
 from cvae.evaluation.metrics import markdown
-from cvae.loading.samples import Run, load_run
+from cvae.loading.loaded import LoadedRun, load_run
 from cvae.run.find import display_name
 
 DIMENSION = ("dimension", "kl, nats", "Var(mu)", "mean σ")
 
 
 def manifold(
-    run: Run,
+    run: LoadedRun,
     out: Path,
     *,
     digit: int | None = None,
@@ -89,7 +89,7 @@ def dimensions(posterior: Posterior) -> pd.DataFrame:
 
 
 def write_latent(
-    run: Run, posterior: Posterior, shown: Sequence[Plate], out: Path
+    run: LoadedRun, posterior: Posterior, shown: Sequence[Plate], out: Path
 ) -> Path:
     """manifold.md: the figures with their captions, and the dimensions as a table."""
     count, size = posterior.mu.shape

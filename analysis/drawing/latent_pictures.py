@@ -26,7 +26,7 @@ from analysis.reading import latent
 from analysis.reading.latent import Array, Posterior
 from cvae import grids
 from cvae.grids import Picture
-from cvae.loading.samples import Run
+from cvae.loading.loaded import LoadedRun
 
 STEPS = 10  # tiles of a path
 ELLIPSES = 400  # more would cover each other
@@ -35,7 +35,7 @@ RINGS = (1, 2, 3)  # of the prior, in standard deviations
 RING: dict[str, Any] = {"ls": "--", "lw": 0.8, "color": "0.2", "zorder": 3}
 
 
-def decoded(run: Run, u: Array, digit: int) -> Tensor:
+def decoded(run: LoadedRun, u: Array, digit: int) -> Tensor:
     """Decoder means (…, D) in [0, 1] at u (…, Z), drawn as `digit`."""
     flat = torch.from_numpy(u.reshape(-1, u.shape[-1])).float()
     labels = torch.full((len(flat),), digit)
@@ -43,7 +43,7 @@ def decoded(run: Run, u: Array, digit: int) -> Tensor:
     return images.view(*u.shape[:-1], -1)
 
 
-def plane(run: Run, axes: Array, count: int, digit: int) -> Picture:
+def plane(run: LoadedRun, axes: Array, count: int, digit: int) -> Picture:
     """The decoder on a grid of equal prior mass; `axes` (2, Z) go right and up.
 
     One axis (1, Z) gives a strip. In all other directions u stays 0. Kingma & Welling
@@ -60,14 +60,14 @@ def plane(run: Run, axes: Array, count: int, digit: int) -> Picture:
     return (picture * 255).round().to(torch.uint8).numpy()
 
 
-def traversals(run: Run, dims: list[int], digit: int) -> Picture:
+def traversals(run: LoadedRun, dims: list[int], digit: int) -> Picture:
     """A row a dimension, from its low to its high quantiles, the others at 0."""
     axes = np.eye(run.model.latent_dim)[dims]
     u = latent.quantiles(STEPS)[:, None] * axes[:, None]
     return grids.tile(decoded(run, u, digit), run.shape)
 
 
-def pairs(run: Run, posterior: Posterior) -> list[tuple[int, int]]:
+def pairs(run: LoadedRun, posterior: Posterior) -> list[tuple[int, int]]:
     """Two test images a digit: its first two, or its first and that of the next digit.
 
     The latter for a plain model, which alone can pass between digits. A digit with a
@@ -82,7 +82,7 @@ def pairs(run: Run, posterior: Posterior) -> list[tuple[int, int]]:
     return [(firsts[one][0], firsts[other][0]) for one, other in pairs]
 
 
-def interpolation(run: Run, posterior: Posterior, *, spherical: bool) -> Picture:
+def interpolation(run: LoadedRun, posterior: Posterior, *, spherical: bool) -> Picture:
     """A row a pair: the first image, the path between their means, the second image."""
     rows = []
     for start, end in pairs(run, posterior):
@@ -94,7 +94,7 @@ def interpolation(run: Run, posterior: Posterior, *, spherical: bool) -> Picture
     return grids.tile(torch.stack(rows), run.shape)
 
 
-def transfer(run: Run, posterior: Posterior) -> Picture:
+def transfer(run: LoadedRun, posterior: Posterior) -> Picture:
     """A row a digit: its first image, then the same z decoded as each digit."""
     first = [int(posterior.of(digit)[0]) for digit in posterior.digits]
     seen = torch.from_numpy(posterior.pixels[first]).float()
@@ -175,7 +175,15 @@ def _name_centres(axes: Axes, centres: dict[int, Array]) -> None:
     places = apart(middles, 0.11 * axes.get_xlim()[1]) if len(centres) else middles
     for digit, middle, place in zip(centres, middles, places, strict=True):
         axes.plot(*zip(middle, place, strict=True), color="0.2", lw=0.8, zorder=4)
-        axes.text(*place, str(digit), **centred, size=12, zorder=5, path_effects=halo)
+        axes.text(
+            place[0],
+            place[1],
+            str(digit),
+            **centred,
+            size=12,
+            zorder=5,
+            path_effects=halo,
+        )
 
 
 def apart(places: Array, gap: float) -> Array:

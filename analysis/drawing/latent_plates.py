@@ -15,7 +15,7 @@ from analysis.drawing.plates import Panel, Plate, mosaic
 from analysis.reading import latent
 from analysis.reading.latent import Posterior
 from cvae.evaluation.metrics import TRANSFER
-from cvae.loading.samples import Run
+from cvae.loading.loaded import LoadedRun
 from cvae.priors import Standard
 from cvae.run.find import display_name
 
@@ -25,7 +25,11 @@ TRAVERSED = 10  # dimensions at most
 
 @style.house()
 def draw_latent(
-    run: Run, posterior: Posterior, *, digit: int | None = None, ellipses: bool = False
+    run: LoadedRun,
+    posterior: Posterior,
+    *,
+    digit: int | None = None,
+    ellipses: bool = False,
 ) -> list[Plate]:
     """All that is drawn of a run, in the order of the page."""
     large = [digit] if digit is not None else list(range(run.model.classes or 1))
@@ -36,7 +40,7 @@ def draw_latent(
     ]
 
 
-def axis_names(run: Run, posterior: Posterior, dims: Sequence[int]) -> list[str]:
+def axis_names(run: LoadedRun, posterior: Posterior, dims: Sequence[int]) -> list[str]:
     """z1, z2, …: with its kl where there are more than are shown."""
     model = run.model
     unit = "σ of the prior"
@@ -51,7 +55,7 @@ def axis_names(run: Run, posterior: Posterior, dims: Sequence[int]) -> list[str]
     ]
 
 
-def planes(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]:
+def planes(run: LoadedRun, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]:
     """All digits small on one sheet, then a large sheet each; strips if Z is 1."""
     dims = posterior.plane
     axes = np.eye(run.model.latent_dim)[dims]
@@ -88,7 +92,9 @@ def planes(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]
     return sheets
 
 
-def posterior_means(run: Run, posterior: Posterior, *, ellipses: bool = False) -> Plate:
+def posterior_means(
+    run: LoadedRun, posterior: Posterior, *, ellipses: bool = False
+) -> Plate:
     """The posterior means by digit, and whether they mix."""
     dims = posterior.plane
     points = latent_pictures.scatter(
@@ -107,7 +113,7 @@ def posterior_means(run: Run, posterior: Posterior, *, ellipses: bool = False) -
     return Plate("posterior", points, mixing_caption(run, posterior) + around)
 
 
-def positions(run: Run, posterior: Posterior, *, ellipses: bool) -> list[Plate]:
+def positions(run: LoadedRun, posterior: Posterior, *, ellipses: bool) -> list[Plate]:
     """The posterior means by digit, the densities behind them, and their PCA."""
     dims = posterior.plane
     names = axis_names(run, posterior, dims)
@@ -143,7 +149,7 @@ def positions(run: Run, posterior: Posterior, *, ellipses: bool) -> list[Plate]:
     return shown
 
 
-def paths(run: Run, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]:
+def paths(run: LoadedRun, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]:
     """Traversals where Z > 2, interpolations, and style transfer."""
     shown = []
     dims = posterior.active[:TRAVERSED]
@@ -202,7 +208,7 @@ def column_labels(count: int, *, ends: bool = False) -> list[str]:
     return [words[0], *[""] * (count - 2), words[-1]] if ends else words
 
 
-def title(run: Run) -> str:
+def title(run: LoadedRun) -> str:
     return f"{display_name(run.folder)}, {dimensions(run.model.latent_dim)}"
 
 
@@ -210,7 +216,7 @@ def dimensions(size: int) -> str:
     return f"{size} latent dimension{'s' * (size > 1)}"
 
 
-def mixing_caption(run: Run, posterior: Posterior) -> str:
+def mixing_caption(run: LoadedRun, posterior: Posterior) -> str:
     """Whether z tells the digit, in words and in numbers."""
     labels = posterior.labels
     if len(posterior.digits) < 2:

@@ -46,8 +46,8 @@ def rate_distortion(comparison: Comparison) -> Plate | None:
     if not points:
         return None
     figure, panel = _scatter(comparison, points, rate, distortion)
-    named = {"rate": metric_axis(rate), "distortion": metric_axis(distortion)}
-    name_axes(panel, "plane", **named)
+    names = metric_axis(rate), metric_axis(distortion)
+    name_axes(panel, "plane", rate=names[0], distortion=names[1])
     _iso_lines(panel)
     panel.grid(False)
     style.title(figure, f"Rate and distortion, {part} set ({runs_words(len(points))})")

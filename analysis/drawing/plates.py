@@ -97,12 +97,12 @@ def mosaic(panels: Sequence[Panel], columns: int) -> Figure:
             size = min(10.0, room / (0.6 * max(1, len(title))))
             axes.annotate(title, (0, 1), (INSET, 4 + names), **place, size=size)
             for at, word in enumerate(words):
-                spot = ((at + 0.5) / len(words), 1)
+                spot = ((at + 0.5) / len(words), 1.0)
                 axes.annotate(word, spot, (0, 3), **place, size=6, ha="center")
             for at, word in enumerate(beside):
-                spot = (0, 1 - (at + 0.5) / len(beside))
-                where = {"size": 6, "ha": "right", "va": "center"}
-                axes.annotate(word, spot, (-3, 0), **place, **where)
+                place |= {"ha": "right", "va": "center"}
+                spot = (0.0, 1 - (at + 0.5) / len(beside))
+                axes.annotate(word, spot, (-3, 0), **place, size=6)
             # "none" and not "nearest": a vector file keeps the pixels as they are
             colours = np.repeat(picture[..., None], 3, axis=2)
             axes.imshow(colours, interpolation="none", aspect="auto")

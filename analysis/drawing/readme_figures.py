@@ -26,8 +26,7 @@ from analysis.reading.load import load_runs
 from analysis.reading.needed import Needed
 from cvae import grids
 from cvae.grids import Picture
-from cvae.loading.samples import Run, generate_conditional_samples
-from cvae.run.data import load_data
+from cvae.loading.loaded import LoadedRun, generate_conditional_samples, load_data
 from cvae.run.folder import RunFolder
 
 SAMPLES = 16  # of a digit
@@ -63,7 +62,7 @@ def digits_20(needed: Needed) -> list[Plate]:
     return [ten_rows(needed.run(of), name, column)[1] for of, name in names.items()]
 
 
-def ten_rows(run: Run, name: str, column: str) -> tuple[list[Tensor], Plate]:
+def ten_rows(run: LoadedRun, name: str, column: str) -> tuple[list[Tensor], Plate]:
     """Samples of each digit (N, D), and their sheet: a digit a row."""
     images = [generate_conditional_samples(d, SAMPLES, run, seed=0) for d in range(10)]
     caption = (
@@ -245,7 +244,7 @@ def shown(posterior: Posterior) -> list[int]:
     return [int(place) for few in places for place in few]
 
 
-def restored(run: Run, posterior: Posterior, places: Sequence[int]) -> Picture:
+def restored(run: LoadedRun, posterior: Posterior, places: Sequence[int]) -> Picture:
     """The decoder's means at the posterior means of some test images, in a row."""
     u = torch.from_numpy(posterior.mu[places]).float()
     labels = torch.from_numpy(posterior.labels[places])
@@ -253,7 +252,7 @@ def restored(run: Run, posterior: Posterior, places: Sequence[int]) -> Picture:
     return row(grids.digits(run.model, z, labels).numpy(), run)
 
 
-def row(pixels: NDArray[np.floating], run: Run) -> Picture:
+def row(pixels: NDArray[np.floating], run: LoadedRun) -> Picture:
     """(N, D) pixels in [0, 1] as one row of tiles."""
     return grids.tile(torch.from_numpy(pixels)[None].float(), run.shape)
 

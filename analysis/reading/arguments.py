@@ -7,15 +7,16 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from analysis.reading.load import load_runs
-from analysis.reading.runs import Runs
 from cvae.cli.exits import guarded
 from cvae.errors import RunNotFound
 from cvae.run.find import sweeps
 from cvae.run.folder import RUNS
 from cvae.tracking.address import VARIABLE
+
+if TYPE_CHECKING:
+    from analysis.reading.runs import Runs
 
 FORMATS = ("png", "svg", "pdf")
 Options = dict[str, dict[str, Any]]
@@ -77,6 +78,8 @@ def selected_runs(options: argparse.Namespace) -> Runs:
     Raises:
         RunNotFound: nothing fits, or nothing was asked for.
     """
+    from analysis.reading.load import load_runs
+
     if options.store:
         os.environ[VARIABLE] = options.store
     ids = (options.run or "").split()

@@ -12,7 +12,7 @@ from cvae.errors import RunNotFound
 from cvae.run.folder import SweepFolder
 
 if TYPE_CHECKING:
-    from cvae.loading.samples import Run
+    from cvae.loading.loaded import LoadedRun
     from cvae.tracking.store import Store
 
 
@@ -51,7 +51,9 @@ def attach(runs: Runs, files: Sequence[Path], folder: str) -> str:
     return f"in MLflow: run {home}, artifacts {folder}/"
 
 
-def attach_to_run(run: Run, runs: Path, files: Sequence[Path], folder: str) -> str:
+def attach_to_run(
+    run: LoadedRun, runs: Path, files: Sequence[Path], folder: str
+) -> str:
     """Files as artifacts of the one run that they were made of; as `attach`."""
     return attach(
         load_runs(ids=[run.folder.name], runs=runs, folders_only=True), files, folder

@@ -18,9 +18,8 @@ from scipy.stats import norm
 from torch import Tensor
 
 from cvae import likelihood
-from cvae.loading.samples import Run
+from cvae.loading.loaded import LoadedRun, load_data
 from cvae.priors import gaussian_kl_per_dim
-from cvae.run.data import load_data
 from cvae.run.state import stream
 
 Array = NDArray[np.float64]
@@ -74,7 +73,7 @@ class Posterior:
 
 
 @torch.no_grad()
-def encode(run: Run) -> Posterior:
+def encode(run: LoadedRun) -> Posterior:
     """q(z|x,y) of all test images, through the input noise that the run trained with.
 
     Raises:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae.errors import RunNotFound, SpecError
-from cvae.loading.samples import Run, load_run
+from cvae.loading.loaded import LoadedRun, load_run
 from cvae.run import published
 from cvae.run.find import finished_run, folders
 from cvae.run.folder import RunFolder
@@ -78,7 +78,7 @@ class Needed:
                 done[seed] = run
         return [done[seed] for seed in sorted(done)]
 
-    def run(self, name: str) -> Run:
+    def run(self, name: str) -> LoadedRun:
         """The run of a single spec, as a model."""
         return load_run(self._finished(self.spec(name)).name, runs=self.runs)
 
@@ -106,7 +106,7 @@ class Needed:
                 "figures FROM=runs trains them"
             )
         settings = self.overrides if once else self._settings(name)
-        words = ["run" if once else "sweep", str(self.path(name))]
+        words = ["experiment" if once else "sweep", str(self.path(name))]
         words += ["--runs", str(self.runs), "--set", " ".join(settings)]
         words += ["--jobs", str(jobs)] if jobs and not once else []
         _command(*words, *(["--offline"] if offline else []))

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -207,7 +208,8 @@ def test_bound_beta_and_fidelity_are_one_plane(tmp_path: Path) -> None:
     (axes,) = plate.figure.axes
     assert "test/neg_elbo (nats per image)" in axes.get_xlabel()
     assert "test/label_fidelity" in axes.get_ylabel()
-    line, _, (across, up) = axes.containers[0].lines
+    bars: Any = axes.containers[0]
+    line, _, (across, up) = bars.lines
     assert line.get_xdata() == pytest.approx([101.0, 104.5])  # means, in the order of β
     assert line.get_ydata() == pytest.approx([0.9055, 0.9405])
     (left, _), (right, _) = across.get_segments()[0]
@@ -216,9 +218,10 @@ def test_bound_beta_and_fidelity_are_one_plane(tmp_path: Path) -> None:
     (legend,) = plate.figure.legends
     named = [text.get_text() for text in legend.get_texts()]
     assert named == ["prior = mixture", "prior = standard", "β = 0.5", "β = 4"]
-    small, large = axes.collections[-1].get_sizes()
+    points: Any = axes.collections[-1]
+    small, large = points.get_sizes()
     assert small < large
-    first, second = (legend.legend_handles[k] for k in (0, 1))
+    first, second, *_ = (each for each in legend.get_lines())
     assert first.get_color() == line.get_color() != second.get_color()
     plate.save(tmp_path)
 
@@ -419,7 +422,7 @@ def test_rate_goes_to_the_right_and_distortion_up(tmp_path: Path) -> None:
     (axes,) = plate.figure.axes
     assert axes.get_xlabel() == "rate, test/kl (nats per image)"
     assert axes.get_ylabel() == "distortion, test/recon (nats per image)"
-    points = axes.collections[0].get_offsets()
+    points = np.asarray(axes.collections[0].get_offsets())
     assert sorted(points.tolist()) == [[10.0, 90.0], [40.0, 80.0]]
 
 

@@ -19,7 +19,7 @@ from analysis import explorer
 from analysis.reading import packed
 from cvae import mixture
 from cvae.errors import UsageError
-from cvae.loading.samples import Run, load_run
+from cvae.loading.loaded import LoadedRun, load_run
 from cvae.mixture import Mixture
 from cvae.model import CVAE
 from cvae.priors import Prior
@@ -63,12 +63,12 @@ def weights(data: bytes, part: nn.Sequential) -> list[NDArray[np.float32]]:
 
 
 @pytest.fixture(scope="module")
-def published() -> Run:
+def published() -> LoadedRun:
     return load_run("seed-notebook")
 
 
 def test_the_page_in_docs_holds_the_published_weights_to_the_bit(
-    published: Run,
+    published: LoadedRun,
 ) -> None:
     text = DOCS.read_text()
     assert len(text.encode()) <= MOST
@@ -227,8 +227,8 @@ def test_a_run_of_the_wrong_kind_is_refused(
         "plain flow": untrained_run(
             tmp_path, model__conditional=False, model__prior="flow"
         ),
-        "small": Run(own.model, own.spec, own.folder, small),
-        "small plain": Run(plain.model, plain.spec, plain.folder, small),
+        "small": LoadedRun(own.model, own.spec, own.folder, small),
+        "small plain": LoadedRun(plain.model, plain.spec, plain.folder, small),
     }
     with pytest.raises(UsageError, match=words):
         explorer.page(kinds[asked["run"]], kinds.get(asked.get("against", "")))

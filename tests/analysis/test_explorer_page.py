@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from analysis import explorer
 from analysis.reading import latent, packed
 from cvae import grids, mixture
-from cvae.loading.samples import Run, load_run
+from cvae.loading.loaded import LoadedRun, load_run
 from cvae.objective import bernoulli_nll
 from cvae.priors import gaussian_log_density, sample
 from cvae.run.data import load_data
@@ -66,7 +66,7 @@ def show(page: Page, file: Path, fragment: str = "") -> None:
     page.evaluate(READY)
 
 
-def rounded(run: Run) -> Run:
+def rounded(run: LoadedRun) -> LoadedRun:
     """The run with its weights as the page has them."""
     with torch.no_grad():
         for layer in run.model.modules():
@@ -77,12 +77,12 @@ def rounded(run: Run) -> Run:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedRun, Path]:
     """The published run, as the page in docs has it, and that page."""
     return rounded(load_run("seed-notebook")), Path("docs/explorer.html").resolve()
 
 
-def made(root: Path, **fields: Any) -> tuple[Run, Path]:
+def made(root: Path, **fields: Any) -> tuple[LoadedRun, Path]:
     """An untrained run with large weights and any prior; its page."""
     run = untrained_run(root, scale=1.5, model__hidden=[24, 16], **fields)
     if fields.get("model__prior") == "learned":
@@ -119,20 +119,20 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module", params=["published", *KINDS])
 def shown(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Run, Path]:
+) -> tuple[LoadedRun, Path]:
     if request.param == "published":
-        found: tuple[Run, Path] = request.getfixturevalue("published")
+        found: tuple[LoadedRun, Path] = request.getfixturevalue("published")
         return found
     return made(tmp_path_factory.mktemp("kind"), **KINDS[request.param])
 
 
 @torch.no_grad()
-def decoded(run: Run, u: Tensor, y: Tensor) -> Tensor:
+def decoded(run: LoadedRun, u: Tensor, y: Tensor) -> Tensor:
     return grids.digits(run.model, run.model.prior.unwhiten(u, y), y)
 
 
 def test_pixels_are_pytorchs_to_a_grey_level(
-    shown: tuple[Run, Path], opened: Page
+    shown: tuple[LoadedRun, Path], opened: Page
 ) -> None:
     run, file = shown
     show(opened, file)
@@ -144,7 +144,7 @@ def test_pixels_are_pytorchs_to_a_grey_level(
 
 
 @torch.no_grad()
-def test_the_encoder_is_pytorchs(shown: tuple[Run, Path], opened: Page) -> None:
+def test_the_encoder_is_pytorchs(shown: tuple[LoadedRun, Path], opened: Page) -> None:
     run, file = shown
     show(opened, file)
     x = images(run)
@@ -156,14 +156,14 @@ def test_the_encoder_is_pytorchs(shown: tuple[Run, Path], opened: Page) -> None:
         torch.testing.assert_close(there, expected, rtol=1e-4, atol=1e-4)
 
 
-def images(run: Run) -> Tensor:
+def images(run: LoadedRun) -> Tensor:
     """The images of the page (40, D) in [0, 1]."""
     test = load_data(run.spec, run.folder).test
     return test.images[explorer._example_rows(test.labels.numpy())] / 255
 
 
 @torch.no_grad()
-def log_joint(run: Run, x: Tensor, u: Tensor, y: int) -> Tensor:
+def log_joint(run: LoadedRun, x: Tensor, u: Tensor, y: int) -> Tensor:
     """log p(x, u given y) of u (G, Z) and images x (N, D): (N, G)."""
     model = run.model
     labels = torch.full((len(u),), y)
@@ -178,7 +178,7 @@ def log_joint(run: Run, x: Tensor, u: Tensor, y: int) -> Tensor:
     return joint
 
 
-def integral(run: Run, x: Tensor, y: int) -> list[float]:
+def integral(run: LoadedRun, x: Tensor, y: int) -> list[float]:
     """log p(x given y) of images (N, D), by quadrature over the page's part of z.
 
     Points 0.1 apart; 0.02 where the density is within 30 nats of the image's highest,
@@ -207,7 +207,7 @@ def integral(run: Run, x: Tensor, y: int) -> list[float]:
 
 
 def test_label_scores_are_the_integral_over_z(
-    shown: tuple[Run, Path], opened: Page
+    shown: tuple[LoadedRun, Path], opened: Page
 ) -> None:
     """By quadrature; by the same draws where z has more than two dimensions."""
     run, file = shown
@@ -223,7 +223,7 @@ def test_label_scores_are_the_integral_over_z(
 
 
 @torch.no_grad()
-def sampled_scores(run: Run, file: Path, opened: Page) -> None:
+def sampled_scores(run: LoadedRun, file: Path, opened: Page) -> None:
     """The same draws in PyTorch, by the estimator of cvae/likelihood.py."""
     show(opened, file)
     x, model = images(run), run.model
@@ -252,7 +252,7 @@ FRAMES = "() => explorer.frames"
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedRun, Path]:
     """A page of small networks, a plain twin beside them: it answers at once."""
     root = tmp_path_factory.mktemp("small")
     run = untrained_run(root, scale=1.5, model__hidden=[16])
@@ -276,7 +276,7 @@ def settled(page: Page) -> None:
 
 
 def test_dragging_the_point_draws_all_ten_digits_anew(
-    small: tuple[Run, Path], opened: Page
+    small: tuple[LoadedRun, Path], opened: Page
 ) -> None:
     run, file = small
     show(opened, file)
@@ -300,7 +300,7 @@ def test_dragging_the_point_draws_all_ten_digits_anew(
 
 
 def test_the_plane_answers_to_the_keyboard(
-    small: tuple[Run, Path], opened: Page
+    small: tuple[LoadedRun, Path], opened: Page
 ) -> None:
     show(opened, small[1])
     opened.locator("#plane").focus()
@@ -317,7 +317,7 @@ def test_the_plane_answers_to_the_keyboard(
     assert u(opened) == [0, opened.evaluate("facts.edge")]
 
 
-def test_every_control_has_a_name(small: tuple[Run, Path], opened: Page) -> None:
+def test_every_control_has_a_name(small: tuple[LoadedRun, Path], opened: Page) -> None:
     show(opened, small[1])
     for role in ("button", "slider", "radio", "img"):
         everything = opened.get_by_role(role)
@@ -328,7 +328,7 @@ def test_every_control_has_a_name(small: tuple[Run, Path], opened: Page) -> None
 
 
 def test_walk_random_temperature_and_reset(
-    small: tuple[Run, Path], opened: Page
+    small: tuple[LoadedRun, Path], opened: Page
 ) -> None:
     show(opened, small[1])
     opened.get_by_role("button", name="Random").click()
@@ -351,7 +351,7 @@ def test_walk_random_temperature_and_reset(
 
 
 def test_a_way_leads_from_one_test_image_to_the_other(
-    small: tuple[Run, Path], opened: Page
+    small: tuple[LoadedRun, Path], opened: Page
 ) -> None:
     show(opened, small[1])
     ends = []
@@ -378,7 +378,7 @@ DRAWN = """() => {
 
 
 def test_a_drawn_digit_is_centred_as_mnist_is_and_recognised(
-    published: tuple[Run, Path], opened: Page
+    published: tuple[LoadedRun, Path], opened: Page
 ) -> None:
     """The longer side is 20 pixels, the centre of mass pixel 14, to half a pixel."""
     show(opened, published[1])
@@ -417,7 +417,7 @@ def png(grey: Array) -> bytes:
 
 
 def test_a_digit_in_a_file_is_centred_as_mnist_is(
-    published: tuple[Run, Path], opened: Page
+    published: tuple[LoadedRun, Path], opened: Page
 ) -> None:
     """An image of MNIST is itself; a photograph of it, on uneven paper, nearly so."""
     run, file = published
@@ -440,7 +440,7 @@ def test_a_digit_in_a_file_is_centred_as_mnist_is(
 
 
 def test_a_dropped_file_is_an_end_of_the_way(
-    small: tuple[Run, Path], opened: Page
+    small: tuple[LoadedRun, Path], opened: Page
 ) -> None:
     run, file = small
     show(opened, file)
@@ -472,7 +472,7 @@ def test_a_dropped_file_is_an_end_of_the_way(
 
 
 def test_a_missing_coordinate_or_a_wrong_one_in_the_address_is_left_out(
-    small: tuple[Run, Path], opened: Page
+    small: tuple[LoadedRun, Path], opened: Page
 ) -> None:
     words = "z=0.50,-1.25&digit=3&temperature=0.4&a=4&b=12&at=0.5&way=spherical"
     show(opened, small[1], f"#{words}")
@@ -492,7 +492,7 @@ FRAME = """html => { const frame = document.createElement("iframe");
 
 
 def test_it_works_in_a_frame_that_allows_scripts_and_nothing_else(
-    small: tuple[Run, Path], browser: Browser
+    small: tuple[LoadedRun, Path], browser: Browser
 ) -> None:
     """As MLflow's artifact viewer: a blob in an iframe with sandbox=allow-scripts."""
     page = browser.new_page()
@@ -511,7 +511,9 @@ def test_it_works_in_a_frame_that_allows_scripts_and_nothing_else(
     page.close()
 
 
-def test_light_dark_print_and_phone(small: tuple[Run, Path], opened: Page) -> None:
+def test_light_dark_print_and_phone(
+    small: tuple[LoadedRun, Path], opened: Page
+) -> None:
     show(opened, small[1])
     ink = "() => getComputedStyle(document.querySelector('#seen')).filter"
     assert opened.evaluate(ink) == "invert(1)"  # black ink on white

@@ -341,14 +341,16 @@ def test_what_is_missing_is_run_by_commands_that_parse(
     missing.make("quickstart", once=True, jobs=2, offline=True)
     missing.make("quickstart", once=False, jobs=2, offline=True)
     missing.make("beta", once=True, jobs=None, offline=False)
-    options = [__main__._parser().parse_args(words) for words in asked]
-    assert [words[0] for words in asked] == ["run", "sweep", "sweep"]
-    assert [Path(o.config).stem for o in options] == ["quickstart"] * 2 + ["beta"]
-    assert [o.offline for o in options] == [True, True, False]
-    assert [o.jobs for o in options[1:]] == [2, None]
-    assert {o.runs for o in options} == {tmp_path}
+    parsed = [__main__._parsed(list(words)) for words in asked]
+    assert [name for name, _ in parsed] == ["experiment", "sweep", "sweep"]
+    options = [options for _, options in parsed]
+    configs = [Path(each["config"]).stem for each in options]
+    assert configs == ["quickstart", "quickstart", "beta"]
+    assert [each["offline"] for each in options] == [True, True, False]
+    assert [each["jobs"] for each in options[1:]] == [2, None]
+    assert {each["runs"] for each in options} == {tmp_path}
     plain = list(there.overrides)
-    settings = [split_overrides(o.changes) for o in options]
+    settings = [split_overrides(each["changes"]) for each in options]
     assert settings == [plain, [*plain, "seeds=3"], plain]
 
 

@@ -16,13 +16,13 @@ from analysis.reading import latent
 from analysis.reading.arguments import FORMATS
 from analysis.reading.latent import Posterior
 from cvae.grids import GAP, Picture
-from cvae.loading.samples import Run
+from cvae.loading.loaded import LoadedRun
 from tests.conftest import linear, untrained_run
 
 STEP = 28 + GAP
 
 
-def linear_run(root: Path, *, size: int = 2, conditional: bool = True) -> Run:
+def linear_run(root: Path, *, size: int = 2, conditional: bool = True) -> LoadedRun:
     """Pixel k of the decoder is sigmoid(z_k), and pixel 100 + y of digit y is lit."""
     run = untrained_run(
         root, model__latent_dim=size, model__hidden=[], model__conditional=conditional
