@@ -24,7 +24,6 @@ from cvae.mixture import Mixture
 from cvae.model import CVAE
 from cvae.priors import Prior
 from tests.conftest import generator, linear, untrained_run
-from tests.test_make import make
 
 MOST = 3_000_000  # bytes of the default network's page, a plain twin beside it
 DOCS = Path("docs/explorer.html")
@@ -253,11 +252,3 @@ def test_a_mistake_gets_one_message_and_exit_code_2(
     assert explorer.main(arguments) == 2
     assert words in caplog.text
     assert not list(tmp_path.iterdir())
-
-
-def test_make_explorer_hands_on_what_the_user_says() -> None:
-    said = ["RUN=mine", "AGAINST=plain", "OUT=a b/page.html", "ATTACH=1"]
-    done = make("explorer", *said)
-    words = "--run=mine --against=plain --out=a b/page.html --attach"
-    assert done.stdout.split("-m analysis.explorer ")[1].strip() == words
-    assert "--attach" not in make("explorer", "ATTACH=0").stdout
