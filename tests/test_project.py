@@ -16,7 +16,8 @@ import yaml
 from tests import children
 from tests.children import ROOT, Done
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = CONFIG["project"]
 SMALL = "data.train_images=600 data.validation_images=100 training.epochs=1"
 
 
@@ -54,34 +55,43 @@ def setuptools_version() -> int:
     setuptools_version() < 77,
     reason="pip fetches setuptools 77 or newer, this environment has an older one",
 )
-def test_an_editable_installation_gives_the_command(
+def test_an_installation_gives_the_command_and_a_published_model(
     checkout: Path, tmp_path: Path
 ) -> None:
     venv, elsewhere = tmp_path / "venv", tmp_path / "elsewhere"
     elsewhere.mkdir()
     succeeded(children.python("-m", "venv", "--without-pip", str(venv)))
-    own = sysconfig.get_path("purelib", vars={"base": str(venv)})
-    (Path(own) / "packages_of_the_tests.pth").write_text(sysconfig.get_path("purelib"))
+    own = Path(sysconfig.get_path("purelib", vars={"base": str(venv)}))
+    (own / "packages_of_the_tests.pth").write_text(sysconfig.get_path("purelib"))
     pip = ["-m", "pip", "--python", str(venv / "bin" / "python"), "install"]
-    pip += ["--no-deps", "--no-build-isolation", "--no-index", "-e", str(checkout)]
-    succeeded(children.python(*pip, env=clean()))
-    command = [str(venv / "bin" / "cvae"), "schema"]
-    shown = succeeded(children.run(command, cwd=elsewhere, env=clean()))
-    assert shown == succeeded(children.python("-m", "cvae", "schema"))
-    wrong = children.run([command[0], "run", "no.yaml"], cwd=elsewhere, env=clean())
-    assert wrong.returncode == 2
-    code = (
-        "from cvae import mnist; from cvae.run import classifiers; "
-        "print(mnist.SHIPPED_ROOT, classifiers.PUBLISHED)"
-    )
-    python = [str(venv / "bin" / "python"), "-c", code]
-    found = succeeded(children.run(python, cwd=elsewhere, env=clean())).split()
+    pip += ["--no-deps", "--no-build-isolation", "--no-index"]
+
+    def typed(*words: str) -> str:
+        command = [str(venv / "bin" / words[0]), *words[1:]]
+        return succeeded(children.run(command, cwd=elsewhere, env=clean()))
+
+    succeeded(children.python(*pip, str(checkout), env=clean()))
+    assert "seed-notebook" in typed("cvae", "samples", "--digit=5", "--out=five.png")
+    assert (elsewhere / "five.png").exists()
+    for file in (own / "cvae" / "published").rglob("*.*"):
+        published = ROOT / "results" / file.relative_to(own / "cvae" / "published")
+        assert file.is_dir() or file.read_bytes() == published.read_bytes()
+    succeeded(children.python(*pip, "-e", str(checkout), env=clean()))
+    code = "from cvae import mnist; from cvae.run import classifiers; "
+    code += "print(mnist.SHIPPED_ROOT, classifiers.PUBLISHED)"
+    found = typed("python", "-c", code).split()
     assert found[0] == str(checkout / "mnist_data" / "raw")
     assert found[1].startswith(str(checkout / "results" / "judge"))
 
 
+def test_every_room_is_installed() -> None:
+    listed = set(CONFIG["tool"]["setuptools"]["packages"]) - {"cvae.published"}
+    rooms = [*ROOT.glob("cvae/**/*.py"), *ROOT.glob("analysis/**/*.py")]
+    assert listed >= {".".join(f.parent.relative_to(ROOT).parts) for f in rooms}
+
+
 def test_the_installation_asks_for_what_requirements_pin() -> None:
-    pinned = (ROOT / "requirements.txt").read_text().partition("# tests")[0]
+    pinned = (ROOT / "requirements.txt").read_text()
     names = set(re.findall(r"(?m)^([\w-]+)==", pinned))
     asked = {re.split(r"[>=<]", each)[0] for each in PROJECT["dependencies"]}
     assert asked == names

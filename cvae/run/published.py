@@ -26,6 +26,7 @@ from cvae.spec.document import parse, resolve
 from cvae.spec.fields import Spec
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
+INSTALLED = Path(__file__).resolve().parents[1] / "published"  # without a checkout
 MANIFEST = "manifest.json"
 FORMAT = 1
 READ_BY = "cvae 1.0.0"  # the first version that reads this format
@@ -42,6 +43,9 @@ class Results:
         self.path = path
         self.manifest = _manifest(path / MANIFEST)
         self.files: dict[str, str] = self.manifest["files"]
+        if path == INSTALLED:  # one model of them
+            here = {name: (path / name).exists() for name in self.files}
+            self.files = {name: sha for name, sha in self.files.items() if here[name]}
         self.figures: dict[str, dict[str, float]] = self.manifest["runs"]
 
     def read(self, name: str) -> bytes:
@@ -192,7 +196,7 @@ def _cached(path: Path, stamp: tuple[int, int]) -> Results:
 
 def fallback(runs: Path) -> Results | None:
     """What stands in where there is no run of one's own: for `runs/` alone."""
-    return at(RESULTS) if runs == RUNS else None
+    return (at(RESULTS) or at(INSTALLED)) if runs == RUNS else None
 
 
 def _manifest(path: Path) -> dict[str, Any]:
