@@ -1,4 +1,4 @@
-"""The page on which MLflow's UI compares our runs: grids, then test, val, train, time.
+"""The page on which MLflow's UI compares our runs: metrics, final grids, curves.
 
 MLflow keeps shared views of an experiment as JSON in a tag. Its generated page hides
 the image grids under a list of all parameters and counts the parents of sweeps as runs;
@@ -12,38 +12,28 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cvae.evaluation.metrics import BOUND, CONTROL, HEADLINE
+from cvae.evaluation.metrics import CONTROL, HEADLINE
 
 KEY = "cvae"
 TAG = f"mlflow.sharedViewState.{KEY}"
 RUNS_ONLY = "tags.`cvae.id` != ''"  # MLflow's filter: no parents of sweeps, no pages
-# Ordered by `attributes.start_time`, its own word, the UI fetches the parents of runs
-# in spite of the filter, and hides the runs of a sweep under them.
-NEWEST_FIRST = {"orderByKey": "attributes.Created", "orderByAsc": False}
-LINE = {
-    "lineSmoothness": 0,
-    "xAxisScaleType": "linear",
-    "scaleType": "linear",
-    "range": {},
-    "xAxisKey": "step",
-    "selectedXAxisMetricKey": "",
-    "yAxisKey": "metric",
-    "yAxisExpressions": [],
-    "ignoreOutliers": False,
-    "useGlobalXaxisKey": True,
-    "useGlobalLineSmoothing": True,
-}
-SHOWN = (*BOUND, CONTROL[0])
+# Ordered by time, the UI fetches the parents of runs in spite of the filter, and hides
+# the runs of a sweep under them.
+BEST_FIRST = {"orderByKey": f"metrics.`test/{HEADLINE}`", "orderByAsc": True}
+LINE = {"xAxisKey": "step", "yAxisKey": "metric", "useGlobalXaxisKey": True}
 PICTURES = ("digits", "reconstructions")  # that a run ends with
 FINAL = "final_"  # their key in MLflow, at the same step in every run
 SECTIONS = {
+    "test": (f"test/{HEADLINE}", f"test/{CONTROL[0]}", "test/recon", "test/kl"),
     "grids": tuple(f"{FINAL}{name}" for name in PICTURES),
-    "test": tuple(f"test/{name}" for name in SHOWN),
-    "val": tuple(f"val/{name}" for name in SHOWN),
+    "val": tuple(f"val/{name}" for name in (HEADLINE, CONTROL[0], "recon", "kl")),
     "train": (f"train/{HEADLINE}", "train/loss", "train/learning_rate"),
     "time": ("time/training", "time/total"),
 }
-WIDE = {"columns": 1, "cardHeight": 560}  # pixels; else three narrow cards, cut off
+SIZES = {  # cards of a section: side by side, and pixels; by itself three that are cut
+    "test": {"columns": 2, "cardHeight": 220},
+    "grids": {"columns": 1, "cardHeight": 560},
+}
 COLUMNS = (HEADLINE, "recon", "kl", CONTROL[0])  # of a list that scrolls sideways
 PARAMS = ("model.latent_dim", "objective.beta", "training.epochs", "training.seed")
 
@@ -59,13 +49,13 @@ def view() -> str:
     sections = [
         {"uuid": name, "name": name, "display": name != "time", "isReordered": True}
         | {"deleted": False, "isGenerated": False}
-        | (WIDE if name == "grids" else {})
+        | SIZES.get(name, {})
         for name in SECTIONS
     ]
     return json.dumps(
         {
             "searchFilter": RUNS_ONLY,
-            **NEWEST_FIRST,
+            **BEST_FIRST,
             "selectedColumns": columns,
             "compareRunCharts": charts,
             "compareRunSections": sections,
@@ -84,15 +74,15 @@ def link(address: str, experiment_id: str, *, view: bool) -> str:
 
 def _chart(section: str, key: str) -> dict[str, Any]:
     chart: dict[str, Any] = {
-        "uuid": f"{section}-{key}",
+        "uuid": key,
         "runsCountToCompare": 10,
         "metricSectionId": section,
         "deleted": False,
         "isGenerated": False,
-        "displayName": key,
     }
     if section == "grids":
         images = {"imageKeys": [key], "step": 0, "showRunParams": False}
-        return chart | {"type": "IMAGE"} | images
-    kind = "BAR" if section in ("test", "time") else "LINE"
-    return chart | {"type": kind, "metricKey": key} | LINE
+        return chart | {"type": "IMAGE", "displayName": key} | images
+    if section in ("test", "time"):
+        return chart | {"type": "BAR", "metricKey": key}
+    return chart | {"type": "LINE", "metricKey": key} | LINE

@@ -6,6 +6,7 @@ package itself, so that it loads where nothing of this project is installed.
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import warnings
@@ -17,13 +18,16 @@ from unittest import mock
 
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
 from mlflow.models import Model
+from mlflow.models.utils import _save_example
 
+from cvae.run.find import display_name
 from cvae.run.folder import RunFolder
 from cvae.spec.identity import flatten
 from cvae.tracking.connection import MlflowClient
 from cvae.tracking.entities import text
 
 CODE = Path(__file__).with_name("served.py")
+EXAMPLE = [{"digit": 5, "num_samples": 16, "seed": 7}]  # of a request
 PACKAGE = Path(__file__).parents[1]
 NEEDS = ("mlflow", "torch", "numpy", "pydantic", "PyYAML", "safetensors", "pillow")
 
@@ -38,7 +42,7 @@ def publish(client: MlflowClient, folder: RunFolder, run_id: str) -> str:
     experiment, last = run.info.experiment_id, folder.records()[-1]["epoch"]
     model = _find_model(client, experiment, run_id) or client.create_logged_model(
         experiment,
-        folder.spec().name.replace(".", "_"),  # a dot is refused
+        re.sub("[/:.%\"']", "_", display_name(folder)),  # which MLflow refuses
         run_id,
         tags={"cvae.id": folder.info["id"], "cvae.uid": folder.info["uid"]},
         params={key: text(value) for key, value in flatten(folder.spec()).items()},
@@ -85,6 +89,9 @@ def save(folder: RunFolder, place: Path, facts: Model) -> Path:
             code_paths=[str(PACKAGE)],
             pip_requirements=[f"{n}=={version(n).split('+')[0]}" for n in NEEDS],
         )
+    # given to `save_model`, it would load the model and ask it
+    _save_example(facts, EXAMPLE, str(model))
+    facts.save(str(model / "MLmodel"))
     return model
 
 

@@ -55,6 +55,8 @@ class Publisher:
                 self._publish_changed()
         for monitor in self.monitors.values():
             monitor.finish()
+        if not self.followed:
+            return 0
         for folder in self._members():
             with contextlib.suppress(*UNREADABLE):
                 mark_dead(folder)

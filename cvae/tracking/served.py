@@ -2,7 +2,8 @@
 
 MLflow runs this file (models from code: nothing is pickled) with the run's folder as
 its artifact. It imports the package: the copy that lies with the model, or the one that
-the process has imported already.
+the process has imported already. torch is imported when the model is loaded, not when
+it is logged.
 """
 
 from __future__ import annotations
@@ -10,17 +11,16 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlflow
-import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
-from cvae.loading.loaded import generate_conditional_samples, open_run
-from cvae.run.folder import RunFolder
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_IMAGES = 1000  # images a request: a second of work, not a machine's memory
 
@@ -48,7 +48,11 @@ class Digits(PythonModel):  # type: ignore[misc]
     """p(x given y): a digit in, images out."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        self.run = open_run(RunFolder(Path(context.artifacts["run"])))
+        from cvae.loading import loaded
+        from cvae.run.folder import RunFolder
+
+        self.sample = loaded.generate_conditional_samples
+        self.run = loaded.open_run(RunFolder(Path(context.artifacts["run"])))
 
     def predict(self, model_input: list[Request]) -> list[Answer]:
         """An answer for each request.
@@ -61,7 +65,7 @@ class Digits(PythonModel):  # type: ignore[misc]
     def _answer(self, request: Request) -> Answer:
         asked = request.model_dump(exclude={"pixels"})
         try:
-            images = generate_conditional_samples(run=self.run, **asked)
+            images = self.sample(run=self.run, **asked)
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
         if request.pixels:
@@ -72,7 +76,7 @@ class Digits(PythonModel):  # type: ignore[misc]
 def _png(image: Tensor, shape: tuple[int, int]) -> str:
     """One image (D,) in [0, 1] as base64 of a PNG."""
     file = io.BytesIO()
-    grey = (255 * image).round().to(torch.uint8).view(shape).numpy()
+    grey = (255 * image).round().byte().view(shape).numpy()
     with Image.fromarray(grey) as picture:
         picture.save(file, format="PNG")
     return base64.b64encode(file.getvalue()).decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,11 +14,11 @@ from cvae.run.published import Published
 from cvae.spec.document import dump
 from cvae.tracking import server
 from cvae.tracking.connection import MlflowException, clear_errors
+from cvae.tracking.logged_model import EXAMPLE
 from cvae.tracking.publish import Tracker
 
 ALIAS = "served"
 EXPERIMENT = "published"  # of runs of results/: among one's own they would be one's own
-EXAMPLE = '{"inputs": [{"digit": 5, "num_samples": 16, "seed": 7}]}'
 
 
 def serve(runs: Path, folder: RunFolder, host: str, port: int) -> None:
@@ -35,8 +36,9 @@ def serve(runs: Path, folder: RunFolder, host: str, port: int) -> None:
     def ready() -> None:
         print(f"{name} version {version}, models:/{name}@{ALIAS} (Ctrl-C ends it)")
         print(f"  {address}")
+        body = json.dumps({"inputs": EXAMPLE})
         header = "'Content-Type: application/json'"
-        print(f"  curl {address} -H {header} -d '{EXAMPLE}'", flush=True)
+        print(f"  curl {address} -H {header} -d '{body}'", flush=True)
 
     command = [sys.executable, "-m", "mlflow", "models", "serve"]
     command += ["--model-uri", f"models:/{name}@{ALIAS}", "--env-manager", "local"]

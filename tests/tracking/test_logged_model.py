@@ -80,6 +80,7 @@ def test_a_model_is_code_and_tensors_without_a_pickle(
     run = f"artifacts/{folder.name}"
     assert files.keys() - package.keys() == {
         *("MLmodel", "served.py", "requirements.txt", "conda.yaml", "python_env.yaml"),
+        *("input_example.json", "serving_input_example.json"),
         *(f"{run}/spec.yaml", f"{run}/run.json", f"{run}/model.safetensors"),
     }
     weights = files[f"{run}/model.safetensors"].read_bytes()
