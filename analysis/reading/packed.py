@@ -1,7 +1,7 @@
 """A model as text for a page: blocks of base64, each a raw deflate stream.
 
 Matrices are rounded to half precision with `BITS` bits behind the leading one, as most
-published weights are (see cvae/results.py): a thousandth of a nat for a third of the
+published weights are (publishing/rounding.py): a thousandth of a nat for a third of the
 size. Biases and priors stay float32. Letters: Z latent, C classes, M components.
 """
 
@@ -20,8 +20,9 @@ from cvae import proof
 from cvae.mixture import Mixture
 from cvae.model import CVAE
 from cvae.priors import Diagonal
+from cvae.publishing import rounding
 
-BITS = 7  # of the 10 bits of a float16's mantissa
+BITS = rounding.BITS[0]  # of the 10 bits of a float16's mantissa
 
 
 def pack(data: bytes) -> str:
@@ -36,14 +37,10 @@ def rounded(weight: Tensor, bits: int = BITS) -> NDArray[np.float16]:
     Raises:
         ValueError: float16 does not reach so far.
     """
-    fraction, exponent = np.frexp(weight.detach().cpu().numpy())  # 0.5 ≤ |fraction| < 1
-    steps = np.float32(2 ** (bits + 1))
-    nearest: NDArray[np.float32] = np.ldexp(
-        np.round(fraction * steps) / steps, exponent
-    )
-    if not (np.abs(nearest) <= np.finfo(np.float16).max).all():  # nan, too
+    half: NDArray[np.float16] = rounding.rounded(weight.detach().cpu(), bits).numpy()
+    if not np.isfinite(half).all():
         raise ValueError("a weight is too large for half precision: over 65504")
-    return nearest.astype(np.float16)
+    return half
 
 
 def layers(part: nn.Sequential, bits: int = BITS) -> bytes:

@@ -54,7 +54,8 @@ def publish(
     A run is published with its weights, of a sweep only the records; with `weights`
     also the weights of the runs with its first seed. What stood there of the same run
     or sweep is replaced; of a run that is in `results` alone, the figures of `make
-    evaluate WHAT=…` are added. `judge` is the newest classifier in `runs`.
+    evaluate WHAT=…` are added, and with `weights` its proof file. `judge` is the newest
+    classifier in `runs`.
 
     Raises:
         UsageError: a run is not finished, of an unknown or changed commit, or rounding
@@ -65,7 +66,7 @@ def publish(
     if published.at(runs):
         raise UsageError(f"{runs} is what is published; runs come from runs/")
     known, wanted = published.at(results), [name for name in names if name != JUDGE]
-    sweeps, singles, evaluated = _chosen(wanted, runs, known)
+    sweeps, singles, evaluated = _chosen(wanted, runs, known, weights=weights)
     _check_publishable(
         [*singles, *(run for sweep in sweeps for run in _members(sweep, runs))]
     )
@@ -78,7 +79,7 @@ def publish(
         contents.put_run(name, folder, runs)
     for shown, lines in evaluated:
         contents.put_records(shown.name, lines)
-        if shown.proof is None:
+        if weights and shown.proof is None:
             contents.put_proof(shown.name, load_run(shown.path.resolve()))
     if JUDGE in names:
         contents.files |= _judge_files(runs)
@@ -153,7 +154,11 @@ class _Contents:
 
 
 def _chosen(
-    names: Sequence[str], runs: Path, known: published.Results | None
+    names: Sequence[str],
+    runs: Path,
+    known: published.Results | None,
+    *,
+    weights: bool,
 ) -> tuple[list[SweepFolder], list[RunFolder], list[Evaluated]]:
     """The sweeps and runs meant; where a sweep has the name of a run, the sweep.
 
@@ -174,7 +179,7 @@ def _chosen(
                 fault = str(error)
         else:
             try:
-                evaluated.append(_evaluated_since(name, known))
+                evaluated.append(_evaluated_since(name, known, weights=weights))
             except RunNotFound as error:
                 unknown.append(f"{fault}\n{error}")
     if unknown:
@@ -182,14 +187,16 @@ def _chosen(
     return sweeps, singles, evaluated
 
 
-def _evaluated_since(name: str, known: published.Results | None) -> Evaluated:
+def _evaluated_since(
+    name: str, known: published.Results | None, *, weights: bool
+) -> Evaluated:
     """The published run of this name, and its records as they are to be.
 
     A metric that was measured before gets its new value; one of the training stays.
 
     Raises:
-        RunNotFound: there is none, or its weights were not evaluated and it has its
-            proof file.
+        RunNotFound: there is none, or its weights were not evaluated; with `weights`
+            it may be its proof file alone that is asked for.
         Damaged: a file of the evaluation is not what was written.
     """
     if known is None:
@@ -204,7 +211,7 @@ def _evaluated_since(name: str, known: published.Results | None) -> Evaluated:
     ]
     for measured, _ in parts:
         new |= evaluation.cited_metrics(measured)
-    if not new and folder.has_weights and folder.proof is None:
+    if not new and weights and folder.has_weights:
         return folder, folder.records()
     if not new:
         raise RunNotFound(

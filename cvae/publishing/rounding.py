@@ -29,7 +29,10 @@ def rounded_weights(folder: RunFolder, run: LoadedRun) -> dict[str, Tensor]:
         raise Damaged(f"{folder.path}: finished, but test/neg_elbo is not recorded")
     test, weights = load_data(spec, folder).test, deepcopy(run.model.state_dict())
     for bits in BITS:
-        fewer = {key: rounded(key, w, bits) for key, w in weights.items()}
+        fewer = {
+            key: rounded(w, bits) if key.endswith(".weight") else w.detach().clone()
+            for key, w in weights.items()
+        }
         run.model.load_state_dict(fewer)
         anew = evaluation.bound(run.model, test, spec, beta=spec.objective.beta)
         if abs(cost := anew["neg_elbo"] - own) <= ROUNDING:
@@ -41,13 +44,11 @@ def rounded_weights(folder: RunFolder, run: LoadedRun) -> dict[str, Tensor]:
     )
 
 
-def rounded(key: str, weight: Tensor, kept: int) -> Tensor:
+def rounded(weight: Tensor, kept: int) -> Tensor:
     """A matrix as the nearest float16 with so many bits; once more changes nothing.
 
     From float32 at once: what is halfway between two would be rounded twice, and up.
     """
-    if not key.endswith(".weight"):
-        return weight.detach().clone()
     bits, drop = weight.detach().contiguous().view(torch.int32), 23 - kept
     nearest = (bits + (1 << (drop - 1))) >> drop << drop
     return nearest.view(torch.float32).half()

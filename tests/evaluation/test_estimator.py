@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cvae import classifier, likelihood, mnist
-from cvae.evaluation import fidelity, gaps, nll, samples
+from cvae.evaluation import fidelity, gaps, latents, nll, samples
 from cvae.evaluation.metrics import ESTIMATORS, metric
 from tests.conftest import generator
 from tests.evaluation.made import images, model, request
@@ -141,3 +141,13 @@ def test_transfer_with_z_as_it_is_fails_where_z_says_the_digit(
     assert found.figures["label_fidelity_n10000"] == 1
     share = fidelity._binomial("x", 0.9, 10_000)
     assert share.errors["x"] == pytest.approx(0.003)
+
+
+def test_p_of_z_weighs_each_label_by_its_share_of_the_images() -> None:
+    made, data = model(1, prior="learned"), images(40)
+    data.labels.copy_((torch.arange(40) < 10).long())  # a quarter of them are ones
+    encoded = latents.encode(made, data, generator())
+    z = encoded.z.float()
+    each = [made.prior.log_density(z, torch.full((40,), y)).exp() for y in (0, 1)]
+    wanted = (0.75 * each[0] + 0.25 * each[1]).log()
+    torch.testing.assert_close(encoded.log_any.float(), wanted, rtol=1e-4, atol=1e-4)

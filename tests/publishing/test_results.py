@@ -158,8 +158,8 @@ def test_matrices_are_float16_biases_and_the_prior_s_table_are_not(
 def test_rounding_goes_to_the_nearest_and_twice_is_once() -> None:
     weight = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
     bits = rounding.BITS[0]
-    rounded = rounding.rounded("a.weight", weight, bits)
-    assert torch.equal(rounding.rounded("a.weight", rounded.float(), bits), rounded)
+    rounded = rounding.rounded(weight, bits)
+    assert torch.equal(rounding.rounded(rounded.float(), bits), rounded)
     error = (rounded.float() - weight) / weight.abs()
     assert error.abs().max() <= 2.0 ** -(bits + 1)
     assert abs(float(error.mean())) < 1e-4  # up as often as down
