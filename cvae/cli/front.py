@@ -49,6 +49,7 @@ def main(goal: str) -> None:
     goals = os.environ.get("GOALS", "").split() or ["help"]
     check(goals, values)
     if goal == "help":
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `make | head`
         return print(listed())
     if goal == "clean":
         return clean()

@@ -18,11 +18,11 @@ class Command(NamedTuple):
     """What a command does, how it is typed, and the function that does it."""
 
     help: str
-    example: str = ""  # what may follow `make name`
-    act: str = ""  # module:function, imported when it is called; or lines of python -m
+    example: str  # what may follow `make name`
+    act: str  # module:function, imported when it is called; or lines of `python -m`
     takes: str = ""  # variables of make (`ARGUMENTS`); one with a ! must be given
-    more: dict[str, dict[str, Any]] = {}  # noqa: RUF012  # by flag, what differs
     stop: str = "interrupted"  # the message when it is
+    more: dict[str, dict[str, Any]] = {}  # noqa: RUF012  # by flag, what differs
 
     @property
     def variables(self) -> list[str]:
@@ -94,153 +94,83 @@ ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 SWITCHES = {"OFFLINE", "DRY", "WEIGHTS", "FULL", "ELLIPSES", "ATTACH"}
 RESULTS = {"--results": {"type": Path, "default": Path("results")}}
-RESUMES = "interrupted; the same command resumes from the last checkpoint"
+ALL = {"--run": {"help": "one run's name, id or folder; all if left out"}}
+MARKDOWN = {"--markdown": {**ON, "help": "as the tables of docs/fields.md"}}
+AT = ({"--port": {"default": 5000}}, {"--port": {"default": 5001}})
+STOP = "interrupted"
+RESUMES = f"{STOP}; the same command resumes from the last checkpoint"
+NONE_NOW = f"{STOP}; results are kept once all are computed: none were now"
 BENCHMARKS = """benchmarks.speed;
 benchmarks.speed --threads 1 --out runs/bench/one.json;
 benchmarks.likelihood; benchmarks.start; benchmarks.summary"""
 CHOSEN = "EXPERIMENT SWEEP RUN FILTER BY AGAINST METRIC FORMATS OUT FROM ATTACH"
+ONE_SPEC = 'CONFIG=experiments/quickstart.yaml SET="model.latent_dim=8"'
+TRAINS = "CONFIG! SET OFFLINE DRY JOBS THREADS ENGINE GPUS"
+HERE = "cvae.cli.commands"
 
+# fmt: off
 COMMANDS = {
-    "help": Command("this list"),
-    "setup": Command("venv, packages, data"),
-    "data": Command("unpack and verify MNIST", "", "cvae.cli.commands:data"),
-    "judge": Command(
-        "train the classifier that reads samples",
-        'SET="data.root=mnist_data/raw"',
-        "cvae.cli.commands:judge",
-        "SET",
-        stop="interrupted; no classifier was saved",
-    ),
-    "experiment": Command(
-        "train one spec",
-        'CONFIG=experiments/quickstart.yaml SET="model.latent_dim=8"',
-        "cvae.cli.commands:run",
-        "CONFIG! SET OFFLINE",
-        stop=RESUMES,
-    ),
-    "sweep": Command(
-        "train all variants of a spec",
-        "CONFIG=experiments/sweeps/beta.yaml JOBS=2",
-        "cvae.cli.commands:sweep",
-        "CONFIG! SET OFFLINE DRY JOBS THREADS ENGINE GPUS",
-        stop=RESUMES,
-    ),
-    "samples": Command(
-        "draw digits from a finished run",
-        "RUN=quickstart DIGIT=5 N=16",
-        "cvae.cli.commands:samples",
-        "RUN DIGIT N SEED TEMPERATURE OUT",
-    ),
-    "evaluate": Command(
-        "likelihoods and more, with errors",
-        'RUN=quickstart WHAT="nll gaps"',
-        "cvae.cli.commands:evaluate",
-        "RUN K LABEL_K WHAT",
-        stop="interrupted; results are kept once all are computed: none were now",
-    ),
-    "compare": Command(
-        "tables, curves, what the seeds say",
-        "SWEEP=latent-beta BY=model.latent_dim",
-        "analysis.compare:main",
-        CHOSEN,
-    ),
-    "report": Command(
-        "one HTML page of an experiment",
-        "EXPERIMENT=cvae",
-        "analysis.report:main",
-        CHOSEN,
-    ),
-    "manifold": Command(
-        "draw a finished run's latent space",
-        "RUN=quickstart DIGIT=3 FORMATS=svg",
-        "analysis.manifold:main",
-        "RUN DIGIT FORMATS ELLIPSES OUT ATTACH",
-    ),
-    "explorer": Command(
-        "a page to play with a run's z",
-        "RUN=quickstart AGAINST=plain-vae ATTACH=1",
-        "analysis.explorer:main",
-        "RUN AGAINST OUT ATTACH",
-    ),
-    "figures": Command(
-        "every figure and number of README",
-        'ONLY="digits results" FROM=runs JOBS=2',
-        "analysis.figures:main",
-        "ONLY FROM JOBS SET OFFLINE",
-    ),
-    "reproduce": Command(
-        "train again, compare with results/",
-        'ONLY="seed_notebook beta" JOBS=2',
-        "analysis.reproduce:main",
-        "ONLY! JOBS SET OFFLINE",
-    ),
-    "page": Command(
-        "an HTML page of what evaluate WHAT=… measured",
-        "RUN=quickstart",
-        "analysis.evaluation:main",
-        "RUN OUT ATTACH",
-    ),
-    "publish": Command(
-        "finished runs and sweeps to results/",
-        'RUNS="seed-notebook beta" WEIGHTS=1',
-        "cvae.cli.commands:publish",
-        "RUNS! WEIGHTS",
-        RESULTS,
-    ),
-    "verify": Command(
-        "check what is published in results/",
-        "",
-        "cvae.cli.commands:verify",
-        "FULL",
-        RESULTS,
-    ),
-    "list": Command("the runs of this folder", "", "cvae.cli.commands:list_runs"),
-    "sync": Command(
-        "publish what MLflow does not have",
-        "RUN=quickstart",
-        "cvae.cli.commands:sync",
-        "RUN",
-        {"--run": {"help": "one run's name, id or folder; all if left out"}},
-    ),
-    "ui": Command(
-        "MLflow on 127.0.0.1",
-        "PORT=5000",
-        "cvae.cli.commands:ui",
-        "HOST PORT",
-        {"--port": {"default": 5000}},
-    ),
-    "serve": Command(
-        "digits over HTTP, by MLflow",
-        "RUN=seed-notebook PORT=5001",
-        "cvae.cli.commands:serve",
-        "RUN PORT",
-        {"--port": {"default": 5001}},
-    ),
-    "walkthrough": Command(
-        "run the notebook of the walk-through", "", "analysis.examples.notebook"
-    ),
+    "help": Command("this list", "", ""),
+    "setup": Command("venv, packages, data", "", ""),
+    "data": Command("unpack and verify MNIST", "", f"{HERE}:data"),
+    "judge": Command("train the classifier that reads samples",
+        'SET="data.root=mnist_data/raw"', f"{HERE}:judge", "SET",
+        f"{STOP}; no classifier was saved"),
+    "experiment": Command("train one spec",
+        ONE_SPEC, f"{HERE}:run", "CONFIG! SET OFFLINE", RESUMES),
+    "sweep": Command("train all variants of a spec",
+        "CONFIG=experiments/sweeps/beta.yaml JOBS=2", f"{HERE}:sweep", TRAINS, RESUMES),
+    "samples": Command("draw digits from a finished run",
+        "RUN=quickstart DIGIT=5 N=16", f"{HERE}:samples",
+        "RUN DIGIT N SEED TEMPERATURE OUT"),
+    "evaluate": Command("likelihoods and more, with errors",
+        'RUN=quickstart WHAT="nll gaps"', f"{HERE}:evaluate", "RUN K LABEL_K WHAT",
+        NONE_NOW),
+    "compare": Command("tables, curves, what the seeds say",
+        "SWEEP=latent-beta BY=model.latent_dim", "analysis.compare:main", CHOSEN),
+    "report": Command("one HTML page of an experiment",
+        "EXPERIMENT=cvae", "analysis.report:main", CHOSEN),
+    "manifold": Command("draw a finished run's latent space",
+        "RUN=quickstart DIGIT=3 FORMATS=svg", "analysis.manifold:main",
+        "RUN DIGIT FORMATS ELLIPSES OUT ATTACH"),
+    "explorer": Command("a page to play with a run's z",
+        "RUN=quickstart AGAINST=plain-vae ATTACH=1", "analysis.explorer:main",
+        "RUN AGAINST OUT ATTACH"),
+    "figures": Command("every figure and number of README",
+        'ONLY="digits results" FROM=runs JOBS=2', "analysis.figures:main",
+        "ONLY FROM JOBS SET OFFLINE"),
+    "reproduce": Command("train again, compare with results/",
+        'ONLY="seed_notebook beta" JOBS=2', "analysis.reproduce:main",
+        "ONLY! JOBS SET OFFLINE"),
+    "page": Command("an HTML page of what evaluate WHAT=… measured",
+        "RUN=quickstart", "analysis.evaluation:main", "RUN OUT ATTACH"),
+    "publish": Command("finished runs and sweeps to results/",
+        'RUNS="seed-notebook beta" WEIGHTS=1', f"{HERE}:publish", "RUNS! WEIGHTS",
+        STOP, RESULTS),
+    "verify": Command("check what is published in results/",
+        "", f"{HERE}:verify", "FULL", STOP, RESULTS),
+    "list": Command("the runs of this folder", "", f"{HERE}:list_runs"),
+    "sync": Command("publish what MLflow does not have",
+        "RUN=quickstart", f"{HERE}:sync", "RUN", STOP, ALL),
+    "ui": Command("MLflow on 127.0.0.1",
+        "PORT=5000", f"{HERE}:ui", "HOST PORT", STOP, AT[0]),
+    "serve": Command("digits over HTTP, by MLflow",
+        "RUN=seed-notebook PORT=5001", f"{HERE}:serve", "RUN PORT", STOP, AT[1]),
+    "schema": Command("the spec's JSON schema, for editors",
+        "", f"{HERE}:schema", more=MARKDOWN),
+    "walkthrough": Command("run the notebook of the walk-through",
+        "", "analysis.examples.notebook"),
     "bench": Command("training speed against the usual way", "", BENCHMARKS),
-    "soak": Command(
-        "kill runs N times, compare what is left",
-        "N=500",
-        "benchmarks.soak --together 16",
-        "N",
-    ),
-    "test": Command(
-        "all tests that need only Python", "PYTEST='-k kl'", "pytest -n 3", "PYTEST"
-    ),
-    "test-services": Command(
-        "needs Chromium, PostgreSQL and Ray", "", "pytest -m services", "PYTEST"
-    ),
+    "soak": Command("kill runs N times, compare what is left",
+        "N=500", "benchmarks.soak --together 16", "N"),
+    "test": Command("all tests that need only Python",
+        "PYTEST='-k kl'", "pytest -n 3", "PYTEST"),
+    "test-services": Command("needs Chromium, PostgreSQL and Ray",
+        "", "pytest -m services", "PYTEST"),
     "lint": Command("ruff and mypy", "", "ruff check .; ruff format --check .; mypy"),
-    "clean": Command("remove caches; runs and venv stay"),
-    "schema": Command(
-        "the spec's JSON schema, for editors",
-        "",
-        "cvae.cli.commands:schema",
-        more={"--markdown": {**ON, "help": "as the tables of docs/fields.md"}},
-    ),
+    "clean": Command("remove caches; runs and venv stay", "", ""),
 }
+# fmt: on
 ALIASES = {"experiment": ["run"]}
 REMOVED = {  # command: what to type instead
     "compress": "version 1.0.0 reads old .bits files; "
