@@ -76,7 +76,8 @@ def test_each_outside_thing_is_known_in_one_place() -> None:
         assert name.startswith("cvae.tracking") or "mlflow" not in known, name
         door = name in ("cvae.__main__", "cvae.cli.front", "cvae.cli.table")
         assert door or "argparse" not in known, name
-        assert door or "sys.argv" not in file.read_text(), name
+        own = door or name == "cvae.tracking.publisher"  # a process of its own
+        assert own or "sys.argv" not in file.read_text(), name
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
