@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from cvae import networks
 from cvae.flow import Flow
 from cvae.mixture import Mixture
-from cvae.priors import Diagonal, Prior, Standard
+from cvae.priors import TRAINED, Prior, Standard
 
 EDGE = 0.005
 
@@ -59,9 +59,9 @@ class CVAE(nn.Module):
             )
         # of p(z|y): trained, or fitted after training, or None: N(0, I)
         self.prior_table: Tensor | None = None
-        if prior == "learned":
+        self.prior_kind, self.is_mixture = prior, prior == "mixture"
+        if prior in TRAINED:
             self.prior_table = nn.Parameter(torch.zeros(classes, 2 * latent_dim))
-        self.is_mixture = prior == "mixture"
         if generator is not None:
             networks.draw_weights(self, generator)
         self.flow: Flow | None = None
@@ -102,7 +102,8 @@ class CVAE(nn.Module):
             return self.flow
         if self.prior_table is None:
             return Standard()
-        return (Mixture if self.is_mixture else Diagonal)(self.prior_table)
+        kind = Mixture if self.is_mixture else TRAINED[self.prior_kind]
+        return kind(self.prior_table)
 
     def set_mixture(self, table: Tensor) -> None:
         """p(z given y) from now on (see `mixture.fit`); part of the state dict."""

@@ -11,6 +11,7 @@ model's: a table, a row a class, or a module. Letters: B batch, Z latent, C clas
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -92,6 +93,12 @@ class Diagonal:
 
     def kl(self, q: Gaussian, y: Tensor) -> Tensor:
         return gaussian_kl(q, self.of(y))
+
+
+# model.prior → of a trained table (C, 2Z), which begins at 0
+TRAINED: dict[str, Callable[[Tensor], Prior]] = {
+    "learned": Diagonal,
+}
 
 
 def sample(gaussian: Gaussian, noise: Tensor) -> Tensor:
