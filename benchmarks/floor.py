@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 import torch
 
 
-def products(widths: Sequence[Sequence[int]], batch: int) -> Callable[[], None]:
-    """Every layer's product with its input, its weight's and its input's gradient."""
+def products(
+    widths: Sequence[Sequence[int]], batch: int, *, backward: bool = True
+) -> Callable[[], None]:
+    """Every layer's product with its input; its weight's and its input's gradient."""
     layers = []
     for half in widths:
         for fan_in, fan_out in itertools.pairwise(half):
@@ -22,7 +24,7 @@ def products(widths: Sequence[Sequence[int]], batch: int) -> Callable[[], None]:
     def step() -> None:
         for x, weight, _, y, _, _ in layers:
             torch.mm(x, weight.t(), out=y)
-        for index, (x, weight, grad, _, dx, dw) in enumerate(layers):
+        for index, (x, weight, grad, _, dx, dw) in enumerate(layers * backward):
             torch.mm(grad.t(), x, out=dw)
             if index:  # the images need no gradient
                 torch.mm(grad, weight, out=dx)

@@ -8,38 +8,22 @@ python -m benchmarks.likelihood        (1 min; part of make bench)
 
 from __future__ import annotations
 
-import argparse
-import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from benchmarks.speed import keep, quartiles
+from benchmarks.floor import products
+from benchmarks.speed import keep, parser_of, quartiles
 from cvae import likelihood, mnist
 from cvae.model import CVAE
 from cvae.run import provenance, runner, state
 from cvae.spec.fields import Spec
 
-DRAWS, IMAGES, ROUNDS = 5000, 40, 7
+DRAWS, IMAGES = 5000, 40
 SPEC = Spec(name="bench")
-
-
-def products(widths: Sequence[int], rows: int, times: int) -> Callable[[], None]:
-    """The products of an MLP with so many rows, some times over."""
-    layers = [torch.randn(a, b) for a, b in itertools.pairwise(widths)]
-    inputs = [torch.randn(rows, a) for a in widths[:-1]]
-    outputs = [torch.empty(rows, b) for b in widths[1:]]
-
-    def act() -> None:
-        for _ in range(times):
-            for x, layer, out in zip(inputs, layers, outputs, strict=True):
-                torch.mm(x, layer, out=out)
-
-    return act
 
 
 def ways() -> dict[str, tuple[int, Callable[[], Any], Callable[[], Any]]]:
@@ -51,10 +35,16 @@ def ways() -> dict[str, tuple[int, Callable[[], Any], Callable[[], Any]]]:
     hidden, latent = SPEC.model.hidden, SPEC.model.latent_dim
     encoder = [784 + 10, *hidden, 2 * latent]
     decoder = [latent + 10, *reversed(hidden), 784]
-    passes = len(test) // likelihood.CHUNK
-    halves = [products(each, likelihood.CHUNK, passes) for each in (encoder, decoder)]
-    chunk = likelihood.DECODED
-    many = products([latent, *decoder[1:]], chunk, DRAWS * IMAGES // chunk)
+    pass_ = products((encoder, decoder), likelihood.CHUNK, backward=False)
+    decode = products([[latent, *decoder[1:]]], likelihood.DECODED, backward=False)
+
+    def passes() -> None:
+        for _ in range(len(test) // likelihood.CHUNK):
+            pass_()
+
+    def decodes() -> None:
+        for _ in range(DRAWS * IMAGES // likelihood.DECODED):
+            decode()
 
     def bound() -> Any:
         return likelihood.bound(model, test, noise(0, "evaluate"))
@@ -64,17 +54,13 @@ def ways() -> dict[str, tuple[int, Callable[[], Any], Callable[[], Any]]]:
         return likelihood.importance_nll(model, some, stream, samples=DRAWS)
 
     return {
-        "bound": (len(test), bound, lambda: [half() for half in halves]),
-        f"likelihood, K = {DRAWS:,}": (IMAGES, nll, many),
+        "bound": (len(test), bound, passes),
+        f"likelihood, K = {DRAWS:,}": (IMAGES, nll, decodes),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--out", type=Path, default=Path("runs/bench/likelihood.json"))
-    options = parser.parse_args()
+    options = parser_of(__doc__, "likelihood").parse_args()
     device = runner.pick_device("cpu")
     measured: dict[str, Any] = provenance.hardware(device) | provenance.versions()
     print("| figure | images a second | floor | ours/floor |\n|---|---|---|---|")

@@ -216,6 +216,15 @@ def words(results: list[dict[str, Any]], way: str) -> str:
     return " ".join([*between, ends[-1], way])
 
 
+def parser_of(description: str | None, name: str) -> argparse.ArgumentParser:
+    """The options that benchmarks share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--out", type=Path, default=Path(f"runs/bench/{name}.json"))
+    return parser
+
+
 def keep(measured: dict[str, Any], path: Path) -> None:
     """Add a result to a JSON file and say where."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -225,12 +234,9 @@ def keep(measured: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser = parser_of(__doc__, "speed")
     parser.add_argument("--case", choices=CASES, action="append", help="only this one")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench/speed.json"))
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)

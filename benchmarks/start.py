@@ -15,7 +15,6 @@ What is compared runs in turn; the table gives medians of the rounds.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import os
@@ -28,11 +27,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.speed import keep
+from benchmarks.speed import keep, parser_of
 from cvae.run.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
-ROUNDS = 5
 Row = tuple[str, float, float]  # what, measured, and the goal: at least, or −at most
 JAX = {"hidden": [400], "latent": 20, "batch": 256, "quality": True}
 
@@ -85,12 +83,12 @@ def trained(
     return seconds, RunFolder(runs / name[1])
 
 
-def begin(runs: Path) -> list[Row]:
+def begin(runs: Path, rounds: int) -> list[Row]:
     """What one epoch costs besides that epoch."""
     units: list[float] = []
     columns: dict[str, list[float]] = {"offline": [], "first": [], "stored": []}
     trained("quickstart", runs, "training.epochs=1", offline=False)  # makes the store
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         units.append(python("-c", "import torch")[0]["in all"])
         for offline in (True, False):
             took, folder = trained(
@@ -112,10 +110,10 @@ def begin(runs: Path) -> list[Row]:
     ]
 
 
-def target(runs: Path) -> list[Row]:
+def target(runs: Path, rounds: int) -> list[Row]:
     """Whole processes, from `python` to the test bound of the speedrun."""
     ours, jax = [], []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         took, folder = trained("speedrun", runs, offline=True)
         ours.append(took["in all"])
         said = f"ours {ours[-1]:.1f} s, {folder.metrics['test/neg_elbo']:.2f} nats"
@@ -131,7 +129,7 @@ def target(runs: Path) -> list[Row]:
     return [("from `python` to 105.55, offline, of JAX's time", share, -0.5)]
 
 
-def clone(runs: Path) -> list[Row]:
+def clone(runs: Path, rounds: int) -> list[Row]:
     """The quickstart by make in a new copy of the repository, once."""
     place = runs / "cvae"
     timed(["git", "clone", "--quiet", str(ROOT), str(place)], ROOT)
@@ -147,10 +145,10 @@ def clone(runs: Path) -> list[Row]:
     return [("quickstart in a fresh clone: neither training nor imports", rest, -0.08)]
 
 
-def beside(runs: Path) -> list[Row]:
+def beside(runs: Path, rounds: int) -> list[Row]:
     """Rates of epochs 4 to 8, when the publisher has long been connected."""
     rates: dict[bool, list[float]] = {True: [], False: []}
-    for _ in range(ROUNDS):
+    for _ in range(min(rounds, 3)):
         for offline, rate in rates.items():
             change = "training.epochs=8"
             _, folder = trained("quickstart", runs, change, offline=offline)
@@ -161,7 +159,7 @@ def beside(runs: Path) -> list[Row]:
     return [(what, watched / alone, 0.97)]
 
 
-def labels(runs: Path) -> list[Row]:
+def labels(runs: Path, rounds: int) -> list[Row]:
     """`WHAT=labels` of a run with the default prior, which is a mixture."""
     change = "model.latent_dim=10 training.epochs=5"
     _, folder = trained("quickstart", runs, change, offline=True)
@@ -171,7 +169,7 @@ def labels(runs: Path) -> list[Row]:
     return [("labels, LABEL_K=100, one thread: seconds", took["in all"], -40.0)]
 
 
-PARTS: dict[str, Callable[[Path], list[Row]]] = {
+PARTS: dict[str, Callable[[Path, int], list[Row]]] = {
     part.__name__: part for part in (begin, target, clone, beside, labels)
 }
 
@@ -188,15 +186,14 @@ def table(measured: Sequence[Row]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = parser_of(__doc__, "start")
+    parser.set_defaults(rounds=5)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--out", type=Path, default=Path("runs/bench/start.json"))
     options = parser.parse_args()
     measured: dict[str, list[Row]] = {}
     for name in options.only:
         with tempfile.TemporaryDirectory() as folder:
-            measured[name] = PARTS[name](Path(folder))
+            measured[name] = PARTS[name](Path(folder), options.rounds)
         print(table(measured[name]), flush=True)
     keep(measured, options.out)
 

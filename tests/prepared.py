@@ -9,15 +9,19 @@ signals and end. On Linux only, and only if a new interpreter would import the s
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import gc
 import importlib
 import json
+import logging
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -124,6 +128,49 @@ class Forked(Child):
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
 
+class ForkedAgain(subprocess.Popen[Any]):
+    """What a prepared command starts of this package: the publisher, before torch has
+    begun a thread."""
+
+    def _execute_child(self, args: Sequence[str], *rest: Any) -> None:  # by Popen
+        if list(args[:2]) != [sys.executable, "-m"] or not args[2].startswith("cvae."):
+            super()._execute_child(args, *rest)  # type: ignore[misc]
+            return
+        pipes = rest[9:15]
+        given = [pipes[0], pipes[3], pipes[5]]
+        self.pid = os.fork()
+        if not self.pid:
+            files = [os.dup(k if own < 0 else own) for k, own in enumerate(given)]
+            request = {"arguments": args[2:], "cwd": str(rest[4] or Path.cwd())}
+            _become(request | {"env": dict(rest[5] or os.environ)}, files, {})
+            os.closerange(3, 1024)
+            os._exit(_run_to_its_end())
+        self._child_created = True
+        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+
+def _run_to_its_end() -> int:
+    """The exit code of the module that `sys.argv` names."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in (None, "cvae"):
+        logging.getLogger(name).handlers.clear()
+    code = 1
+    try:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    else:
+        code = 0
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    return code
+
+
 def serve() -> None:
     """Fork until pytest ends; in the forked process, return once it is made ready."""
     before = dict(os.environ)
@@ -171,6 +218,7 @@ def _become(
     sys.stdin = _text(0, "r")
     sys.stdout = _text(1, "w")
     sys.stderr = _text(2, "w")
+    subprocess.Popen = ForkedAgain  # type: ignore[misc]
     atexit.register(_close_databases)
 
 
