@@ -37,7 +37,13 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         self.lifeline.close()  # which every worker takes as its end
-        _stop_workers(self.workers)
+        try:
+            for worker in self.workers:
+                if worker.job:  # it has time to write where its run stopped
+                    worker.process.join(PATIENCE)
+        finally:  # out of patience, or a second Ctrl-C
+            for worker in self.workers:
+                worker.process.kill()
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Event]:
         """Every job by one of the processes; yields what they say, as they say it.
@@ -49,7 +55,8 @@ class Pool:
             for worker in self.workers:
                 if waiting and worker.job is None:
                     worker.take(waiting.popleft())
-            for worker in _ready(self.workers):
+            heard = wait([worker.connection for worker in self.workers])
+            for worker in [one for one in self.workers if one.connection in heard]:
                 try:
                     event = worker.connection.recv()
                 except (EOFError, OSError):  # it died
@@ -122,23 +129,6 @@ def defer_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, keep)
         if came:
             signal.raise_signal(signal.SIGINT)
-
-
-def _ready(pool: Sequence[_Worker]) -> list[_Worker]:
-    """The workers that have something to say, or have died; waits for the first."""
-    heard = wait([worker.connection for worker in pool])
-    return [worker for worker in pool if worker.connection in heard]
-
-
-def _stop_workers(pool: Sequence[_Worker]) -> None:
-    """Wait for the workers: each has time to write where its run stopped."""
-    try:
-        for worker in pool:
-            if worker.job:
-                worker.process.join(PATIENCE)
-    finally:  # out of patience, or a second Ctrl-C
-        for worker in pool:
-            worker.process.kill()
 
 
 def _worker_main(connection: Connection, alive: Connection) -> None:

@@ -84,7 +84,9 @@ def sweep(
             write_table(folder, plan)
             if publisher:
                 publisher.follow(folder.path)
-            broken = _failed_runs(events, jobs, plan) if jobs else []
+            total = len(plan.variants)
+            ends = progress.sweep_progress(events, jobs, plan.name, total)
+            broken = [ended for ended in ends if ended.status != "FINISHED"]
     except KeyboardInterrupt:
         if folder.info.get("status") == "RUNNING":
             write_table(folder, plan, status="KILLED", ended=time.time())
@@ -160,12 +162,8 @@ def _write_description(folder: SweepFolder, plan: Plan, command: str) -> None:
         command=command,
         keys=list(plan.keys),
         runs=[
-            {
-                "folder": table.run_folder(variant.spec, runs).name,
-                "id": variant.spec.id,
-                "swept": dict(variant.swept),
-            }
-            for variant in plan.variants
+            {"folder": table.run_folder(spec, runs).name, "id": spec.id, "swept": swept}
+            for spec, swept in ((one.spec, dict(one.swept)) for one in plan.variants)
         ],
         status="RUNNING",
     )
@@ -173,24 +171,11 @@ def _write_description(folder: SweepFolder, plan: Plan, command: str) -> None:
 
 def _jobs(plan: Plan, runs: Path, use: Resources, *, command: str) -> Iterator[Job]:
     for number, variant in enumerate(plan.variants):
-        if finished_run(variant.spec, runs):
-            continue
-        yield Job(
-            number=number,
-            label=variant.label,
-            spec=variant.spec,
-            origin=Origin(
-                plan.header,
-                command,
-                sweep={
-                    "sweep": plan.name,
-                    "swept": dict(variant.swept),
-                    "label": variant.label,
-                },
-            ),
-            runs=runs,
-            threads=use.threads,
-        )
+        spec, label = variant.spec, variant.label
+        if not finished_run(spec, runs):
+            place = {"sweep": plan.name, "swept": dict(variant.swept), "label": label}
+            origin = Origin(plan.header, command, sweep=place)
+            yield Job(number, label, spec, origin, runs, use.threads)
 
 
 @contextlib.contextmanager
@@ -200,25 +185,16 @@ def _events(jobs: Sequence[Job], use: Resources) -> Iterator[Iterator[Event]]:
         yield iter(())
         return
     workers = min(use.workers, len(jobs))
-    if use.engine == "ray":
-        with contextlib.closing(
-            ray_cluster.run_jobs(jobs, use.workers, use.gpus)
-        ) as said:
-            yield said
-    elif use.engine == "threads":
-        with contextlib.closing(threads.run_jobs(jobs, workers)) as said:
-            yield said
-    else:
+    if use.engine == "local":
         with processes.Pool(workers, use.threads) as pool:
             yield pool.run(jobs)
-
-
-def _failed_runs(
-    events: Iterator[Event], jobs: Sequence[Job], plan: Plan
-) -> list[Ended]:
-    """Show how the jobs go; returns what went wrong."""
-    ends = progress.sweep_progress(events, jobs, plan.name, len(plan.variants))
-    return [ended for ended in ends if ended.status != "FINISHED"]
+        return
+    if use.engine == "ray":
+        events = ray_cluster.run_jobs(jobs, use.workers, use.gpus)
+    else:
+        events = threads.run_jobs(jobs, workers)
+    with contextlib.closing(events):
+        yield events
 
 
 def _failures(plan: Plan, broken: Sequence[Ended]) -> str:

@@ -5,6 +5,7 @@ Kills, full disks, servers that stop: all in processes of their own.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -208,14 +209,14 @@ def the_stored(uri: str) -> tuple[MlflowClient, Run]:
 
 
 def publisher_of(command: Child) -> int:
-    """The process that publishes beside a command."""
+    """The process that publishes beside a command: it leads a session of its own."""
     found: list[int] = []
 
     def begun() -> bool:
         file = Path(f"/proc/{command.pid}/task/{command.pid}/children")
         for pid in map(int, file.read_text().split()):
-            if b"cvae.tracking.publisher" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
+            with contextlib.suppress(ProcessLookupError):
+                found.extend([pid] if os.getsid(pid) == pid else [])
         return bool(found)
 
     until(begun)
