@@ -24,6 +24,7 @@ class Hyperparameters:
     batch_size: int = 256
     importance_samples: int = 1  # K
     gradient: str = "standard"
+    grid: int = 0
     beta: float = 1.0
     warmup_epochs: int = 0
     optimizer: str = "adam"

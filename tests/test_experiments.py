@@ -36,6 +36,7 @@ def test_its_header_has_question_expectation_time_and_command(path: Path) -> Non
 def test_it_runs(path: Path, tmp_path: Path) -> None:
     root = write(tmp_path / "data", data_set(256, 50))
     overrides = [f"data.root={root}", "data.validation_images=0", "training.epochs=1"]
+    overrides += ["evaluation.what=[]"]
     folder = runner.run(
         load_spec(path, overrides), runs=tmp_path / "runs", offline=True
     )

@@ -8,6 +8,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +17,9 @@ from cvae.errors import CheckpointError, UsageError
 from cvae.model import CVAE
 from cvae.optimizer import Adam, Hyperparameters
 from cvae.run import checkpoint
+from cvae.run.find import find_published
 from cvae.run.folder import RunFolder
+from cvae.run.published import RESULTS, Published, Results
 from cvae.spec.fields import Spec
 from cvae.training import Streams
 
@@ -108,10 +111,40 @@ def assemble(spec: Spec, data: mnist.MNIST, device: torch.device) -> State:
     )
     if spec.training.output_bias == "mean_image":
         model.start_from(data.train.images.float().mean(0) / 255)
+    if spec.training.start_from:
+        _start_from(spec.training.start_from, model)
     model.to(device)
     streams = {name: stream(seed, name, device) for name in STREAMS}
     optimizer = Adam(model, hyperparameters(spec))
     return State(model, optimizer, streams, optimizer.averaged(model))
+
+
+def _start_from(published: str, model: CVAE) -> None:
+    """Load the weights of a published run; a fitted mixture is left out.
+
+    Raises:
+        RunNotFound: there is no such run. Altered: a published file is not what was
+            published. UsageError: other weights than meant, or of another network.
+    """
+    name, _, digest = published.partition("@")
+    folder = find_published(name, Results(RESULTS))
+    assert isinstance(folder, Published)
+    found = folder.digest or ""
+    if not found.startswith(digest):
+        raise UsageError(
+            f"training.start_from: the weights of {folder.name} are {found[:8]}…, not "
+            f"{digest}; write {folder.name}@{found[:8]} to start from those"
+        )
+    weights = safetensors.torch.load(folder.read_weights())
+    if model.is_mixture:
+        weights.pop("prior_table", None)
+    try:
+        model.load(weights)
+    except RuntimeError as error:
+        raise UsageError(
+            f"training.start_from: the weights of {folder.name} do not fit; give model "
+            f"the values of {folder.path}/spec.yaml"
+        ) from error
 
 
 def fit_prior(state: State, data: mnist.Images, spec: Spec) -> None:

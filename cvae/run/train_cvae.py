@@ -11,7 +11,7 @@ import torch
 from cvae import grids, mnist, training
 from cvae.fast.steps import fastest
 from cvae.grids import Picture
-from cvae.run import evaluation, state
+from cvae.run import evaluation, exact, state
 from cvae.run.classifiers import warn_without_classifier
 from cvae.run.folder import RunFolder
 from cvae.spec.fields import Spec
@@ -39,7 +39,8 @@ class CVAETask:
         now, train = self.state, self.data.train.to(self.state.device)
         wanted = state.hyperparameters(self.spec)
         known = now.trained, now.optimizer, train, wanted, now.streams
-        for epoch in training.train_epochs(*known, start=done, steps=fastest):
+        steps = exact.by_grid if wanted.grid else fastest
+        for epoch in training.train_epochs(*known, start=done, steps=steps):
             began = time.perf_counter()
             if now.model.is_mixture and epoch.epoch == self.last:
                 state.fit_prior(now, train, self.spec)

@@ -125,6 +125,11 @@ class Objective(Section):
     """Of the encoder. `doubly_reparameterised`: the same mean with less noise, more so
     the larger K is (Tucker et al. 2019); with K = 1, kl is sampled for it even where it
     has a closed form (Roeder et al. 2017)."""
+    grid: int = Field(0, ge=0, le=512)
+    """Points a side of a grid over one or two latents, such as 88: decoder and prior
+    are trained by the exact −log p(x given y), a sum over the grid, which train/loss
+    is then; the encoder by the bound. A step is of images of one label: a batch_size
+    of 1000 is fast. 0: the bound trains all."""
 
 
 class Training(Section):
@@ -159,6 +164,10 @@ class Training(Section):
     all weights."""
     seed: int = Field(0, ge=0, le=2**63 - 1)
     """Of all random streams: initial weights, order of images, noise."""
+    start_from: str | None = Field(None, pattern=r"^[^@]{1,99}@[0-9a-f]{8,64}$")
+    """A run in results/ whose weights training starts from: its name, `@`, and at
+    least 8 digits of the SHA-256 of its weights in results/manifest.json; null: random
+    weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: a CUDA device where there is one, else the CPU."""
 
@@ -215,6 +224,11 @@ class Spec(Named):
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Spec:
+        if self.objective.grid and self.model.latent_dim > 2:
+            raise ValueError(
+                "objective.grid is over one or two latents: it needs model.latent_dim "
+                f"≤ 2, not {self.model.latent_dim}"
+            )
         if self.training.input_noise != "none" and self.data.binarize != "none":
             raise ValueError(
                 "training.input_noise draws from grey pixels: it needs "

@@ -45,7 +45,8 @@ def otherwise(key: str) -> Any:
         items = node.get("prefixItems") or [node["items"]]
         first = items[0]["enum"][0] if "enum" in items[0] else items[0].get("minimum")
         return [first] * max(1, len(node.get("prefixItems", [])))
-    kinds = {"boolean": not default, "string": "other"}
+    text = "other@0a1b2c3d" if "pattern" in node else "other"
+    kinds = {"boolean": not default, "string": text}
     low, high = (
         node.get("minimum", 0),
         node.get("maximum", node.get("exclusiveMaximum")),
