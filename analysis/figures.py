@@ -12,6 +12,7 @@ to train. Made again from the same runs, not one byte differs.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from cvae.spec.document import split_overrides
 
 BEGIN, END = "<!-- figures:{} -->", "<!-- /figures:{} -->"
 PUBLISHED = Path("results")
-IN_RESULTS = ("sweeps",)  # tables of results.md; all others are README's
+IN_RESULTS = ("best", "details", "sweeps")  # of results.md; the others are README's
 
 
 def make_figures(
@@ -93,12 +94,30 @@ def replace_section(text: str, name: str, table_text: str, path: Path) -> str:
     return f"{before}{begin}\n{table_text}\n{end}{rest.split(end)[1]}"
 
 
+TITLES = {
+    "best": "The best rows beside what is published",
+    "details": "All experiments in detail",
+    "sweeps": "Sweeps",
+}
+
+
 def results_page(drawn: Sequence[Plate]) -> str:
-    """results.md: every figure with its caption, and a place for the tables."""
-    parts = ["# Results", "Made by `make figures`, to be changed there."]
-    parts += [each.markdown for each in drawn if each.caption]
-    parts += [f"{BEGIN.format(name)}\n{END.format(name)}" for name in IN_RESULTS]
-    return "\n\n".join([*parts, ""])
+    """results.md: contents, the tables' places, every figure under a heading."""
+    shown = {plate.name: plate.markdown for plate in drawn if plate.caption}
+    tables = {
+        TITLES[name]: f"{BEGIN.format(name)}\n{END.format(name)}" for name in IN_RESULTS
+    }
+    *first, last = tables
+    parts = {title: tables[title] for title in first}
+    parts |= {name.replace("_", " ").capitalize(): text for name, text in shown.items()}
+    parts[last] = tables[last]
+    anchors = (
+        re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in parts
+    )
+    links = [f"[{t}](#{a})" for t, a in zip(parts, anchors, strict=True)]
+    head = ["# Results", "Every number and figure of the published runs, made by"]
+    head[1] += f" `make figures`.\n\n{' · '.join(links)}"
+    return "\n\n".join([*head, *(f"## {t}\n\n{p}" for t, p in parts.items()), ""])
 
 
 def main(words: Sequence[str] | None = None) -> int:

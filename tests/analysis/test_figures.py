@@ -6,22 +6,18 @@ import functools
 import json
 import re
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import safetensors.torch
 import yaml
-from PIL import Image
 
 from analysis import figures
 from analysis.comparing import readme_tables
 from analysis.drawing import plates, readme_figures
 from analysis.drawing.readme_figures import EXHIBITS
-from analysis.reading import latent, needed
+from analysis.reading import needed
 from analysis.reading.needed import SEEDED, SWEEPS, Needed
 from cvae import __main__, mnist
-from cvae.errors import RunNotFound
 from cvae.model import CVAE
 from cvae.run.find import finished_run
 from cvae.run.folder import RunFolder
@@ -29,7 +25,7 @@ from cvae.spec.document import load_spec, split_overrides
 from cvae.spec.fields import Spec
 from cvae.spec.identity import flatten, nested
 from tests import children
-from tests.conftest import data_set, generator, spec, write
+from tests.conftest import data_set, generator, write
 from tests.test_commands import ROOT
 
 MARKERS = "".join(
@@ -138,25 +134,6 @@ def test_readme_and_results_have_a_place_for_every_table() -> None:
         figures.replace_section((ROOT / page).read_text(), name, "", Path(page))
 
 
-def test_a_single_spec_is_one_row_over_its_seeds(everything: Path) -> None:
-    text = (everything / "README.md").read_text()
-    # seeds 0 and 1 apart by 1: the mean is half above the first, sd is 1/√2; the worst
-    # digit is that of the worst seed
-    control = "– | 98.0 ± 1.4 % (80.0) | 95.0 ± 0.0 % | – | –"
-    row = "| `quickstart` | 794-512-256-2, 15 epochs | 2 | 112.50 ± 0.71 | 4.55 ± 0.00"
-    assert f"{row} | {control} | – |" in text
-    original = "794-512-256-2, standard prior, label × 1, 40 epochs"
-    assert f"| `seed_notebook` | {original} | 2 |" in text
-    row = (
-        "| `pytorch_example` | 784-400-20, 10 epochs | 2 | 130.50 ± 0.71 | 4.55 ± 0.00"
-    )
-    assert f"{row} | – | – | – | – | – | 105.55 [2] |" in text
-    assert "make evaluate" not in text  # of no run in this table
-    assert "made on a processor with torch 2.0. ± is the standard dev" in text
-    assert "a CNN that is right on 99.48 % of the real test images" in text
-    assert "old" not in text
-
-
 def test_the_label_lowers_the_bound_by_plain_minus_conditional(
     everything: Path,
 ) -> None:
@@ -176,7 +153,7 @@ def test_a_row_is_every_finished_seed_whoever_asked_for_it(
         (found,) = [f for f in some.over_seeds("quickstart") if f.spec() == spec]
         if seed == 7:  # alone: no deviation, no division by zero
             assert readme_tables.mean_sd([found], "test/neg_elbo") == "119.00"
-            assert readme_tables.fidelity([found]) == "85.0 % (20.0)"
+            assert readme_tables.fidelity([found]) == "85.0 % (99.48 %)"
     pretend(some.spec("latent_20"), tmp_path, weights=False)
     other = (*there.overrides, "model.latent_dim=5", "training.seed=1")
     pretend(load_spec(some.path("quickstart"), other), tmp_path, weights=False)
@@ -189,65 +166,6 @@ def test_a_row_is_every_finished_seed_whoever_asked_for_it(
     assert seeds == [3, 7]
 
 
-def test_a_run_that_was_evaluated_has_its_figures_in_its_row(
-    there: Needed, tmp_path: Path
-) -> None:
-    some = Needed(tmp_path, there.overrides)
-    for name in ("quickstart", "seed_notebook", "plain_vae"):
-        pretend(some.spec(name), tmp_path, weights=False)
-    (found,) = some.over_seeds("seed_notebook")
-    new = {"nll_is5000": 98.765, "classification_accuracy": 0.5}
-    new |= {"classification_accuracy_draws": 0.75}
-    line = {"epoch": 9, "step": 9, "time": 9, "seconds": {}}
-    found.append(line | {"metrics": {f"test/{k}": v for k, v in new.items()}})
-    text = readme_tables.results(some)
-    assert "was asked for: nll_is5000" in text
-    head, _, first, second = (
-        line.strip("| ").split(" | ") for line in text.splitlines()[:4]
-    )
-    keys = ("test nll_is5000", "label accuracy", "classification accuracy (of draws)")
-    for row, values in ((first, ["–"] * 3), (second, ["98.77", "–", "50.0 % (75.0)"])):
-        cells = dict(zip(head, row, strict=True))
-        assert [cells[key] for key in keys] == values
-
-
-def test_the_best_have_their_likelihoods_with_the_draws(
-    there: Needed, tmp_path: Path
-) -> None:
-    some = Needed(tmp_path, there.overrides)
-    for seed in (0, 1):
-        again = (*there.overrides, f"training.seed={seed}")
-        pretend(load_spec(some.path("best_mlp"), again), tmp_path, weights=False)
-    before = readme_tables.best(some).splitlines()[2].split(" | ")
-    assert before[4:6] == ["–", "–"]
-    for seed, found in enumerate(some.over_seeds("best_mlp")):
-        new = {"test/nll_is5000": 78.0 + seed, "test/marginal_nll_is100": 80.0}
-        new |= {"test/coverage_draws": 0.95, "test/coverage_real": 0.96} if seed else {}
-        line = {"epoch": 9, "step": 9, "time": 9, "seconds": {}}
-        found.append(line | {"metrics": new})
-    row = readme_tables.best(some).splitlines()[2].split(" | ")
-    assert row[2:6] == [
-        *("2", "150.50 ± 0.71"),
-        *("78.50 ± 0.71 (K = 5000)", "80.00 ± 0.00 (K = 100)"),
-    ]
-    assert row[9:12] == ["–", "95.0 % (96.0)", "1 min"]
-
-
-def test_a_sweep_has_its_control_beside_its_bound_where_there_is_one(
-    everything: Path,
-) -> None:
-    page = (everything / "results.md").read_text()
-    tables = dict(re.findall(r"(?s)\n## (\w+)\n(.*?made on a processor)", page))
-    assert list(tables) == list(SWEEPS)
-    head = "| model.latent_dim | objective.beta | n | test/neg_elbo | test/recon |"
-    assert head in tables["latent_beta"]
-    assert "test/active_units | test/label_fidelity |" in tables["latent_beta"]
-    # latent 20, β = 2: 140 and the seeds 0, 1 and 2
-    assert "| 20 | 2 | 3 | 141.00 ± 1.00 |" in tables["latent_beta"]
-    assert "| 0.9700 ± 0.0200 |" in tables["latent_beta"]
-    assert "label_fidelity" not in tables["plain_latent"]
-
-
 def test_some_tables_are_filled_and_the_rest_of_the_page_stays(
     there: Needed, everything: Path, tmp_path: Path
 ) -> None:
@@ -256,32 +174,10 @@ def test_some_tables_are_filled_and_the_rest_of_the_page_stays(
     files = figures.make_figures(there, ["sweeps"], out=tmp_path, readme=readme)
     assert files == [page]
     text = page.read_text()
-    assert text.startswith("before\n<!-- figures:sweeps -->\n## latent_size")
+    assert text.startswith("before\n<!-- figures:sweeps -->\n### latent_size")
     assert text.endswith("<!-- /figures:sweeps -->\nafter")
     whole = (everything / "results.md").read_text()
     assert text.removeprefix("before\n").removesuffix("\nafter") in whole
-
-
-def test_the_digit_is_read_from_z_with_and_without_the_label(
-    there: Needed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given, plain = (
-        latent.encode(there.run(name)) for name in ("seed_notebook", "plain_vae")
-    )
-    shares = {
-        points.tobytes(): share
-        for points, share in (
-            (given.mu, 0.111),
-            (plain.mu, 0.777),
-            (plain.pixels, 0.955),
-        )
-    }
-    monkeypatch.setattr(
-        latent, "neighbour_accuracy", lambda points, _: shares[points.tobytes()]
-    )
-    text = readme_tables.latents(there)
-    assert "name the digit of 11.1 % of the test images, without it of 77.7 %" in text
-    assert "neighbours in the pixels are for 95.5 %" in text
 
 
 def test_made_again_from_the_same_runs_not_one_byte_differs(
@@ -295,23 +191,6 @@ def test_made_again_from_the_same_runs_not_one_byte_differs(
     assert len(files) > 15
     for path in files:
         assert path.read_bytes() == (everything / path.name).read_bytes(), path.name
-
-
-def test_samples_of_a_digit_are_those_of_the_command(everything: Path) -> None:
-    with (
-        Image.open(everything / "digits.png") as sheet,
-        Image.open(everything / "digit_3.png") as three,
-    ):
-        rows, square = np.asarray(sheet), np.asarray(three)
-    assert rows.shape == (2 * (10 * 30 + 2), 2 * (16 * 30 + 2))
-    assert square.shape == (2 * (4 * 30 + 2), 2 * (4 * 30 + 2))
-    top = 2 * (2 + 3 * 30)
-    for column in range(16):
-        left = 2 * (2 + column * 30)
-        row, place = divmod(column, 4)
-        high, wide = 2 * (2 + row * 30), 2 * (2 + place * 30)
-        wanted = rows[top : top + 56, left : left + 56]
-        assert (square[high : high + 56, wide : wide + 56] == wanted).all()
 
 
 def test_histories_count_images_and_turn_the_bound_upright(there: Needed) -> None:
@@ -408,19 +287,80 @@ def test_a_mistake_is_said_before_anything_runs(
     assert readme.read_text() == text
 
 
-def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
-    lacking = Needed(tmp_path)
-    with pytest.raises(RunNotFound, match="no finished run seed-notebook-") as error:
-        lacking.run("seed_notebook")
-    assert str(tmp_path) in str(error.value)
-    assert finished_run(lacking.spec("seed_notebook"), tmp_path) is None
+def cells(table: str) -> list[list[str]]:
+    """A Markdown table's head and rows."""
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
 
 
-def test_a_network_is_named_by_its_widths_and_by_what_is_unusual() -> None:
-    usual = readme_tables.network(spec(training__epochs=15))
-    assert usual == "794-512-256-2, 15 epochs"
-    conv: dict[str, Any] = {"model.architecture": "conv"}
-    conv |= {"model.hidden": [8, 8, 16, 16]}
-    conv |= {"model.residual": True, "model.normalisation": "layer"}
-    wanted = "794-8-8-16-16-2, conv, residual, layer normalisation, 30 epochs"
-    assert readme_tables.network(spec(**conv)) == wanted
+def test_readmes_table_has_bound_nll_control_and_the_published_number(
+    there: Needed, everything: Path, tmp_path: Path
+) -> None:
+    text = (everything / "README.md").read_text()
+    head, first, *rest = cells(text.partition("figures:latents")[0])
+    assert head == [
+        *("experiment", "bound (nats)", "NLL (nats)"),
+        *("label fidelity (real images)", "published (nats)"),
+    ]
+    # seeds 0 and 1 apart by 1: the mean is half above the first, sd is 1/√2
+    control = "98.0 ± 1.4 % (99.48 %)"
+    assert first == ["`quickstart` (n = 2)", "112.50 ± 0.71", "–", control, "–"]
+    rows = {row[0].split("`")[1]: row for row in rest}
+    assert rows["pytorch_example"][1:] == [
+        *("130.50 ± 0.71", "–", "–", "bound 105.55 [2]")
+    ]
+    assert "binarised" in rows["best_mlp"][0]
+
+    some = Needed(tmp_path, there.overrides)
+    for name in ("seed_notebook", "plain_vae"):
+        pretend(some.spec(name), tmp_path, weights=False)
+    (found,) = some.over_seeds("seed_notebook")
+    line = {"epoch": 9, "step": 9, "time": 9, "seconds": {}}
+    metrics = {"test/nll_is100": 99.0, "test/nll_is5000": 98.765}
+    metrics |= {"test/nll_is5000_se": 0.2, "test/label_accuracy_is20": 0.91}
+    found.append(line | {"metrics": metrics})
+    row = cells(readme_tables.results(some))[1]
+    assert row[2] == "98.77 (K = 5,000)"  # the most draws
+    assert ["`seed_notebook`", "4.55", "–", "90.0 %", "95.0 %", "91.0 %"] in cells(
+        readme_tables.details(some)
+    )
+
+
+def test_each_best_row_has_what_is_published_and_what_differs(
+    there: Needed, everything: Path, tmp_path: Path
+) -> None:
+    some = Needed(tmp_path, there.overrides)
+    for seed in (0, 1):
+        again = (*there.overrides, f"training.seed={seed}")
+        pretend(load_spec(some.path("best_mlp"), again), tmp_path, weights=False)
+    for seed, found in enumerate(some.over_seeds("best_mlp")):
+        line = {"epoch": 9, "step": 9, "time": 9, "seconds": {}}
+        found.append(line | {"metrics": {"test/nll_is5000": 78.0 + seed}})
+    head, two, mlp, *_ = cells(readme_tables.best(some))
+    assert len(head) <= readme_tables.MOST
+    assert two[3:5] == ["–", "–"]
+    assert mlp[2] == "80.78 [3], k = 50"
+    assert mlp[3:5] == ["78.50 ± 0.71 (K = 5,000)", "−2.28"]
+    assert all(row[5] for row in (two, mlp))
+
+
+def test_no_table_of_results_has_more_than_seven_columns(everything: Path) -> None:
+    """A sweep with more metrics has several tables; each names what was swept."""
+    page = (everything / "results.md").read_text()
+    for line in page.splitlines():
+        assert not line.startswith("|") or line.count(" | ") < readme_tables.MOST
+    part = page.partition("### latent_beta\n")[2].partition("\n### ")[0]
+    first, *rest = [t for t in part.split("\n\n") if t.startswith("|")]
+    head, *rows = cells(first)
+    swept = ["model.latent_dim", "objective.beta"]
+    assert head == [
+        *swept,
+        "n",
+        *(f"test/{k}" for k in ("neg_elbo", "recon", "kl")),
+    ] + ["test/active_units"]
+    # latent 20, β = 2: 140 and the seeds 0, 1 and 2
+    (row,) = [row for row in rows if row[:2] == ["20", "2"]]
+    assert row[2:4] == ["3", "141.00 ± 1.00"]
+    more = cells(rest[0])
+    assert more[0][:3] == [*swept, "test/label_fidelity"]
+    assert [row[:2] for row in more] == [row[:2] for row in cells(first)]

@@ -73,7 +73,7 @@ def test_published_runs_give_the_figures_of_ones_own_byte_for_byte(
 ) -> None:
     files = drawn(own, tmp_path / "own")
     assert {"aevb_figure2.png", "beta_plane.png", "latent_beta_plane.png"} <= set(files)
-    assert b"| 2 | 112.50" in files["README.md"]  # both seeds
+    assert b"(n = 2) | 112.50" in files["README.md"]  # both seeds
     assert drawn(shown, tmp_path / "published") == files
 
 
