@@ -14,7 +14,7 @@ AXES: dict[str, tuple[tuple[str, str], ...]] = {
     "control": (("bound, {bound}", "control, {fidelity}"),),
     "swept": (("{field}", "{metric}"),),
     "active": (("latent dimensions, of which blue are active (number)", "setting"),),
-    "learning": (("training images seen (number)", f"−neg_elbo ({NATS})"),),
+    "learning": (("training images seen", f"bound −neg_elbo, {NATS}"),),
     "posterior": (("{first}", "{second}"),),
     "densities": (("{first}", "{second}"),),
     "pca": (("{first}", "{second}"),),

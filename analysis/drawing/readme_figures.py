@@ -19,6 +19,7 @@ from analysis import compare
 from analysis.comparing.sentences import shown_digits
 from analysis.comparing.settings import Comparison
 from analysis.drawing import latent_plates, planes, plots, style
+from analysis.drawing.axes import AXES
 from analysis.drawing.plates import Panel, Plate, mosaic
 from analysis.reading import latent
 from analysis.reading.latent import Posterior
@@ -193,8 +194,9 @@ def learning_curves(
             lowest = min(lowest, mean)
         axes.set(xscale="log", title=name)
         axes.xaxis.set_minor_formatter(NullFormatter())
-    panels[0].set(ylabel="bound −neg_elbo, nats per image", ylim=lowest - BELOW)
-    drawn.supxlabel("training images seen", size=9)
+    ((across, up),) = AXES["learning"]
+    panels[0].set(ylabel=up, ylim=lowest - BELOW)
+    drawn.supxlabel(across, size=9)
     n = min(map(len, settings.values()))
     style.title(drawn, f"Plain VAE, n = {n} seeds")
     lines, labels = panels[0].get_legend_handles_labels()
