@@ -24,14 +24,15 @@ LINE = {"xAxisKey": "step", "yAxisKey": "metric", "useGlobalXaxisKey": True}
 PICTURES = ("digits", "reconstructions")  # that a run ends with
 FINAL = "final_"  # their key in MLflow, at the same step in every run
 SECTIONS = {
-    "test": (f"test/{HEADLINE}", f"test/{CONTROL[0]}", "test/recon", "test/kl"),
+    "results": (f"test/{HEADLINE}", f"test/{CONTROL[0]}"),
     "grids": tuple(f"{FINAL}{name}" for name in PICTURES),
+    "test": ("test/recon", "test/kl"),
     "val": tuple(f"val/{name}" for name in (HEADLINE, CONTROL[0], "recon", "kl")),
     "train": (f"train/{HEADLINE}", "train/loss", "train/learning_rate"),
     "time": ("time/training", "time/total"),
 }
 SIZES = {  # cards of a section: side by side, and pixels; by itself three that are cut
-    "test": {"columns": 2, "cardHeight": 220},
+    "results": {"columns": 2, "cardHeight": 220},
     "grids": {"columns": 1, "cardHeight": 560},
 }
 COLUMNS = (HEADLINE, "recon", "kl", CONTROL[0])  # of a list that scrolls sideways
@@ -83,6 +84,6 @@ def _chart(section: str, key: str) -> dict[str, Any]:
     if section == "grids":
         images = {"imageKeys": [key], "step": 0, "showRunParams": False}
         return chart | {"type": "IMAGE", "displayName": key} | images
-    if section in ("test", "time"):
+    if section in ("results", "test", "time"):
         return chart | {"type": "BAR", "metricKey": key}
     return chart | {"type": "LINE", "metricKey": key} | LINE

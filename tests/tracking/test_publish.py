@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from cvae.errors import TrackingError
 from cvae.run import runner
 from cvae.run.find import display_name, find_run
-from cvae.run.folder import RunFolder
+from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.identity import flatten
 from cvae.tracking import charts, entities
 from cvae.tracking.note import description
@@ -265,3 +265,39 @@ def test_a_user_without_a_name_is_a_number(
 
     monkeypatch.setattr(getpass, "getuser", nameless)
     assert entities.user() == str(os.getuid())
+
+
+def test_the_run_of_mlflow_run_is_adopted_or_ends_with_a_link(runs: Path) -> None:
+    """A new run becomes it, a resumed one keeps its own, a sweep has it as parent."""
+    tracker = Tracker(runs)
+    experiment = tracker.experiment("tests")
+    outer, second, third = (
+        tracker.client.create_run(experiment).info.run_id for _ in range(3)
+    )
+    folder = made_run(runs, 90.0, status="KILLED", tracking__experiment="tests")
+    tracker.publish(folder, adopt=outer)
+    assert folder.published["run_id"] == outer
+    folder.update(status="FINISHED")
+    tracker.publish(folder, adopt=second)
+    assert folder.published["run_id"] == outer
+    resumed, ended = map(tracker.client.get_run, (outer, second))
+    assert (resumed.info.status, ended.info.status) == ("FINISHED", "FINISHED")
+    assert resumed.info.run_name == display_name(folder)
+    assert f"/runs/{outer}" in ended.data.tags["mlflow.note.content"]
+    sweep = SweepFolder(runs / "sweeps" / "two")
+    sweep.path.mkdir(parents=True)
+    sweep.update(
+        **{"name": "two", "uid": "two", "header": "", "command": "make", "runs": []},
+        **{"experiment": "tests", "keys": [], "status": "RUNNING", "started": 0.0},
+    )
+    assert tracker.publish_sweep(sweep, adopt=third) == third
+    member = made_run(
+        runs,
+        91.0,
+        info={"sweep": "two", "swept": {}},
+        training__seed=1,
+        tracking__experiment="tests",
+    )
+    tracker.publish(member)
+    stored = tracker.client.get_run(member.published["run_id"])
+    assert stored.data.tags["mlflow.parentRunId"] == third

@@ -1,0 +1,126 @@
+"""The command that trains and the publisher beside it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cvae.errors import TrackingError
+from cvae.tracking import beside
+from cvae.tracking.address import reach, tracking_uri
+from cvae.tracking.publisher import Publisher
+from tests import children
+from tests.children import Done
+from tests.made import made_run
+from tests.tracking.test_publish import runs_of_tests
+
+HEAVY = "mlflow matplotlib pandas sklearn sqlalchemy alembic ray"
+TINY = "data.validation_images=50 training.epochs=1 evaluation.importance_samples=0"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run", "experiments/quickstart.yaml", "--set", "data.root={root} " + TINY],
+        ["sweep", "quickstart", "--set", "seeds=2 data.root={root} " + TINY],
+        ["list"],
+        ["samples", "--out", "{root}/x.png"],
+        ["evaluate", "--importance-samples", "2"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_no_command_that_trains_or_draws_imports_what_is_heavy(
+    command: list[str], tiny_root: Path, tmp_path: Path, finished: tuple[Path, Done]
+) -> None:
+    """With the store at work: MLflow is imported by the publisher alone."""
+    given = [word.format(root=tiny_root) for word in command]
+    runs = finished[0]
+    if command[0] in ("run", "sweep", "evaluate"):
+        runs = tmp_path / "runs"
+        children.copy(list(finished[0].iterdir()), runs)
+    if command[0] == "evaluate":  # else it publishes what it found, with MLflow
+        for cursor in runs.glob("*/tracking.json"):
+            cursor.unlink()
+    code = (
+        "import sys; from cvae.__main__ import main\n"
+        f"code = main({[*given, '--runs', str(runs)]!r})\n"
+        f"print('heavy:', *({set(HEAVY.split())!r} & sys.modules.keys()))\n"
+        "sys.exit(code)"
+    )
+    done = children.python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "heavy:"
+
+
+def test_a_store_that_cannot_be_there_is_refused_without_mlflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reach(tmp_path)  # a database that is still to be made
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mlflow.db").write_bytes(b"what is this? " * 1000)
+    with pytest.raises(TrackingError, match="not a database"):
+        reach(tmp_path)
+    for uri in ("http://127.0.0.1:9", "postgresql://me:s3cret-Pass@127.0.0.1:9/x"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with pytest.raises(TrackingError, match=r"refused\n.*--offline") as caught:
+            beside.Publisher(tmp_path)
+        assert "s3cret" not in str(caught.value)
+
+
+def test_a_tilde_in_the_address_is_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///~/m.db")
+    assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/m.db"
+
+
+def test_the_publisher_tells_of_ends_that_the_store_has_missed(
+    tmp_path: Path, finished: tuple[Path, Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that finished after a failed attempt, and one whose process died; one that
+    was made offline is left to `sync`. Times are milliseconds, as MLflow counts them.
+    """
+    monkeypatch.setattr(os, "nice", lambda steps: 0)  # this process stays as it is
+    shutil.copy(finished[0] / "mlflow.db", tmp_path)
+    fields: dict[str, Any] = {"tracking__experiment": "tests", "started": 1e9}
+    missed = made_run(tmp_path, 90.0, **fields)
+    dead = made_run(tmp_path, 91.0, name="dead", status="RUNNING", **fields)
+    made_run(tmp_path, 92.0, name="offline", **fields)
+    current = made_run(tmp_path, 93.0, name="current", **fields)
+    missed.update(status="RUNNING")
+    publisher, (read, write) = Publisher(tmp_path), os.pipe()
+    publisher.pipe = read
+    publisher._connect()
+    with missed.lock(), dead.lock():
+        publisher.tracker.publish(missed)
+        publisher.tracker.publish(dead)
+    missed.update(status="FINISHED")
+    os.write(write, os.fsencode(current.path) + b"\0")
+    os.close(write)
+    assert publisher.run() == 0
+    _, stored = runs_of_tests(tmp_path)
+    states = {run.data.tags["cvae.folder"]: run.info.status for run in stored}
+    assert states == {
+        missed.name: "FINISHED",
+        dead.name: "KILLED",
+        current.name: "FINISHED",
+    }
+    (run,) = [run for run in stored if run.data.tags["cvae.folder"] == current.name]
+    assert (run.info.start_time, run.info.end_time) == (10**12, 10**12 + 12_000)
+
+
+def test_a_database_that_is_locked_is_left_to_the_publisher(
+    tmp_path: Path, finished: tuple[Path, Done]
+) -> None:
+    shutil.copy(finished[0] / "mlflow.db", tmp_path)
+    place = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(place, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        reach(tmp_path)
