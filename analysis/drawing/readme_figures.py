@@ -164,8 +164,9 @@ def aevb_figure3(needed: Needed) -> list[Plate]:
     at_end = {f"nll_is{samples}": f"log p(x), {samples} samples"}
     caption = (
         "The bound of training and of held-out images, as above, with three latent "
-        "dimensions; the points are log p(x) of the test images at the end, which the "
-        "paper estimates all along; cf. Kingma & Welling 2014, Figure 3."
+        f"dimensions; the points are K = {samples} bounds of log p(x) of the test "
+        "images at the end, where the paper estimates log p(x) all along; cf. Kingma & "
+        "Welling 2014, Figure 3."
     )
     return [Plate("aevb_figure3", learning_curves(images, at_end), caption)]
 

@@ -56,7 +56,7 @@ def make(run: LoadedRun) -> bytes:
     )
     columns = zip(NAMES, torch.cat(parts).float().T, strict=False)
     tensors = {name: column.contiguous() for name, column in columns}
-    return safetensors.torch.save(tensors, facts)
+    return bytes(safetensors.torch.save(tensors, facts))
 
 
 def log_p(run: LoadedRun, test: mnist.Images, facts: Facts, start: int) -> Tensor:

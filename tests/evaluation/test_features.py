@@ -86,7 +86,7 @@ def test_the_overlap_is_a_plain_recomputation_point_by_point(
     found = features.overlap(drawn, real)
 
     def radius(point: Tensor, of: Tensor) -> float:
-        return float((of - point).norm(dim=1).sort().values[features.NEIGHBOURS])
+        return float((of - point).norm(dim=1).sort().values[control.NEIGHBOURS])
 
     def within(point: Tensor, centre: Tensor, of: Tensor) -> bool:
         return float((point - centre).norm()) <= radius(centre, of)
@@ -94,7 +94,7 @@ def test_the_overlap_is_a_plain_recomputation_point_by_point(
     balls = [[within(d, r, real) for r in real] for d in drawn]
     backwards = [[within(r, d, drawn) for d in drawn] for r in real]
     assert found.precision.tolist() == [any(row) for row in balls]
-    wanted = torch.tensor([sum(row) / features.NEIGHBOURS for row in balls])
+    wanted = torch.tensor([sum(row) / control.NEIGHBOURS for row in balls])
     torch.testing.assert_close(found.density, wanted.double())
     assert found.recall.tolist() == [any(row) for row in backwards]
     columns = zip(*balls, strict=True)
