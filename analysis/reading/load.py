@@ -19,7 +19,7 @@ from analysis.reading.runs import RunRow, Runs
 from analysis.reading.sources import from_folders, from_store
 from cvae.errors import RunNotFound
 from cvae.run import published
-from cvae.run.find import sweeps
+from cvae.run.find import find_sweep, sweeps
 from cvae.run.folder import FIRST, RUNS
 from cvae.spec.identity import NAME
 from cvae.tracking.address import VARIABLE
@@ -76,6 +76,7 @@ def _load(
 ) -> Runs:
     if sweep and not NAME.fullmatch(sweep):
         raise RunNotFound(f"no sweep {sweep[:80]!r}; {_list_sweeps(runs)}")
+    sweep = find_sweep(sweep, runs) if sweep else None
     rows, unreadable = from_folders(runs, experiment, sweep)
     store, known = None, {run.experiment for run in rows}
     if ask_store and os.environ.get(VARIABLE):

@@ -35,7 +35,7 @@ def run(config: str, *, runs: Path, changes: str, offline: bool, began: float) -
 
     with publishing(runs, offline=offline) as publisher:  # MLflow loads beside torch
         from cvae.run import runner  # only now: a wrong spec is said at once
-        from cvae.run.clock import Clock
+        from cvae.run.recorder import Clock
 
         clock = Clock(began=began)
         clock.add("imports", time.perf_counter() - began)

@@ -167,17 +167,12 @@ def _chosen(
     by_name = {sweep.name: sweep for sweep in find.sweeps(runs)}
     sweeps, singles, evaluated, unknown = [], [], [], []
     for name in dict.fromkeys(names):
-        dashed = name.replace("_", "-")  # experiments/seed_notebook.yaml
-        if sweep := by_name.get(name) or by_name.get(dashed):
+        if sweep := by_name.get(find.find_sweep(name, runs)):
             sweeps.append(sweep)
             continue
-        for spelled in (name, dashed):
-            try:
-                singles.append(find.find_run(spelled, runs=runs))
-                break
-            except RunNotFound as error:
-                fault = str(error)
-        else:
+        try:
+            singles.append(find.find_run(name, runs=runs))
+        except RunNotFound as fault:
             try:
                 evaluated.append(_evaluated_since(name, known, weights=weights))
             except RunNotFound as error:

@@ -4,6 +4,7 @@ the digest that tells whether it is the one that was written."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -52,6 +53,9 @@ def write_atomic(path: Path, data: bytes, *, keep: Path | None = None) -> None:
         folder = os.open(path.parent, os.O_RDONLY)  # the rename itself, on the disk
         try:
             os.fsync(folder)
+        except OSError as error:  # CIFS and FUSE may not know how; the file is safe
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
         finally:
             os.close(folder)
 

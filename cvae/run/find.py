@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import functools
+import logging
 import os
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from cvae.run.folder import FIRST, RUNS, RunFolder, SweepFolder
 from cvae.run.published import Published, Results
 from cvae.spec.fields import Spec
 from cvae.spec.identity import flatten
+
+log = logging.getLogger("cvae")
 
 
 def folders(runs: Path) -> list[RunFolder]:
@@ -135,10 +138,11 @@ def _short_key(key: str) -> str:
 def find_run(
     run: str | os.PathLike[str] | None = None, *, runs: str | os.PathLike[str] = RUNS
 ) -> RunFolder:
-    """The finished run meant by a name, id, folder or MLflow run id; newest if several.
+    """The finished run meant by a folder, id, MLflow run id or name.
 
-    A name is a spec's, a folder's or a run's by what it changes (`display_name`); a
-    path may lead outside `runs`.
+    A name is a spec's or a run's by what it changes (`display_name`); `_` and `-` count
+    as one only where no name fits exactly. Of several runs the newest is taken, and
+    that is said. Without a name, the newest of all. A path may lead outside `runs`.
 
     Raises:
         RunNotFound: none fits, or only one that is not finished (RunUnfinished).
@@ -150,10 +154,9 @@ def find_run(
             return done[-1]
         raise RunNotFound(f"no finished run in {runs}/; make one with\n  {FIRST}")
     wanted = os.fspath(run)
-    fitting = [folder for folder in everything if _matches(folder, wanted)]
-    fitting = fitting or _run_at_path(wanted)
+    fitting = _fitting(everything, wanted) or _run_at_path(wanted)
     if done := _finished(fitting):
-        return done[-1]
+        return _newest(done, wanted)
     if fitting:
         last = fitting[-1]
         last.check_files()
@@ -181,16 +184,35 @@ def find_published(run: str | os.PathLike[str] | None, results: Results) -> RunF
     if run is None and models:
         return max(models, key=lambda f: f.metrics.get(FIDELITY, 0.0))
     wanted = os.fspath(run or "")
-    if fitting := _finished(folder for folder in models if _matches(folder, wanted)):
-        return fitting[-1]
+    if fitting := _finished(_fitting(models, wanted)):
+        return _newest(fitting, wanted)
     names = ", ".join(folder.name for folder in models) or "none"
     raise RunNotFound(f"no published run {wanted[:200]!r}; with weights: {names}")
+
+
+def find_sweep(name: str, runs: Path) -> str:
+    """The sweep meant, with `_` and `-` as one where none has the very name."""
+    known = [path.parent.name for path in sorted(runs.glob("sweeps/*/sweep.json"))]
+    near = [one for one in known if _alike(one) == _alike(name)]
+    return name if name in known or not near else near[-1]
 
 
 def _finished(some: Iterable[RunFolder]) -> list[RunFolder]:
     """Those that are finished, the last to end at the end."""
     done = [folder for folder in some if folder.status == "FINISHED"]
     return sorted(done, key=lambda folder: folder.info.get("ended", 0))
+
+
+def _newest(done: Sequence[RunFolder], wanted: str) -> RunFolder:
+    *others, newest = done
+    if others:
+        names = [folder.name for folder in others[-4:]]
+        names += [f"{len(others) - 4} more"] if len(others) > 4 else []
+        log.warning(
+            "%s: taking the newest, %s; there are also %s",
+            *(wanted[:200], newest.name, ", ".join(names)),
+        )
+    return newest
 
 
 def _suggestion(wanted: str, everything: list[RunFolder]) -> str:
@@ -217,19 +239,40 @@ def _run_at_path(wanted: str) -> list[RunFolder]:
     return []
 
 
-def _matches(folder: RunFolder, wanted: str) -> bool:
-    """Whether `wanted` is this run's folder, name, spec name, id or MLflow run id."""
+def _fitting(every: Sequence[RunFolder], wanted: str) -> list[RunFolder]:
+    """The runs of this folder or id; else of this name; else of one spelled alike."""
+    for fits in (_is_it, _is_named, _is_alike):
+        if fitting := [folder for folder in every if fits(folder, wanted)]:
+            return fitting
+    return []
+
+
+def _is_it(folder: RunFolder, wanted: str) -> bool:
+    """Whether `wanted` is this run's folder, id or MLflow run id."""
     if wanted in (folder.name, folder.info.get("id")):
-        return True
-    if re.fullmatch(re.escape(wanted) + r"-[0-9a-f]{8}(-\d+)?", folder.name):
         return True
     if re.fullmatch(r"[0-9a-f]{32}", wanted):
         return bool(folder.published.get("run_id") == wanted)
-    if wanted and re.sub(r" #\d+$", "", display_name(folder)) == wanted:
-        return True
-    if " #" in wanted and display_name(folder) == wanted:
-        return True
     try:
         return Path(wanted).resolve() == folder.path.resolve()
     except (OSError, ValueError):
         return False
+
+
+def _is_named(folder: RunFolder, wanted: str) -> bool:
+    return wanted in _names(folder)
+
+
+def _is_alike(folder: RunFolder, wanted: str) -> bool:
+    names = {folder.name, *_names(folder)}
+    return _alike(wanted) in map(_alike, names)
+
+
+def _names(folder: RunFolder) -> set[str]:
+    """The spec's name, and the run's by what it changes, with its number or without."""
+    shown, stem = display_name(folder), re.sub(r"-[0-9a-f]{8}(-\d+)?$", "", folder.name)
+    return {stem, shown, re.sub(r" #\d+$", "", shown)}
+
+
+def _alike(name: str) -> str:
+    return name.replace("_", "-")

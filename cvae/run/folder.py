@@ -18,18 +18,111 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Required
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from cvae.errors import Damaged, SpecError
-from cvae.run import facts, lock
+from cvae.run import lock
 from cvae.run.files import errors_naming, write_atomic
 from cvae.spec.document import dump, load_resolved
 from cvae.spec.fields import Spec
 
 Record = dict[str, Any]
+Stamp = tuple[int, int, int]
 RUNS = Path("runs")
 FIRST = "make experiment CONFIG=experiments/quickstart.yaml"  # what to begin with
 JUDGES = "judges"  # the classifiers lie in this folder of `runs`
+
+
+Numbers = dict[str, float]
+
+
+class DataFacts(TypedDict, total=False):
+    root: str
+    name: str
+    digest: str
+    sha256: dict[str, str]
+    shape: list[int]
+    images: dict[str, int]
+
+
+class Member(TypedDict, total=False):
+    """A run of a sweep."""
+
+    folder: Required[str]
+    id: str
+    swept: dict[str, Any]
+
+
+class Facts(TypedDict, total=False):
+    """run.json, sweep.json and tracking.json: one meaning of a key in all of them."""
+
+    uid: str
+    id: str
+    name: str
+    status: str
+    reason: str
+    started: float  # seconds since 1970
+    ended: float
+    header: str
+    command: str
+    changes: list[str]
+    git: dict[str, str]
+    facts: dict[str, Any]
+    data: DataFacts
+    sweep: str
+    swept: dict[str, Any]
+    label: str
+    # of a sweep
+    experiment: str
+    keys: list[str]
+    runs: list[Member]
+    summary: list[list[str]]
+    best: dict[str, Any]
+    figures: Numbers
+    # of what was published
+    uri: str
+    run_id: str
+    records: int
+    images: list[str]
+    model: dict[str, Any]
+
+
+class Line(TypedDict, total=False):
+    """A line of records.jsonl."""
+
+    epoch: Required[int]
+    step: int
+    time: int  # milliseconds since 1970
+    metrics: Required[Numbers]
+    seconds: Numbers
+
+
+_facts, _lines = TypeAdapter(Facts), TypeAdapter(list[Line])
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """A JSON file of facts; empty where there is none, or not one that was written."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        _facts.validate_python(content, strict=True)
+    except (OSError, ValueError):
+        return {}
+    return content
+
+
+def _parse_records(lines: Sequence[str]) -> list[Record]:
+    """Lines of JSON as records; raises ValueError, naming the line that is none."""
+    records: list[Record] = [json.loads(line) for line in lines]
+    try:
+        _lines.validate_python(records, strict=True)
+    except ValidationError as error:
+        (line, *path), problem = error.errors()[0]["loc"], error.errors()[0]["msg"]
+        where = ".".join(["line", str(int(line) + 1), *map(str, path)])
+        raise ValueError(f"{where}: {problem}") from error
+    return records
 
 
 @dataclass(frozen=True)
@@ -54,6 +147,8 @@ class FactsFolder:
     def __init__(self, path: Path, name: str) -> None:
         self.path = path
         self.facts = path / name
+        self._info: dict[str, Any] = {}
+        self._checked: Stamp | None = None  # of the file that they were read from
 
     @property
     def name(self) -> str:
@@ -61,13 +156,16 @@ class FactsFolder:
 
     @property
     def info(self) -> dict[str, Any]:
-        """The facts; empty if there are none yet."""
-        return facts.read(self.facts)
+        """The facts, checked when the file is read; empty if there are none yet."""
+        stamp = _stamp(self.facts)
+        if stamp != self._checked:
+            self._info, self._checked = read_facts(self.facts), stamp
+        return dict(self._info)
 
     @property
     def published(self) -> dict[str, Any]:
         """What the tracker noted of the store it published to; empty if it has not."""
-        return facts.read(self.path / "tracking.json")
+        return read_facts(self.path / "tracking.json")
 
     def check_files(self) -> None:
         """Raises Damaged if what was written is not there, or is something else."""
@@ -90,7 +188,7 @@ class RunFolder(FactsFolder):
         self.weights = path / "model.safetensors"
         self.figures = path / "figures"
         self._records: list[Record] = []
-        self._stamp: tuple[int, int] | None = None  # of the file they were read from
+        self._stamp: Stamp | None = None  # of the file that they were read from
 
     @property
     def status(self) -> str:
@@ -144,14 +242,12 @@ class RunFolder(FactsFolder):
         anything but `append`.
         """
         path = self.path / "records.jsonl"
+        if (stamp := _stamp(path)) is None:
+            return []
         try:
-            stamp = _stamp(path)
             if stamp != self._stamp:
                 lines = path.read_text().split("\n")[:-1]  # the last one is cut off
-                self._records = facts.records(lines)
-                self._stamp = stamp
-        except FileNotFoundError:
-            return []
+                self._records, self._stamp = _parse_records(lines), stamp
         except ValueError as error:
             raise Damaged(
                 f"{path}: altered, a line is no record: {error}; put it back, or move "
@@ -221,10 +317,13 @@ def latest(records: Sequence[Record]) -> dict[str, float]:
     return metrics
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """What changes with a file's content: its size and time of change."""
-    facts = path.stat()
-    return facts.st_size, facts.st_mtime_ns
+def _stamp(path: Path) -> Stamp | None:
+    """What changes with a file's content; None where there is no file."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 class SweepFolder(FactsFolder):

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from cvae.errors import Busy
+from cvae.errors import Busy, UsageError
 from cvae.run.files import errors_naming
 
 PATIENCE = 1.0  # seconds; others look at a lock for a moment, and owners sign it late
@@ -34,7 +34,7 @@ def hold(path: Path) -> Iterator[None]:
     that of a process that died.
 
     Raises:
-        Busy: naming the process that holds it.
+        Busy: naming the process that holds it. UsageError: nothing can be locked here.
     """
     with path.open("a+") as file:
         _claim(file)
@@ -84,6 +84,12 @@ def _claim(file: IO[str]) -> None:
                 folder = Path(file.name).parent
                 owner = owner or "another process"
                 raise Busy(f"{folder}: already being run by {owner}") from error
+        except OSError as error:
+            raise UsageError(
+                f"{Path(file.name).parent}: this file system cannot lock files "
+                f"({error.strerror}): mount it with locks (Lustre: -o flock; NFS: a "
+                "lock server), or keep the runs on another one (--runs=FOLDER)"
+            ) from error
         time.sleep(0.02)
     if (age := _last_sign(file)) is not None:
         file.seek(0)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,6 +15,7 @@ from typing import Any
 
 ARITHMETIC = ("torch", "numpy")
 PACKAGES = ("torch", "torchvision", "numpy", "mlflow", "safetensors", "pydantic")
+log = logging.getLogger("cvae")
 HERE = Path(__file__).resolve().parent
 
 
@@ -20,10 +23,20 @@ def git_state() -> tuple[dict[str, str], str]:
     """commit, branch and dirty ("true"/"false") of this code, and its uncommitted diff.
 
     The commit is "unknown" where no git repository tracks this very file: code that
-    was unpacked inside another checkout does not come from that checkout's commit.
+    was unpacked inside another checkout does not come from that checkout's commit. It
+    is unknown, too, in a folder that git refuses, which is said.
     """
-    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)
-    commit = _git("rev-parse", "HEAD") if tracked else ""
+    try:
+        tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)
+        commit = _git("rev-parse", "HEAD") if tracked else ""
+    except PermissionError as error:
+        log.warning(
+            "the commit will be recorded as unknown, and the run cannot be published: "
+            "git refuses this folder, which belongs to another user; to let it, type "
+            "%s",
+            error,
+        )
+        commit = ""
     if not commit:
         return {"commit": "unknown"}, ""
     diff = _git("diff", "HEAD", "--no-ext-diff", "--", ":(exclude)*.gz")
@@ -89,20 +102,26 @@ def changes(
 
 
 def _git(*arguments: str) -> str:
-    """What git says of this folder; GIT_DIR and the like would mean another one."""
+    """The answer of git on this folder; GIT_DIR and the like would mean another one.
+
+    Raises:
+        PermissionError: git refuses the folder; with the command that lets it.
+    """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
         done = subprocess.run(
             ["git", *arguments],
             cwd=HERE,
-            env=environment,
+            env=environment | {"LC_ALL": "C"},
             capture_output=True,
             timeout=10,
-            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.decode(errors="replace").strip()
+    said = done.stderr.decode(errors="replace")
+    if cure := re.search(r"git config --global --add safe\.directory .+", said):
+        raise PermissionError(cure[0])
+    return "" if done.returncode else done.stdout.decode(errors="replace").strip()
 
 
 def processor() -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import socket
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ import safetensors.torch
 
 from cvae import mnist
 from cvae.run import files, provenance, state
-from cvae.run.clock import Clock
 from cvae.run.evaluation import record
 from cvae.run.folder import Origin, Record, RunFolder
 from cvae.run.train_cvae import CVAETask
@@ -24,6 +25,33 @@ from cvae.training import Epoch
 
 GPU_PAUSE = 10.0  # seconds between two checkpoints there
 log = logging.getLogger("cvae")
+
+
+@dataclass
+class Clock:
+    """Wall-clock seconds by part of the run; what no part claims is `other`."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    claimed: float = 0.0
+    began: float = field(default_factory=time.perf_counter)
+
+    @contextlib.contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(part, time.perf_counter() - began)
+
+    def add(self, part: str, seconds: float) -> None:
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+        self.claimed += seconds
+
+    def take(self) -> dict[str, float]:
+        """The seconds since the last call, which start again from nothing."""
+        self.add("other", time.perf_counter() - self.began - self.claimed)
+        taken, self.seconds = self.seconds, {}
+        return taken
 
 
 @dataclass

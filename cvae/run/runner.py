@@ -18,11 +18,10 @@ from cvae.errors import UsageError
 from cvae.fast import cpu_kernel
 from cvae.loading.loaded import check_data, load_data
 from cvae.run import progress, state
-from cvae.run.clock import Clock
 from cvae.run.find import finished_run, folder_for
 from cvae.run.folder import Origin, RunFolder
 from cvae.run.progress import Progress
-from cvae.run.recorder import Recorder
+from cvae.run.recorder import Clock, Recorder
 from cvae.run.torch_settings import plain_torch
 from cvae.run.train_cvae import CVAETask
 from cvae.spec.fields import Spec

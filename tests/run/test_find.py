@@ -2,54 +2,82 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cvae.errors import RunNotFound
-from cvae.run.find import display_name, find_run
+from cvae.run.find import display_name, find_run, find_sweep
 from tests.made import made_run
 
-
-def test_a_run_is_named_by_what_it_changes(tmp_path: Path) -> None:
-    made = made_run(
-        tmp_path,
-        100.0,
-        name="quickstart",
-        info={"changes": ["model.latent_dim=8", "training.seed=1", "tracking.x=1"]},
-    )
-    assert display_name(made) == "quickstart latent_dim=8 seed=1"
-    assert find_run("quickstart latent_dim=8 seed=1", runs=tmp_path).path == made.path
+BOTH = ["objective.importance_samples=5", "evaluation.importance_samples=50"]
 
 
-def test_a_run_of_an_earlier_version_is_named_by_its_command(tmp_path: Path) -> None:
-    command = "make experiment CONFIG=q.yaml SET='model.latent_dim=8 model.hidden=[4]'"
-    made = made_run(tmp_path, 100.0, name="quickstart", info={"command": command})
-    assert display_name(made) == "quickstart latent_dim=8 hidden=[4]"
-    made.update(command="make 'unbalanced")
-    assert display_name(made) == "quickstart"
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        (
+            {"changes": ["model.latent_dim=8", "training.seed=1", "tracking.x=1"]},
+            " latent_dim=8 seed=1",
+        ),
+        ({"changes": BOTH}, f" {' '.join(BOTH)}"),  # one last name: with the section
+        (
+            {"swept": {"objective.beta": 0.5, "model.hidden": [8, 4]}},
+            " hidden=[8,4] beta=0.5",
+        ),
+        (  # of an earlier version
+            {"command": "make experiment CONFIG=q.yaml SET='model.hidden=[4]'"},
+            " hidden=[4]",
+        ),
+        ({"command": "make 'unbalanced"}, ""),
+    ],
+)
+def test_a_run_is_named_by_what_it_changes(
+    tmp_path: Path, info: dict[str, Any], words: str
+) -> None:
+    made = made_run(tmp_path, 100.0, name="quickstart", info=info)
+    assert display_name(made) == f"quickstart{words}"
+    assert find_run(f"quickstart{words}", runs=tmp_path).path == made.path
 
 
-def test_a_run_of_a_sweep_is_named_by_its_variant(tmp_path: Path) -> None:
-    swept = {"objective.beta": 0.5, "training.seed": 2, "model.hidden": [8, 4]}
-    made = made_run(tmp_path, 100.0, name="beta", info={"swept": swept})
-    assert display_name(made) == "beta hidden=[8,4] beta=0.5 seed=2"
-
-
-def test_two_fields_of_one_last_name_keep_their_section(tmp_path: Path) -> None:
-    changes = ["objective.importance_samples=5", "evaluation.importance_samples=50"]
-    made = made_run(tmp_path, 100.0, name="q", info={"changes": changes})
-    assert display_name(made) == f"q {' '.join(changes)}"
-
-
-def test_a_repeated_run_has_its_number_and_the_name_alone_means_the_newest(
-    tmp_path: Path,
+def test_of_several_the_newest_is_taken_and_the_others_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = made_run(tmp_path, 100.0, name="q", started=1.0, info={"changes": []})
     second = made_run(tmp_path, 100.0, name="q", started=9.0, info={"changes": []})
     assert [display_name(first), display_name(second)] == ["q", "q #2"]
-    assert find_run("q", runs=tmp_path).path == second.path
     assert find_run("q #2", runs=tmp_path).path == second.path
+    assert find_run(first.name, runs=tmp_path).path == first.path
+    assert not caplog.messages
+    assert find_run("q", runs=tmp_path).path == second.path
+    (said,) = caplog.messages
+    assert f"the newest, {second.name}; there are also {first.name}" in said
+
+
+def test_a_folder_or_id_goes_before_a_name_and_a_name_before_its_other_spelling(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    old = made_run(tmp_path, 100.0, name="a_b", started=1.0)
+    dashed = made_run(tmp_path, 100.0, name="a-b", started=2.0)
+    of_id = made_run(tmp_path, 100.0, name=str(old.info["id"]), started=9.0)
+    assert find_run("a_b", runs=tmp_path).path == old.path
+    assert find_run("a-b", runs=tmp_path).path == dashed.path
+    chosen = find_run(str(old.info["id"]), runs=tmp_path)
+    assert chosen.info["id"] == of_id.info["id"] == old.info["id"]
+    other = made_run(tmp_path, 100.0, name="seed-notebook", training__seed=4)
+    assert find_run("seed_notebook", runs=tmp_path).path == other.path
+
+
+def test_a_sweep_is_found_with_either_spelling(tmp_path: Path) -> None:
+    for name in ("latent-beta", "both_ways", "both-ways"):
+        (tmp_path / "sweeps" / name).mkdir(parents=True)
+        (tmp_path / "sweeps" / name / "sweep.json").write_text("{}")
+    assert find_sweep("latent_beta", tmp_path) == "latent-beta"
+    for name in ("both_ways", "both-ways", "other"):
+        assert find_sweep(name, tmp_path) == name
 
 
 def test_a_run_at_a_path_elsewhere_is_found(tmp_path: Path) -> None:
