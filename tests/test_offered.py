@@ -149,38 +149,6 @@ def test_where_there_is_no_run_the_first_one_is_offered(
     desk("make sync")
 
 
-def test_a_file_of_the_other_kind_names_the_command_for_it(
-    desk: Desk, caplog: pytest.LogCaptureFixture
-) -> None:
-    spec_file("many", "sweep: {seeds: 1}\n")
-    spec_file("one")
-    run, sweep = "make experiment CONFIG={}.yaml", "make sweep CONFIG={}.yaml"
-    for wrong, name, right in (
-        (run, "many", sweep),
-        (sweep, "one", run),
-    ):
-        said = refused(lambda: desk(wrong.format(name)), caplog)  # noqa: B023
-        assert right.format(name) in said
-        done = desk(f"{right.format(name)} OFFLINE=1")
-        if right == sweep:
-            report = re.findall(r"make report SWEEP=\S+", done)[0]
-            assert "report.html" in desk(report)
-    again = re.findall(r"SET=seeds=\d", said)[0]
-    assert "5 runs" in desk(f"{sweep.format('one')} {again} DRY=1") + "5 runs"
-
-
-def test_a_store_that_is_away_is_left_out_as_it_is_said(
-    desk: Desk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec_file("one")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    said = refused(lambda: desk("make experiment CONFIG=one.yaml"), caplog)
-    assert "with make OFFLINE=1" in said
-    desk("make experiment CONFIG=one.yaml OFFLINE=1")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert "published to" in desk(command_in(said))
-
-
 def test_an_unfinished_run_is_gone_on_with_by_the_command_it_names(
     desk: Desk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

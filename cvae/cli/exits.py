@@ -12,7 +12,9 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
 from cvae.errors import (
@@ -68,6 +70,10 @@ def guarded(act: Callable[[], None], *, interrupted: str = "interrupted") -> int
 def _exit_code(act: Callable[[], None], interrupted: str) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     log.setLevel(logging.INFO)
+    try:
+        Path.home()
+    except RuntimeError:  # neither HOME nor a name: MLflow's import would end in it
+        os.environ["HOME"] = tempfile.gettempdir()
     try:
         act()
         sys.stdout.flush()

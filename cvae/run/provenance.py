@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import logging
 import os
@@ -30,12 +31,7 @@ def git_state() -> tuple[dict[str, str], str]:
         tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)
         commit = _git("rev-parse", "HEAD") if tracked else ""
     except PermissionError as error:
-        log.warning(
-            "the commit will be recorded as unknown, and the run cannot be published: "
-            "git refuses this folder, which belongs to another user; to let it, type "
-            "%s",
-            error,
-        )
+        _warn_of_refusal(str(error))
         commit = ""
     if not commit:
         return {"commit": "unknown"}, ""
@@ -44,6 +40,15 @@ def git_state() -> tuple[dict[str, str], str]:
     branch = _git("rev-parse", "--abbrev-ref", "HEAD")
     state = {"commit": commit, "branch": branch, "dirty": str(dirty).lower()}
     return state, f"{diff}\n" if diff else ""
+
+
+@functools.cache  # once is enough
+def _warn_of_refusal(cure: str) -> None:
+    log.warning(
+        "the commit will be recorded as unknown, and the run cannot be published: git "
+        "refuses this folder, which belongs to another user; to let it, type %s",
+        cure,
+    )
 
 
 def versions() -> dict[str, str]:

@@ -13,6 +13,7 @@ from cvae.errors import UsageError
 from cvae.run import checkpoint, runner
 from cvae.run.files import write_atomic
 from cvae.run.folder import RunFolder
+from tests import children
 from tests.conftest import spec
 
 
@@ -92,8 +93,60 @@ def test_a_run_begun_on_another_device_does_not_go_on(
     assert len(folder.records()) == 2
 
 
-def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
-    wanted = tmp_path / "missing" / "a.png"
-    with pytest.raises(FileNotFoundError) as error:
-        write_atomic(wanted, b"")
-    assert error.value.filename == str(wanted)
+FAILING = """
+import errno, fcntl, os, stat, sys
+from cvae.__main__ import main
+
+def refuse(*_):
+    raise OSError(getattr(errno, sys.argv[2]), os.strerror(getattr(errno, sys.argv[2])))
+
+def fsync(number, known=os.fsync):
+    if stat.S_ISDIR(os.fstat(number).st_mode):
+        refuse()
+    known(number)
+
+if sys.argv[1] == "flock":
+    fcntl.flock = refuse
+else:
+    os.fsync = fsync
+sys.exit(main(["experiment", "t.yaml", "--offline"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "code"),
+    [("flock", "ENOLCK", 2), ("fsync", "EINVAL", 0), ("fsync", "EIO", 1)],
+)
+def test_without_locks_a_run_stops_in_a_line_and_without_folder_syncs_it_continues(
+    tmp_path: Path, tiny_root: Path, call: str, error: str, code: int
+) -> None:
+    """As Lustre and NFS without a lock server, CIFS and FUSE answer."""
+    text = f"name: t\ndata: {{root: {tiny_root}, validation_images: 0}}\n"
+    text += "model: {hidden: [4]}\ntraining: {epochs: 1}\n"
+    (tmp_path / "t.yaml").write_text(text)
+    done = children.python("-c", FAILING, call, error, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    if call == "flock":
+        assert "runs/t-" in done.stderr
+        assert "cannot lock files" in done.stderr
+    if not code:
+        assert list(tmp_path.glob("runs/t-*/model.safetensors"))
+
+
+def test_a_run_is_made_without_a_home_or_a_name(
+    tmp_path: Path, tiny_root: Path
+) -> None:
+    """A container's user id that the system has no entry for, with MLflow."""
+    text = f"name: t\ndata: {{root: {tiny_root}, validation_images: 0}}\n"
+    text += "model: {hidden: [4]}\ntraining: {epochs: 1}\n"
+    (tmp_path / "t.yaml").write_text(text)
+    code = (
+        "import os, pwd, sys\nos.environ.pop('HOME', None)\n"
+        "def nameless(_):\n    raise KeyError('getpwuid(): uid not found')\n"
+        "pwd.getpwuid = nameless\nfrom cvae.__main__ import main\n"
+        "sys.exit(main(['experiment', 't.yaml']))"
+    )
+    done = children.python("-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "not in MLflow" not in done.stdout

@@ -3,8 +3,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cvae.errors import Busy, Damaged, SpecError
-from cvae.run.find import folder_for, folders
+from cvae.run.find import folder_for
 from cvae.run.folder import RunFolder
 from cvae.run.lock import SILENCE
 from tests import children
@@ -37,14 +37,6 @@ def raw(folder: RunFolder) -> bytes:
 # -- records ---------------------------------------------------------------------------
 
 
-def test_records_come_back_in_order(folder: RunFolder) -> None:
-    assert folder.records() == []
-    for epoch in (1, 2, 3):
-        folder.append(LINE | {"epoch": epoch})
-    assert folder.records() == [LINE | {"epoch": epoch} for epoch in (1, 2, 3)]
-    assert raw(folder).count(b"\n") == 3
-
-
 @pytest.mark.parametrize("torn", [b"{", b'{"epoch": 2, "st', b'{"epoch": 2}', b"\0\0"])
 def test_a_torn_last_line_is_ignored_and_cut(folder: RunFolder, torn: bytes) -> None:
     folder.append(LINE)
@@ -55,13 +47,6 @@ def test_a_torn_last_line_is_ignored_and_cut(folder: RunFolder, torn: bytes) -> 
     assert folder.records() == [LINE, LINE | {"epoch": 2}]
     assert raw(folder).startswith(whole)
     assert torn + b"{" not in raw(folder)
-
-
-def test_a_torn_first_line_is_cut_too(folder: RunFolder) -> None:
-    (folder.path / "records.jsonl").write_bytes(b'{"epoch"')
-    assert folder.records() == []
-    folder.append(LINE)
-    assert folder.records() == [LINE]
 
 
 def test_figures_that_are_no_numbers_are_not_written(folder: RunFolder) -> None:
@@ -90,19 +75,6 @@ def test_an_edited_spec_is_a_spec_error(folder: RunFolder) -> None:
         folder.spec()
 
 
-def test_a_missing_spec_is_a_spec_error_too(folder: RunFolder) -> None:
-    (folder.path / "spec.yaml").unlink()
-    with pytest.raises(SpecError, match=r"spec\.yaml.*No such file"):
-        folder.spec()
-
-
-def test_updates_are_merged(folder: RunFolder) -> None:
-    folder.update(status="FAILED", reason="x")
-    folder.update(reason="y")
-    assert (folder.info["status"], folder.info["reason"]) == ("FAILED", "y")
-    assert folder.info["id"] == spec().id
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -118,13 +90,6 @@ def test_an_unreadable_run_json_counts_as_none(
     assert folder.status == "NEW"
     with pytest.raises(Damaged, match=r"run\.json: damaged"):
         folder.check_files()
-
-
-def test_two_runs_of_one_spec_have_uids_of_their_own(tmp_path: Path) -> None:
-    made = [RunFolder(tmp_path / name) for name in ("a", "b")]
-    for folder in made:
-        folder.create(spec())
-    assert made[0].info["uid"] != made[1].info["uid"]
 
 
 # -- lock and status -------------------------------------------------------------------
@@ -146,13 +111,6 @@ def test_a_run_is_held_by_one_only_and_the_other_is_told_by_whom(
         assert folder.held()
 
 
-def test_the_lock_is_freed_by_an_error(folder: RunFolder) -> None:
-    with pytest.raises(KeyError), folder.lock():
-        raise KeyError
-    with folder.lock():
-        assert folder.held()
-
-
 def test_the_lock_of_another_process_counts_until_it_is_killed(
     folder: RunFolder,
 ) -> None:
@@ -161,7 +119,7 @@ def test_the_lock_of_another_process_counts_until_it_is_killed(
         f"with RunFolder(Path({str(folder.path)!r})).lock():\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
-    process = children.start([sys.executable, "-c", code], stdin=children.PIPE)
+    process = children.start([sys.executable, "-c", code], stdin=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     folder.update(status="RUNNING")
@@ -253,25 +211,6 @@ def test_an_altered_record_is_named(folder: RunFolder, line: bytes) -> None:
         folder.records()
 
 
-@pytest.mark.parametrize("status", ["NEW", "FINISHED", "FAILED", "KILLED"])
-def test_only_running_needs_a_holder(folder: RunFolder, status: str) -> None:
-    folder.update(status=status)
-    assert folder.status == status
-    with (folder.path / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        assert folder.status == status
-        folder.update(status="RUNNING")
-        assert folder.status == "RUNNING"
-    assert folder.status == "KILLED"
-
-
-def test_a_second_holder_does_not_wipe_out_the_firsts_name(folder: RunFolder) -> None:
-    with folder.lock():
-        for _ in range(2):
-            with pytest.raises(Busy, match=f"pid {os.getpid()}"), folder.lock():
-                pass
-
-
 # -- which folder ----------------------------------------------------------------------
 
 
@@ -296,14 +235,6 @@ def test_an_unfinished_run_is_gone_on_with_and_a_finished_one_begun_anew(
         assert made(tmp_path, "FINISHED") == f"{stem}-{number}"
 
 
-def test_a_removed_run_frees_no_number(tmp_path: Path) -> None:
-    stem = f"test-{spec().id}"
-    for number in ("", "-2", "-3"):
-        assert made(tmp_path, "FINISHED") == stem + number
-    shutil.rmtree(tmp_path / f"{stem}-2")
-    assert made(tmp_path, "FINISHED") == f"{stem}-4"
-
-
 def test_folders_of_other_specs_are_not_counted(tmp_path: Path) -> None:
     stem = f"test-{spec().id}"
     for other in ("", "x", "-x", "-2x", ".bak"):
@@ -312,16 +243,6 @@ def test_folders_of_other_specs_are_not_counted(tmp_path: Path) -> None:
     made(tmp_path, "FINISHED", training__seed=1)
     assert folder_for(spec(), tmp_path).name == stem
     assert folder_for(spec(name="other"), tmp_path).name == f"other-{spec().id}"
-
-
-def test_folders_are_listed_by_their_start(tmp_path: Path) -> None:
-    (tmp_path / "artifacts").mkdir()
-    assert folders(tmp_path) == folders(tmp_path / "nowhere") == []
-    for started, seed in ((3, 0), (1, 1), (2, 2)):
-        folder = folder_for(spec(training__seed=seed), tmp_path)
-        folder.create(spec(training__seed=seed))
-        folder.update(started=started)
-    assert [folder.info["started"] for folder in folders(tmp_path)] == [1, 2, 3]
 
 
 def test_records_are_decoded_once_however_often_they_are_asked_for(

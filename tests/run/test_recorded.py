@@ -266,18 +266,6 @@ def test_beta_and_learning_rate_are_those_of_the_epochs_last_step(
         assert record["metrics"]["train/learning_rate"] == pytest.approx(rate, rel=1e-6)
 
 
-def test_the_times_add_up_to_the_total(recorded: tuple[RunFolder, float]) -> None:
-    folder, _ = recorded
-    records = folder.records()
-    times = of(records[-1]["metrics"], "time")
-    total = times.pop("total")
-    assert total == pytest.approx(sum(times.values()))
-    assert total >= times["training"] > 0
-    assert min(times.values()) >= 0
-    told = sum(record["seconds"].get("training", 0) for record in records)
-    assert times["training"] == pytest.approx(told)
-
-
 @pytest.mark.parametrize("recorded", [FROZEN], ids=["frozen"], indirect=True)
 def test_the_output_bias_starts_at_the_mean_of_the_training_images(
     recorded: tuple[RunFolder, float],
