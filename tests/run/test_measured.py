@@ -256,7 +256,7 @@ def test_points_of_other_betas_are_those_of_the_same_network(
     made_run(runs, 102.0, kl=22.0, objective__beta=0.5, training__seed=1, **same)
     made_run(runs, 90.0, objective__beta=1.0, **same)
     made_run(runs, 90.0, objective__beta=2.0, **same | {"model__hidden": [5]})
-    found = page.other_betas(once, load_runs(runs=runs, source="folders").rows)
+    found = page.other_betas(once, load_runs(runs=runs, folders_only=True).rows)
     ((beta, kl, recon),) = found
     assert beta == 0.5
     assert (kl, recon) == pytest.approx((21.0, 80.0))
