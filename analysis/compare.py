@@ -1,7 +1,7 @@
 """Runs compared: tables, curves, the rate–distortion plane, what the seeds can say.
 
 make compare SWEEP=latent_beta BY=model.latent_dim
-python -m analysis.compare --experiment cvae --formats png,svg
+python -m cvae compare --experiment cvae --formats png,svg
 """
 
 from __future__ import annotations

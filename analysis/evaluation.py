@@ -1,7 +1,7 @@
 """The results of `make evaluate WHAT=…` for one run, on one page with standard errors.
 
     make evaluate RUN=seed-notebook WHAT=all
-    python -m analysis.evaluation --run seed-notebook
+    python -m cvae page --run seed-notebook
 
 Everything is read from `evaluation/` in the run's folder; nothing is computed again.
 """
@@ -224,7 +224,7 @@ def _commands(run: str, stored: Stored) -> list[str]:
 
 def main(words: Sequence[str] | None = None) -> int:
     options = arguments.COMMON | arguments.ONE_RUN
-    return arguments.command("evaluation", __doc__, options, _main, words)
+    return arguments.command("page", __doc__, options, _main, words)
 
 
 def _main(options: argparse.Namespace) -> None:

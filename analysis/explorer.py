@@ -1,7 +1,7 @@
 """A page to play with a run's latent space: one HTML file, nothing else needed.
 
     make explorer RUN=seed-notebook AGAINST=plain-vae OUT=docs/explorer.html
-    python -m analysis.explorer --run quickstart
+    python -m cvae explorer --run quickstart
 
 The page holds the weights and decodes by itself. Its parts lie in analysis/explorer/.
 """

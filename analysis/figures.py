@@ -2,7 +2,7 @@
 
     make figures                     from results/, nothing is trained
     make figures FROM=runs JOBS=2    from runs/, what is not finished is trained first
-    python -m analysis.figures --only "digits results"
+    python -m cvae figures --only "digits results"
 
 Figures go to docs/, tables to README and docs/results.md between their markers. A row
 of README's table is one experiment with all its finished seeds; `--seeds` says how many

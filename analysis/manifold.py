@@ -1,7 +1,7 @@
 """Draw a finished run's latent space: pictures, tables and a page.
 
     make manifold RUN=quickstart
-    python -m analysis.manifold --run quickstart --digit 3 --formats png,svg
+    python -m cvae manifold --run quickstart --digit 3 --formats png,svg
 
 z is in units of the prior throughout: z itself, or (z − mu_y) / σ_y of a learned one.
 """

@@ -1,7 +1,7 @@
 """One self-contained HTML page about runs, with its numbers as CSV.
 
 make report SWEEP=latent_beta
-python -m analysis.report --experiment cvae
+python -m cvae report --experiment cvae
 """
 
 from __future__ import annotations

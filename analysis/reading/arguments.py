@@ -62,7 +62,7 @@ def command(
 ) -> int:
     """Read the command line and act on it; the exit code."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m analysis.{name}",
+        prog=f"python -m cvae {name}",
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
