@@ -92,11 +92,6 @@ def test_the_page_in_docs_is_written_by_todays_parts() -> None:
     assert (explorer.PARTS / "style.css").read_text() in text, AGAIN
 
 
-def test_every_part_is_on_the_page() -> None:
-    parts = {f"{name}.js" for name in explorer.SCRIPTS} | {"style.css", "page.html.j2"}
-    assert parts == {path.name for path in explorer.PARTS.iterdir()}
-
-
 def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
     text = explorer.page(untrained_run(tmp_path, model__hidden=[16]))
     assert "default-src 'none'" in text
@@ -106,11 +101,6 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
     assert not re.findall(
         r"localStorage|sessionStorage|indexedDB|document\.cookie", text
     )
-
-
-def test_a_block_is_what_was_packed() -> None:
-    data = bytes(range(256)) * 3
-    assert zlib.decompress(base64.b64decode(packed.pack(data)), -15) == data
 
 
 def test_rounding_keeps_seven_bits_and_changes_nothing_twice() -> None:

@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from scipy.special import expit
 from scipy.stats import norm
 
-from analysis.drawing import latent_pictures, plates, style
+from analysis.drawing import latent_pictures, style
 from analysis.reading import latent
-from analysis.reading.arguments import FORMATS
 from analysis.reading.latent import Posterior
 from cvae.grids import GAP, Picture
 from cvae.loading.loaded import LoadedRun
@@ -194,20 +193,3 @@ def test_a_density_is_darkest_where_the_digit_is() -> None:
     (x, y), (x0, y0) = axes.transData.transform([[1.5, -1.0], [-1.5, 1.0]])
     height = seen.shape[0]
     assert seen[height - int(y), int(x)] < seen[height - int(y0), int(x0)] - 200
-
-
-def test_the_same_figure_gives_the_same_bytes_and_text_stays_text(
-    tmp_path: Path,
-) -> None:
-    def draw(folder: Path) -> list[Path]:
-        found = some()
-        drawn = latent_pictures.scatter(
-            found.mu, found.labels, ["z1", "z2"], "Who is where"
-        )
-        return plates.save(drawn, folder / "scatter", FORMATS)
-
-    one, two = draw(tmp_path / "one"), draw(tmp_path / "two")
-    assert [path.suffix for path in one] == [".png", ".svg", ".pdf"]
-    for first, second in zip(one, two, strict=True):
-        assert first.read_bytes() == second.read_bytes()
-    assert ">Who is where<" in one[1].read_text()

@@ -1,0 +1,96 @@
+"""Figures of an evaluation: what stands on which axis, and under which name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from analysis.drawing import information_plots, label_plots, likelihood_plots
+from analysis.drawing.axes import AXES
+from analysis.drawing.plates import Plate
+from cvae.evaluation.estimator import Measured
+
+CONFUSION = torch.zeros(10, 10, dtype=torch.int64).fill_diagonal_(9)
+CONFUSION[3, 5] = 7  # true label 3, named 5
+FACTS = {"samples": 10}
+
+
+def drawn(figure: Any) -> Figure:
+    assert isinstance(figure, Figure)
+    return figure
+
+
+def label_plate() -> Plate:
+    arrays = {
+        "confusion": CONFUSION,
+        "reliability": torch.tensor([[0.5, 0.2, 0.3], [0.5, 0.9, 0.8]]),
+        "wrong_images": torch.zeros(0, 28, 28),
+    }
+    error = {"label_calibration_error_is5": 0.1}
+    return label_plots.draw_labels(Measured(error, error, {}, arrays), FACTS)[0]
+
+
+def certified() -> Plate:
+    lower, upper = torch.tensor([-91.0, -92.0]), torch.tensor([-89.0, -90.0])
+    arrays = {"lower": lower, "upper": upper, "sampled": torch.tensor([-90.0, -91.0])}
+    return likelihood_plots.draw_certified(Measured({}, {}, {}, arrays), FACTS)[0]
+
+
+def nll() -> Plate:
+    figures = {"nll_is1": 92.0, "nll_is10": 90.0}
+    images = {"ess_is10": torch.tensor([1.5, 2.5, 9.0])}
+    return likelihood_plots.draw_nll(Measured(figures, figures, images, {}), FACTS)[0]
+
+
+def rate_distortion() -> Plate:
+    arrays = {"betas": torch.tensor([0.5, 1.0]), "rate": torch.tensor([5.0, 9.0])}
+    arrays |= {"distortion": torch.tensor([99.0, 90.0]), "own": torch.tensor([9.0, 95])}
+    measured = Measured({}, {}, {"rd_rate": torch.zeros(4)}, arrays)
+    return likelihood_plots.draw_rate_distortion(measured, FACTS)[0]
+
+
+def information() -> Plate:
+    values = {"information": 2.0, "information_upper": 3.0, "kl": 5.0}
+    values |= {"information_in_digit": 4.0, "aggregate_kl": 1.0, "active_units": 1}
+    arrays = {"kl_per_dim": torch.tensor([1.0, 4.0, 0.1]), "variance": torch.ones(3)}
+    images = {"information": torch.zeros(5000)}
+    return information_plots.kl_plate(Measured(values, values, images, arrays))
+
+
+@pytest.mark.parametrize(
+    "make", [label_plate, certified, nll, rate_distortion, information]
+)
+def test_every_axis_has_the_name_that_the_table_gives_it(make: Any) -> None:
+    plate = make()
+    for axes, names in zip(drawn(plate.figure).axes, AXES[plate.name], strict=True):
+        labels = (axes.get_xlabel(), axes.get_ylabel())
+        for found, wanted in zip(labels, names, strict=True):
+            assert found == wanted.format(samples="10")
+
+
+def test_true_labels_are_rows_and_named_labels_columns() -> None:
+    axes = drawn(label_plate().figure).axes[1]
+    (mistake,) = [text for text in axes.texts if text.get_text() == "7"]
+    assert mistake.get_position() == (5, 3)
+    assert "named by the model" in axes.get_xlabel()
+    assert "true label" in axes.get_ylabel()
+
+
+def test_the_lower_bound_is_the_lower_one() -> None:
+    (axes,) = drawn(certified().figure).axes
+    lines: dict[Any, Any] = {line.get_label(): line for line in axes.get_lines()}
+    assert np.asarray(lines["lower bound"].get_ydata()) == pytest.approx(-1)
+    assert np.asarray(lines["upper bound"].get_ydata()) == pytest.approx(1)
+
+
+def test_rate_is_on_the_horizontal_axis() -> None:
+    (axes,) = drawn(rate_distortion().figure).axes
+    model: dict[Any, Any] = {line.get_label(): line for line in axes.get_lines()}
+    line = model["the model: −ELBO"]
+    assert (float(line.get_xdata()[0]), float(line.get_ydata()[0])) == (9.0, 95.0)
+    assert axes.get_xlabel().startswith("rate")
+    assert axes.get_ylabel().startswith("distortion")
