@@ -1,10 +1,9 @@
-"""Control: is the digit asked for the digit drawn?
+"""Control: is the digit asked for the digit drawn?"""
 
-neg_elbo does not tell: a model can have the better bound and ignore its label. Samples
-are read by a classifier, and a second question is asked of z: does it name the digit,
-which is the label's part? Noise and images are the same for every run. Letters: N
-images, Z latent, C classes, F the classifier's features.
-"""
+# neg_elbo does not tell: a model can have the better bound and ignore its label.
+# Samples are read by a classifier, and a second question is asked of z: does it name
+# the digit, which is the label's part? Noise and images are the same for every run.
+# Letters: N images, Z latent, C classes, F the classifier's features.
 
 from __future__ import annotations
 
@@ -62,7 +61,7 @@ def control(
 def _prior_samples(
     model: CVAE, classifier: Classifier, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Digits asked for (N,), digits read (N,) and the classifier's features (N, F)."""
+    # Digits asked for (N,), digits read (N,) and the classifier's features (N, F).
     device = next(model.parameters()).device
     count = PER_DIGIT * model.classes
     noise = torch.randn(count, model.latent_dim, generator=generator)
@@ -72,7 +71,7 @@ def _prior_samples(
 
 
 def _whitened_means(model: CVAE, data: mnist.Images) -> tuple[Tensor, Tensor]:
-    """Posterior means in units of the prior (N, Z) of the first images; labels (N,)."""
+    # Posterior means in units of the prior (N, Z) of the first images; labels (N,).
     device = next(model.eval().parameters()).device
     some = slice(0, min(KNOWN, len(data)))
     x, y = mnist.pixels(data.images[some]).to(device), data.labels[some].to(device)
@@ -82,7 +81,7 @@ def _whitened_means(model: CVAE, data: mnist.Images) -> tuple[Tensor, Tensor]:
 def _transfer_fidelity(
     model: CVAE, classifier: Classifier, u: Tensor, y: Tensor
 ) -> float:
-    """Share of the first images read as the digit that their u (N, Z) is decoded as."""
+    # Share of the first images read as the digit that their u (N, Z) is decoded as.
     moved = u[:TRANSFERRED].repeat_interleave(model.classes - 1, 0)
     wanted = other_labels(y[:TRANSFERRED], model.classes)
     z = model.prior.unwhiten(moved, wanted.to(u.device))
@@ -121,7 +120,7 @@ def label_in_z(u: Tensor, y: Tensor) -> float:
 
 
 def _of_each_digit(data: mnist.Images, classes: int) -> Tensor:
-    """The places of every digit's first images, spread over the whole data set."""
+    # The places of every digit's first images, spread over the whole data set.
     places = []
     for digit in range(classes):
         where = (data.labels == digit).nonzero()[:, 0]

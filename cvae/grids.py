@@ -1,8 +1,7 @@
-"""Pictures as arrays: reconstructions and per-digit samples.
+"""Pictures as arrays: reconstructions and per-digit samples."""
 
-Each is a (height, width) uint8 array, 0 black and 255 white. What is drawn is the
-decoder's mean, not a Bernoulli draw. The same z and images are used in every epoch.
-"""
+# Each is a (height, width) uint8 array, 0 black and 255 white. What is drawn is the
+# decoder's mean, not a Bernoulli draw. The same z and images are used in every epoch.
 
 from __future__ import annotations
 
@@ -83,12 +82,10 @@ def digits(model: CVAE, z: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def digit_grid(model: CVAE, noise: Tensor, shape: tuple[int, int]) -> Picture:
-    """One row a digit, one handwriting a column; noise (columns, Z).
-
-    A column's z is a draw from p(z given one digit), carried over to the others by
-    `whiten` and `unwhiten`: with a standard prior it is the same z in every row. An
-    unconditional model has no rows to tell apart; noise (rows · columns, Z).
-    """
+    """One row a digit, one handwriting a column; noise (columns, Z)."""
+    # A column's z is a draw from p(z given one digit), carried over to the others by
+    # `whiten` and `unwhiten`: with a standard prior it is the same z in every row. An
+    # unconditional model has no rows to tell apart; noise (rows · columns, Z).
     prior = model.prior
     noise = noise.to(next(model.parameters()).device)
     if not model.classes:

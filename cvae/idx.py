@@ -33,7 +33,7 @@ def open_raw(path: Path) -> BinaryIO:
 
 @contextmanager
 def _clear_errors(path: Path) -> Iterator[None]:
-    """What the disk or the decompression throws, as one clear line."""
+    # What the disk or the decompression throws, as one clear line.
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:
@@ -92,7 +92,7 @@ def _parse_header(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]
 
 
 def _hint(path: Path) -> str:
-    """What a file that is no IDX file is by its first bytes, and what to do then."""
+    # What a file that is no IDX file is by its first bytes, and what to do then.
     try:
         with path.open("rb") as file:
             start = file.read(64)
@@ -108,7 +108,7 @@ def _hint(path: Path) -> str:
 
 
 def _check_length(path: Path, expected: int) -> None:
-    """Refuse a header that the file on disk cannot hold, before allocating for it."""
+    # Refuse a header that the file on disk cannot hold, before allocating for it.
     on_disk = path.stat().st_size
     if path.suffix == ".gz":
         limit = DEFLATE_LIMIT if expected < BOMB_BYTES else BOMB_LIMIT

@@ -194,8 +194,9 @@ def _log_weights(
     samples: int,
     proposal: Gaussian | None = None,
 ) -> Tensor:
-    """log p(target,z|y) − log q(z) of K draws from the proposal q, (K, B)."""
+    # log p(target,z|y) − log q(z) of K draws from the proposal q, (K, B).
     q, log_likelihood = proposal or model.encode(x, y), given_z(model, target, y)
+    # K draws of all images at once do not fit: pieces of k draws, k·B decoded images
     shape = len(x), model.latent_dim
     parts, step = [], max(1, DECODED // len(x))
     together = step * (GROUP if x.is_cuda else 1)
@@ -206,29 +207,28 @@ def _log_weights(
                 for at in range(start, min(start + together, samples), step)
             ]
         )
-        z = sample(q, noise.to(x.device))
+        z = sample(q, noise.to(x.device))  # (k, B, Z)
+        # log p(z|y) − log q(z): the encoder is the proposal, not the prior
         log_ratio = model.prior.log_density(z, y) - gaussian_log_density(z, q)
-        parts.append(log_likelihood(z) + log_ratio)
+        parts.append(log_likelihood(z) + log_ratio)  # log p(x,z|y) − log q, (k, B)
     return torch.cat(parts)
 
 
 def given_z(model: CVAE, target: Tensor, y: Tensor) -> LogDensity:
-    """log p(target|z,y) as a function of z: (K, B, Z) → (K, B), for large K.
-
-    What does not depend on z is computed once and not K times: what label and bias add
-    in the first layer, and W (x − ½) of the last one, for
-
-        Σ x·l − softplus(l) = Σ (x − ½)·l − |l|/2 − log(1 + exp(−|l|)),   l = h W + b.
-
-    Only where it is, in this run, what `decode` gives; elsewhere `decode` is called.
-    """
+    """log p(target|z,y) as a function of z: (K, B, Z) → (K, B), for large K."""
+    # What does not depend on z is computed once and not K times: what label and bias
+    # add in the first layer, and W (x − ½) of the last one, for
+    #
+    #     Σ x·l − softplus(l) = Σ (x − ½)·l − |l|/2 − log(1 + exp(−|l|)),   l = h W + b.
+    #
+    # Only where it is, in this run, what `decode` gives; elsewhere `decode` is called.
     if _is_its_layers(model):
         return _by_layers(model, target, y)
     return _by_decode(model, target, y)
 
 
 def _is_its_layers(model: CVAE) -> bool:
-    """Whether `_by_layers` gives what this model's `decode` gives; compared once."""
+    # Whether `_by_layers` gives what this model's `decode` gives; compared once.
     layers = model.decoder
     if not isinstance(layers, nn.Sequential) or len(layers) < 2:
         return False
@@ -265,32 +265,31 @@ def _by_layers(model: CVAE, target: Tensor, y: Tensor) -> LogDensity:
     offset = (target - 0.5) @ last.bias  # (B,)
 
     def log_likelihood(z: Tensor) -> Tensor:
-        hidden: Tensor = F.linear(z, of_z) + constant
+        hidden: Tensor = F.linear(z, of_z) + constant  # (K, B, H)
         for layer in model.decoder[1:-1]:
             hidden = layer(hidden)
-        even = _even_softplus(last(hidden))
+        even = _even_softplus(last(hidden))  # the logits (K, B, D) are used up here
         return (hidden * slope).sum(-1) + offset - even
 
     return log_likelihood
 
 
 def _label_alone(model: CVAE, y: Tensor) -> Tensor:
-    """The decoder's input (B, Z + C) where z is 0."""
+    # The decoder's input (B, Z + C) where z is 0.
     return model.with_label(torch.zeros(len(y), model.latent_dim, device=y.device), y)
 
 
 def _even_softplus(logits: Tensor) -> Tensor:
-    """Σ softplus(l) − l/2 over the pixels (…, D) → (…), overwriting the logits.
-
-    Σ log(1 + exp(−|l|)) is the logarithm of a product of numbers of 1 to 2: one
-    logarithm for many pixels, a quarter of the time of one each.
-    """
-    size = logits.abs_()
+    # Σ softplus(l) − l/2 over the pixels (…, D) → (…), overwriting the logits.
+    #
+    # Σ log(1 + exp(−|l|)) is the logarithm of a product of numbers of 1 to 2: one
+    # logarithm for many pixels, a quarter of the time of one each.
+    size = logits.abs_()  # |l|, in place: these are the largest arrays of all
     total = 0.5 * size.sum(-1)
-    product, factors = size.neg_().exp_().add_(1), 1
+    product, factors = size.neg_().exp_().add_(1), 1  # 1 + exp(−|l|)
     while product.shape[-1] % 2 == 0 and factors < FACTORS:
         low, high = product.chunk(2, -1)
-        product, factors = low * high, 2 * factors
+        product, factors = low * high, 2 * factors  # ≤ 2⁶⁴: float32 holds it
     return total + product.log_().sum(-1)
 
 

@@ -1,15 +1,14 @@
-"""p(z given y) fitted after training: a mixture of Gaussians for each label.
+"""p(z given y) fitted after training: a mixture of Gaussians for each label."""
 
-The network is trained against N(0, I), and its decoder sees the aggregate posterior of
-a label, (1/N) Σ q(z given x, y) over its images. The two are not quite alike: what is
-drawn where no image lies is decoded as something between digits. With encoder and
-decoder fixed, the p(z given y) that maximises the bound is the aggregate posterior
-itself (Hoffman & Johnson 2016). So a mixture is fitted to draws from it, one for each
-training image; this is ex-post density estimation (Ghosh et al. 2020,
-https://arxiv.org/abs/1903.12436).
-
-Letters: N images, B batch, Z latent, C classes, M components.
-"""
+# The network is trained against N(0, I), and its decoder sees the aggregate posterior
+# of a label, (1/N) Σ q(z given x, y) over its images. The two are not quite alike: what
+# is drawn where no image lies is decoded as something between digits. With encoder and
+# decoder fixed, the p(z given y) that maximises the bound is the aggregate posterior
+# itself (Hoffman & Johnson 2016). So a mixture is fitted to draws from it, one for each
+# training image; this is ex-post density estimation (Ghosh et al. 2020,
+# https://arxiv.org/abs/1903.12436).
+#
+# Letters: N images, B batch, Z latent, C classes, M components.
 
 from __future__ import annotations
 
@@ -29,10 +28,9 @@ EDGE = 1e-9  # probabilities this near to 0 and 1 have no finite normal quantile
 
 
 class Mixture:
-    """Σ_m π_ym N(mu_ym, Σ_ym) with Σ⁻¹ = Wᵀ W, W lower triangular: u = W (z − mu).
+    """Σ_m π_ym N(mu_ym, Σ_ym) with Σ⁻¹ = Wᵀ W, W lower triangular: u = W (z − mu)."""
 
-    The table (C, M, 1 + Z + Z²) holds log π, mu and W; `fit` makes it.
-    """
+    # The table (C, M, 1 + Z + Z²) holds log π, mu and W; `fit` makes it.
 
     def __init__(self, table: Tensor) -> None:
         numbers = table.shape[-1]
@@ -42,28 +40,26 @@ class Mixture:
         self.w = table[..., 1 + latent :].unflatten(-1, (latent, latent))
 
     def sample(self, y: Tensor, noise: Tensor) -> Tensor:
-        """z (…, B, Z) of standard normal noise (…, B, Z): an exact draw.
-
-        The first noise, as a probability, picks the component; where it lies within
-        that component's share is a uniform number again, and becomes its first noise.
-        """
+        """z (…, B, Z) of standard normal noise (…, B, Z): an exact draw."""
+        # The first noise, as a probability, picks the component; where it lies within
+        # that component's share is a uniform number again, and becomes its first noise.
         y = y.expand(noise.shape[:-1])
         upper = self.log_weight.double().softmax(-1).cumsum(-1)[y]  # (…, B, M)
         lower = torch.nn.functional.pad(upper, (1, 0))[..., :-1]
-        p = torch.special.ndtr(noise[..., :1].double())
-        component = (p > upper[..., :-1]).sum(-1, keepdim=True)
+        p = torch.special.ndtr(noise[..., :1].double())  # uniform, (…, B, 1)
+        component = (p > upper[..., :-1]).sum(-1, keepdim=True)  # (…, B, 1)
         low, high = lower.gather(-1, component), upper.gather(-1, component)
         within = ((p - low) / (high - low)).clamp(EDGE, 1 - EDGE)
         first = torch.special.ndtri(within).to(noise.dtype)
-        rest = torch.cat([first, noise[..., 1:]], -1)
+        rest = torch.cat([first, noise[..., 1:]], -1)  # standard normal, (…, B, Z)
         z = torch.empty_like(noise)
         inverse = torch.linalg.inv(self.w)  # small, and triangular as W is
         for label, m, here in self._parts(y, component.squeeze(-1)):
-            z[here] = self.mu[label, m] + rest[here] @ inverse[label, m].T
+            z[here] = self.mu[label, m] + rest[here] @ inverse[label, m].T  # W⁻¹ ε
         return z
 
     def _parts(self, y: Tensor, component: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """Label, component and the mask of the places that have both."""
+        # Label, component and the mask of the places that have both.
         for label in y.unique().tolist():
             for m in range(self.log_weight.shape[1]):
                 here = (y == label) & (component == m)
@@ -86,12 +82,13 @@ class Mixture:
 
     @functools.cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
-        """Mean (C, Z) of each label's mixture, and W (C, Z, Z) of its covariance."""
+        # Mean (C, Z) of each label's mixture, and W (C, Z, Z) of its covariance.
         weight = self.log_weight.exp()[..., None]  # (C, M, 1)
         mean = (weight * self.mu).sum(1)
         inverse = torch.linalg.inv(self.w)
         within = (weight[..., None] * (inverse @ inverse.mT)).sum(1)
-        apart = self.mu - mean[:, None]
+        # Cov = E Cov(z given m) + Cov E(z given m)
+        apart = self.mu - mean[:, None]  # (C, M, Z)
         return mean, precision_factor(within + (weight * apart).mT @ apart)
 
     def log_density(self, z: Tensor, y: Tensor) -> Tensor:
@@ -126,48 +123,50 @@ def precision_factor(covariance: Tensor) -> Tensor:
 def fit(
     z: Tensor, y: Tensor, generator: torch.Generator, *, classes: int | None = None
 ) -> Tensor:
-    """The table of `Mixture` for latents z (N, Z) with labels y (N,), on the CPU.
-
-    Every label by k-means, then by expectation maximisation. A label without images
-    gets N(0, I).
-    """
+    """The table of `Mixture` for latents z (N, Z) with labels y (N,), on the CPU."""
+    # Every label by k-means, then by expectation maximisation. A label without images
+    # gets N(0, I).
     labels = range(classes or int(y.max()) + 1)
     return torch.stack([_fit_one(z[y == label], generator) for label in labels])
 
 
 def _fit_one(z: Tensor, generator: torch.Generator) -> Tensor:
-    """log π, mu and W of one label's latents (N, Z), as (M, 1 + Z + Z²)."""
+    # log π, mu and W of one label's latents (N, Z), as (M, 1 + Z + Z²).
+    # Expectation maximisation (Dempster et al. 1977). M step: π, mu, Σ maximise
+    #     Σ_n Σ_m r_nm log π_m N(z_n; mu_m, Σ_m),
+    # E step: r_nm = π_m N(z_n; mu_m, Σ_m) / Σ_m' π_m' N(z_n; mu_m', Σ_m'). The pseudo
+    # images, 20 a component, keep Σ away from 0 where a component has few images.
     latent = z.shape[1]
     share = _k_means(z, generator)  # (N, M), each row sums to 1
     for _ in range(EM):
         count = share.sum(0)  # (M,) images
-        log_weight = (count + PSEUDO_IMAGES).log().log_softmax(0)
-        mu = share.T @ z / count.clamp(min=1e-6)[:, None]
+        log_weight = (count + PSEUDO_IMAGES).log().log_softmax(0)  # log π, (M,)
+        mu = share.T @ z / count.clamp(min=1e-6)[:, None]  # (M, N) (N, Z) → (M, Z)
         w = torch.stack(
             [_covariance(z - mu[m], share[:, m]) for m in range(COMPONENTS)]
         )
-        w = precision_factor(w)
-        share = joint_log_density(z, log_weight, mu, w).softmax(1)
+        w = precision_factor(w)  # (M, Z, Z)
+        share = joint_log_density(z, log_weight, mu, w).softmax(1)  # r, (N, M)
     return torch.cat([log_weight[:, None], mu, w.reshape(-1, latent**2)], 1)
 
 
 def _covariance(apart: Tensor, share: Tensor) -> Tensor:
-    """(Z, Z) of latents less their mean (N, Z), weighted by share (N,)."""
+    # (Z, Z) of latents less their mean (N, Z), weighted by share (N,).
     start = PSEUDO_IMAGES * torch.eye(apart.shape[1])
-    total = (share[:, None] * apart).T @ apart + start
+    total = (share[:, None] * apart).T @ apart + start  # Σ_n r_n a_n a_nᵀ
     return total / (share.sum() + PSEUDO_IMAGES)
 
 
 def _k_means(z: Tensor, generator: torch.Generator) -> Tensor:
-    """Which of M clusters each of N latents belongs to, one-hot (N, M)."""
+    # Which of M clusters each of N latents belongs to, one-hot (N, M).
     if not len(z):
         return z.new_empty(0, COMPONENTS)
     start = torch.randint(len(z), (COMPONENTS,), generator=generator)
-    centre = z[start]
+    centre = z[start]  # (M, Z), of images drawn at random
     for _ in range(K_MEANS):
-        cluster = torch.cdist(z, centre).argmin(1)
+        cluster = torch.cdist(z, centre).argmin(1)  # (N,)
         one_hot = torch.nn.functional.one_hot(cluster, COMPONENTS).to(z.dtype)
-        count = one_hot.sum(0)[:, None]
+        count = one_hot.sum(0)[:, None]  # (M, 1)
         mean = one_hot.T @ z / count.clamp(min=1)
-        centre = torch.where(count > 0, mean, centre)
+        centre = torch.where(count > 0, mean, centre)  # an empty cluster stays
     return one_hot

@@ -193,7 +193,7 @@ def locate(root: Path, name: str) -> Path:
 def _read_pair(
     root: Path, files: dict[str, Path], split: str, sha256: dict[str, str]
 ) -> tuple[Images, tuple[int, int]]:
-    """A file of images with its labels, and their size; the digests go to `sha256`."""
+    # A file of images with its labels, and their size; the digests go to `sha256`.
     of_images, of_labels = f"{split}-images-idx3-ubyte", f"{split}-labels-idx1-ubyte"
     images, sha256[of_images] = read_idx(files[of_images], dimensions=3)
     labels, sha256[of_labels] = read_idx(files[of_labels], dimensions=1)

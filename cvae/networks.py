@@ -1,10 +1,9 @@
-"""Encoder and decoder as layers: an MLP, or two convolutions and an MLP behind them.
+"""Encoder and decoder as layers: an MLP, or two convolutions and an MLP behind them."""
 
-Both halves are an `nn.Sequential` from numbers to numbers, whatever lies between: the
-encoder (B, D + C) → (B, 2Z), the decoder (…, Z + C) → (…, D) logits. The decoder begins
-with a linear layer, and its last layer has one bias for each pixel. Letters: B batch,
-Z latent, C classes, D pixels, F features.
-"""
+# Both halves are an `nn.Sequential` from numbers to numbers, whatever lies between: the
+# encoder (B, D + C) → (B, 2Z), the decoder (…, Z + C) → (…, D) logits. The decoder
+# begins with a linear layer, and its last layer has one bias for each pixel. Letters: B
+# batch, Z latent, C classes, D pixels, F features.
 
 from __future__ import annotations
 
@@ -77,11 +76,10 @@ PAIRS = {"mlp": mlp_pair, "conv": conv_pair}
 
 
 class FromImage(nn.Module):
-    """Image and label (B, D + C) → features of the image and the label, (B, F + C).
+    """Image and label (B, D + C) → features of the image and the label, (B, F + C)."""
 
-    Each convolution has stride 2 and an activation behind it. All is channels-last: a
-    pixel's channels lie side by side in memory, what CPUs and GPUs convolve fastest.
-    """
+    # Each convolution has stride 2 and an activation behind it. All is channels-last: a
+    # pixel's channels lie side by side in memory, what CPUs and GPUs convolve fastest.
 
     def __init__(
         self, shape: tuple[int, int], channels: tuple[int, ...], activation: str
@@ -102,10 +100,9 @@ class FromImage(nn.Module):
 
 
 class ToImage(nn.Module):
-    """Features (…, F) → logits (…, D), by transposed convolutions of stride 2.
+    """Features (…, F) → logits (…, D), by transposed convolutions of stride 2."""
 
-    A side that is no multiple of 4 is made too long, and cut.
-    """
+    # A side that is no multiple of 4 is made too long, and cut.
 
     def __init__(
         self, shape: tuple[int, int], channels: tuple[int, ...], activation: str
@@ -130,7 +127,7 @@ class ToImage(nn.Module):
 
 
 def _grid(shape: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of an image that has been halved, rounded up."""
+    # Rows and columns of an image that has been halved, rounded up.
     rows, columns = (-(-side // 2**HALVINGS) for side in shape)
     return rows, columns
 
@@ -148,10 +145,9 @@ class Residual(nn.Module):
 
 
 class Linear(nn.Linear):
-    """nn.Linear without initial weights, which torch draws from its global generator.
+    """nn.Linear without torch's initial weights: `draw_weights` has ours."""
 
-    (`nn.utils.skip_init` does the same, but half a second of imports later.)
-    """
+    # `nn.utils.skip_init` does the same, but half a second of imports later.
 
     def reset_parameters(self) -> None:
         pass
@@ -172,11 +168,10 @@ class Transposed(nn.ConvTranspose2d):
 
 
 class ToPixels(Transposed):
-    """A transposed convolution to one channel, twice as long on each side.
+    """A transposed convolution to one channel, twice as long on each side."""
 
-    On the CPU a matrix product whose patches are summed up: torch's own is slow there
-    with one channel to give.
-    """
+    # On the CPU a matrix product whose patches are summed up: torch's own is slow there
+    # with one channel to give.
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, 1, 4, 2, 1, bias=False)
@@ -194,11 +189,9 @@ _GLOBAL = threading.RLock()  # runs of a sweep may share a process
 
 @contextlib.contextmanager
 def seeded(stream: torch.Generator) -> Iterator[None]:
-    """Let torch's own layers draw from `stream`: their weights, dropout's masks.
-
-    They know one generator, the process's. It takes the stream's state, and afterwards
-    the stream takes its state and it has its own again.
-    """
+    """Let torch's own layers draw from `stream`: their weights, dropout's masks."""
+    # They know one generator, the process's. It takes the stream's state, and
+    # afterwards the stream takes its state and it has its own again.
     generator = torch.default_generator
     if stream.device.type == "cuda":
         generator = torch.cuda.default_generators[stream.device.index or 0]
@@ -222,18 +215,17 @@ def draw_weights(network: nn.Module, generator: torch.Generator) -> None:
 
 
 def _fan_in(layer: Linear | Conv | Transposed) -> float:
-    """How many numbers are summed up in one of the layer's outputs."""
+    # How many numbers are summed up in one of the layer's outputs.
     if isinstance(layer, Transposed):  # each is reached by a quarter of the kernel
         return layer.weight[:, 0].numel() / math.prod(layer.stride)
     return layer.weight[0].numel()
 
 
 def _mlp(widths: list[int], layers: Layers) -> nn.Sequential:
-    """Linear layers with an activation between two; the last has none behind it.
-
-    A layer between equal hidden widths can be residual, and normalises its input then;
-    any other normalises what its activation is given.
-    """
+    # Linear layers with an activation between two; the last has none behind it.
+    #
+    # A layer between equal hidden widths can be residual, and normalises its input
+    # then; any other normalises what its activation is given.
     made: list[nn.Module] = []
     normal = layers.normalisation == "layer"
     for fan_in, fan_out in itertools.pairwise(widths[:-1]):

@@ -1,8 +1,7 @@
-"""The objective in nats per image: pure functions, one reduction rule.
+"""The objective in nats per image: pure functions, one reduction rule."""
 
-Every function sums over pixels and latents and leaves the images apart; the mean over
-images is taken by whoever asks for one.
-"""
+# Every function sums over pixels and latents and leaves the images apart; the mean over
+# images is taken by whoever asks for one.
 
 from __future__ import annotations
 
@@ -61,7 +60,7 @@ def terms(
     log_ratio = gaussian_log_density(z, of_q) - model.prior.log_density(z, y)
     if kl is None:
         kl = log_ratio.mean(0)
-    log_weight = -recon - beta * log_ratio
+    log_weight = -recon - beta * log_ratio  # (K, B)
     if doubly and z.requires_grad:
         doubly_reparameterise(z, log_weight, beta)
     return Terms(recon.mean(0), kl, -log_mean_exp(log_weight), mu)
@@ -70,26 +69,26 @@ def terms(
 def doubly_reparameterise(z: Tensor, log_weight: Tensor, beta: float | Tensor) -> None:
     """Gives the encoder the gradient of Tucker et al. 2019, eq. 8, for any β.
 
-    With log w_k = −recon_k − β (log q(z_k) − log p(z_k)) and w̃_k = w_k / Σ w the
-    encoder's gradient of E[log 1/K Σ w_k] is, z = z(φ, noise),
-
-        E Σ_k w̃_k (∂log w_k/∂z_k ∂z_k/∂φ − β ∂log q_φ(z_k)/∂φ).
-
-    The second part, the score, is for any f(z): E[f ∂log q/∂φ] = E[∂f/∂z ∂z/∂φ]. With
-    f = w̃_k, whose slope is w̃_k (1 − w̃_k) ∂log w_k/∂z_k, all of it becomes
-
-        E Σ_k (1 − β (1 − w̃_k)) w̃_k ∂log w_k/∂z_k ∂z_k/∂φ,
-
-    With β = 1 the weights are w̃_k², and where q is the true posterior it is 0 for every
-    draw, not in the mean alone; K = 1 is "sticking the landing" (Roeder et al. 2017).
-    The gradient of decoder and prior stays Σ w̃_k ∂log w_k/∂θ.
-
     Args:
         z: (K, B, Z), what the encoder gets its gradient through.
         log_weight: (K, B), where q's density was given mu and logvar without gradient.
     """
-    share = log_weight.detach().softmax(0)  # w̃
-    factor = (1 - beta * (1 - share)).unsqueeze(-1)
+    # With log w_k = −recon_k − β (log q(z_k) − log p(z_k)) and w̃_k = w_k / Σ w the
+    # encoder's gradient of E[log 1/K Σ w_k] is, z = z(φ, noise),
+    #
+    #     E Σ_k w̃_k (∂log w_k/∂z_k ∂z_k/∂φ − β ∂log q_φ(z_k)/∂φ).
+    #
+    # The second part, the score, is for any f(z): E[f ∂log q/∂φ] = E[∂f/∂z ∂z/∂φ]. With
+    # f = w̃_k, whose slope is w̃_k (1 − w̃_k) ∂log w_k/∂z_k, all of it becomes
+    #
+    #     E Σ_k (1 − β (1 − w̃_k)) w̃_k ∂log w_k/∂z_k ∂z_k/∂φ,
+    #
+    # With β = 1 the weights are w̃_k², and where q is the true posterior it is 0 for
+    # every draw, not in the mean alone; K = 1 is "sticking the landing" (Roeder et al.
+    # 2017). The gradient of decoder and prior stays Σ w̃_k ∂log w_k/∂θ.
+    share = log_weight.detach().softmax(0)  # w̃, (K, B)
+    factor = (1 - beta * (1 - share)).unsqueeze(-1)  # (K, B, 1)
+    # ∂loss/∂z_k is −w̃_k ∂log w_k/∂z_k already: the loss is −log 1/K Σ w_k
     z.register_hook(lambda slope: slope * factor)
 
 
@@ -100,11 +99,10 @@ def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
 
 
 class _BernoulliNLL(torch.autograd.Function):
-    """softplus(l) − x·l summed over pixels; its gradient sigmoid(l) − x in one buffer.
-
-    torch's own binary_cross_entropy_with_logits walks the pixels about three times as
-    often and keeps more of them for the way back.
-    """
+    # softplus(l) − x·l summed over pixels; its gradient sigmoid(l) − x in one buffer.
+    #
+    # torch's own binary_cross_entropy_with_logits walks the pixels about three times as
+    # often and keeps more of them for the way back.
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, x: Tensor) -> Tensor:

@@ -44,14 +44,13 @@ class Hyperparameters:
 
 
 class Adam:
-    """torch's fused Adam over all parameters as one flat tensor: one pass a step.
+    """torch's fused Adam over all parameters as one flat tensor: one pass a step."""
 
-    Parameters and gradients of the model become views into it. torch's class of this
-    name ends in the same call, but costs 2 s of imports and 0.2 ms a step around it.
-
-    With ema = d, a running mean of the weights w is kept. After t steps it is
-    Σ d^(t−i) w_i / Σ d^(t−i) over i = 1…t: the first weights have no part in it.
-    """
+    # Parameters and gradients of the model become views into it. torch's class of this
+    # name ends in the same call, but costs 2 s of imports and 0.2 ms a step around it.
+    #
+    # With ema = d, a running mean of the weights w is kept. After t steps it is
+    # Σ d^(t−i) w_i / Σ d^(t−i) over i = 1…t: the first weights have no part in it.
 
     def __init__(self, model: CVAE, wanted: Hyperparameters) -> None:
         parameters = list(model.parameters())

@@ -1,10 +1,9 @@
-"""Whether a shortcut gives what the model's own encode, decode and objective give.
+"""Whether a shortcut gives what the model's own encode, decode and objective give."""
 
-These are the definition, and a reader may edit them. So whoever computes past them, to
-be faster or in another language, compares the two first, in each run, on a copy of the
-model: its weights perturbed, a few images, all labels. Nothing of the model or of its
-process's randomness is touched. Letters: B batch, Z latent, D pixels.
-"""
+# These are the definition, and a reader may edit them. So whoever computes past them,
+# to be faster or in another language, compares the two first, in each run, on a copy of
+# the model: its weights perturbed, a few images, all labels. Nothing of the model or of
+# its process's randomness is touched. Letters: B batch, Z latent, D pixels.
 
 from __future__ import annotations
 

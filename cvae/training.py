@@ -221,7 +221,7 @@ def train_epochs(
 
 
 def _means(row: Tensor) -> dict[str, float]:
-    """Sums of `AutogradGradient` divided by the number of images, as metrics."""
+    # Sums of `AutogradGradient` divided by the number of images, as metrics.
     mean, square = row[3:].chunk(2)  # of mu, (Z,) each: Var mu = E mu² − (E mu)²
     return bound_figures(row[:3], square - mean.square())
 

@@ -53,8 +53,8 @@ def packages(file: Path) -> set[str]:
 def test_the_core_can_be_read_in_an_afternoon() -> None:
     size = core_size()
     assert size.files <= 16
-    assert size.lines <= 2650
-    assert size.commented >= 0.03
+    assert size.lines <= 2500
+    assert size.commented >= 0.08
 
 
 @pytest.mark.parametrize("file", CORE, ids=lambda file: file.stem)
