@@ -4,15 +4,18 @@
 
 Each round starts one spec over and over. A start is SIGKILLed after a random time, or
 right before or after its n-th durable system call (fsync, rename, link, unlink), until
-one start comes through. Folder and MLflow store must then hold what an undisturbed run
-leaves: the same weights, records and pictures to the byte, one run, FINISHED, and each
-(key, step) once. Starts are forks of one process that has imported everything, so that
-a kill costs a second and not ten; they run the real command on a small data set.
+one start comes through; now and then the process that publishes it is killed, too.
+Folder and MLflow store must then hold what an undisturbed run leaves: the same weights,
+records and pictures to the byte, one run, FINISHED, and each (key, step) once. Starts
+are forks of one process that has imported everything; they run the real command on a
+small data set.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import itertools
 import json
 import os
@@ -55,6 +58,7 @@ evaluation: {{importance_samples: 10}}
 tracking: {{experiment: soak, images_every: 3}}
 """
 CLOCKED = {"run.json", "tracking.json", "records.jsonl", "lock"}
+ADOPT = 36  # prctl's PR_SET_CHILD_SUBREAPER
 DURABLE = ("fsync", "replace", "link", "unlink")
 Kept = dict[str, Any]
 
@@ -104,6 +108,7 @@ class Soak:
         began = time.monotonic()
         code = self.start(self.place / "peace", before=partial(_count, counted))
         self.duration = time.monotonic() - began
+        _wait_for_publishers()
         if code:
             raise SystemExit((self.place / "log").read_text())
         self.calls = counted.stat().st_size
@@ -165,6 +170,10 @@ class Soak:
                 code = self.start(runs, before=partial(_kill_at, at, after=after))
                 self.tally["at a durable call"] += code == -signal.SIGKILL
             self.tally["kills"] += code == -signal.SIGKILL
+            if code == -signal.SIGKILL and self.random.random() < 0.3:
+                for publisher in _children():  # which follows a run without a trainer
+                    os.kill(publisher, signal.SIGKILL)
+                    self.tally["publishers"] += 1
             if code not in (0, -signal.SIGKILL):
                 text = (self.place / "log").read_text()[-2000:]
                 self.differences.append(f"round {number}: exit code {code}: {text}")
@@ -175,6 +184,7 @@ class Soak:
         self.tally["rounds"] += 1
         self.tally["resumes"] += starts - 1
         if code == 0 or complete:
+            _wait_for_publishers()
             left = kept(runs)
             self.differences += [
                 f"round {number}: {key}: {str(left.get(key))[:300]}, "
@@ -182,6 +192,18 @@ class Soak:
                 for key in sorted(expected.keys() | left.keys())
                 if left.get(key) != expected.get(key)
             ]
+
+
+def _children() -> list[int]:
+    """Processes of this one: of those killed, too, as it adopts what they leave."""
+    listed = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
+    return [int(pid) for pid in listed.split()]
+
+
+def _wait_for_publishers() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
 
 
 def _count(path: Path) -> None:
@@ -318,6 +340,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         soak = Soak(Path(folder), random.Random(options.seed))
+        ctypes.CDLL(None).prctl(ADOPT, 1, 0, 0, 0)
         expected = soak.reference()
         began = time.monotonic()
         if options.together:
