@@ -29,7 +29,7 @@ from typing import IO, Any
 import sqlalchemy
 
 IMPORTS = (
-    *("cvae.cli.commands", "cvae.loading.samples", "cvae.sweep.sweep"),
+    *("cvae.cli.commands", "cvae.loading.loaded", "cvae.sweep.sweep"),
     *("cvae.tracking.publish", "matplotlib.pyplot", "scipy.stats"),
 )
 PACKAGES = ("cvae", "analysis")

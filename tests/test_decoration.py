@@ -77,7 +77,7 @@ def test_an_evaluation_shows_how_far_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = untrained_run(tmp_path)
-    from cvae.run.data import load_data
+    from cvae.loading.loaded import load_data
 
     images = load_data(run.spec).test
     with decoding_progress(run.model, "test", 50 * len(images), every=0):

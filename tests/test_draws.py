@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvae.loading.samples import Run, generate_conditional_samples
+from cvae.loading.loaded import LoadedRun, generate_conditional_samples
 from tests.conftest import untrained_run
 
 
 def drawn(
-    run: Run, monkeypatch: pytest.MonkeyPatch, temperature: float = 1.0
+    run: LoadedRun, monkeypatch: pytest.MonkeyPatch, temperature: float = 1.0
 ) -> Tensor:
     """The z (N, Z) that 4,000 samples of digit 3 were decoded from."""
     seen, decode = list[Tensor](), run.model.decode

@@ -15,7 +15,7 @@ from cvae import likelihood, mnist
 from cvae.evaluation.nll import nll
 from cvae.fast.gradient import AnalyticGradient
 from cvae.flow import Flow
-from cvae.loading.samples import load_run
+from cvae.loading.loaded import load_run
 from cvae.model import CVAE
 from cvae.run import runner, state
 from cvae.spec.fields import Spec

@@ -18,7 +18,7 @@ from torch.distributions import (
 )
 
 from cvae import likelihood, mixture, mnist
-from cvae.loading.samples import load_run
+from cvae.loading.loaded import load_run
 from cvae.mixture import Mixture
 from cvae.model import CVAE
 from cvae.run import checkpoint, recorder, runner, state

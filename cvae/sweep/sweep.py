@@ -19,7 +19,7 @@ from typing import Any
 
 from cvae import mnist
 from cvae.errors import SweepIncomplete
-from cvae.run import data
+from cvae.loading import loaded as loaded_run
 from cvae.run.files import write_atomic
 from cvae.run.find import finished_run
 from cvae.run.folder import Origin, SweepFolder
@@ -109,12 +109,12 @@ def check_data(plan: Plan, runs: Path) -> None:
     loaded: dict[tuple[object, ...], mnist.MNIST] = {}
     elsewhere = 0
     for variant in plan.variants:
-        options = data.split_options(variant.spec)
+        options = loaded_run.split_options(variant.spec)
         key = (variant.spec.data.root, *options.values())
         if key not in loaded:
             loaded[key] = mnist.load_mnist(variant.spec.data.root, **options)
         if done := finished_run(variant.spec, runs):
-            data.check_data(done, loaded[key])
+            loaded_run.check_data(done, loaded[key])
             elsewhere += done.check_spec(variant.spec)
     if elsewhere:
         log.warning(

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from analysis import explorer
 from analysis.reading import latent, packed
 from cvae import grids, mixture
-from cvae.loading.loaded import LoadedRun, load_run
+from cvae.loading.loaded import LoadedRun, load_data, load_run
 from cvae.objective import bernoulli_nll
 from cvae.priors import gaussian_log_density, sample
-from cvae.run.data import load_data
 from tests.browser import stroke
 from tests.conftest import generator, untrained_run
 

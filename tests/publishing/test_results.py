@@ -16,7 +16,7 @@ import torch
 from analysis.reading.load import load_runs
 from cvae import __main__
 from cvae.errors import Altered, RunNotFound, RunUnfinished, UsageError
-from cvae.loading.samples import generate_conditional_samples, load_run
+from cvae.loading.loaded import generate_conditional_samples, load_run
 from cvae.publishing import likelihoods, results, rounding
 from cvae.publishing import verify as check
 from cvae.publishing.verify import verify

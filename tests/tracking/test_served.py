@@ -13,7 +13,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from cvae.loading.samples import generate_conditional_samples, load_run
+from cvae.loading.loaded import generate_conditional_samples, load_run
 from cvae.tracking.served import MAX_IMAGES, Answer, Digits
 from tests.children import Done
 from tests.test_commands import the_run

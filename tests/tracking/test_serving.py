@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cvae.loading.samples import Run, generate_conditional_samples, load_run
+from cvae.loading.loaded import LoadedRun, generate_conditional_samples, load_run
 from tests import children
 from tests.children import Child, Done
 from tests.test_commands import cvae, start
@@ -34,7 +34,7 @@ class Served(NamedTuple):
     process: Child
     address: str
     said: str
-    run: Run
+    run: LoadedRun
     runs: Path
 
 
