@@ -154,7 +154,7 @@ def test_an_unfinished_run_is_gone_on_with_by_the_command_it_names(
 ) -> None:
     spec_file("one")
 
-    def killed(self: Recorder, publish: object) -> None:
+    def killed(self: Recorder) -> None:
         raise Terminated
 
     monkeypatch.setattr(Recorder, "finish", killed)
