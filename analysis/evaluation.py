@@ -108,7 +108,7 @@ def write(run: LoadedRun, out: Path, others: Sequence[RunRow] = ()) -> Path:
                 {
                     "title": ESTIMATORS[name].title,
                     "rows": rows(measured),
-                    "settings": _settings(name, facts),
+                    "settings": _settings(name, measured, facts),
                     "figures": figures,
                 }
             )
@@ -183,16 +183,19 @@ def _subtitle(run: LoadedRun, facts: Facts) -> str:
     )
 
 
-def _draws(name: str, facts: Facts) -> dict[str, int]:
+def _draws(name: str, measured: Measured, facts: Facts) -> dict[str, int]:
     """The draws of z per image that a part made, by the variable that sets them."""
     counts = {"K": facts["samples"], "LABEL_K": facts["label_samples"]}
-    return {key: n for key, n in counts.items() if key == ESTIMATORS[name].draws}
+    drawn = {key: n for key, n in counts.items() if key == ESTIMATORS[name].draws}
+    if any("marginal_nll" in figure for figure in measured.figures):
+        drawn["LABEL_K"] = facts["label_samples"]
+    return drawn
 
 
-def _settings(name: str, facts: Facts) -> str:
+def _settings(name: str, measured: Measured, facts: Facts) -> str:
     """How a part was measured, in a line."""
     words = {"K": "draws of z per image", "LABEL_K": "at most per image for each label"}
-    drawn = _draws(name, facts)
+    drawn = _draws(name, measured, facts)
     parts = [f"{key} = {count:,} {words[key]}" for key, count in drawn.items()]
     threads = f"{facts['threads']} thread{'s' * (facts['threads'] > 1)}"
     parts += [
@@ -208,7 +211,7 @@ def _commands(run: str, stored: Stored) -> list[str]:
     """The commands that measure the same again: one for each number of draws."""
     asked: dict[str, list[str]] = {}
     for name in (name for name in ESTIMATORS if name in stored):
-        drawn = _draws(name, stored[name][1])
+        drawn = _draws(name, *stored[name])
         words = " ".join(f"{key}={count}" for key, count in drawn.items())
         fitting = [known for known in asked if {*words.split()} <= {*known.split()}]
         asked.setdefault(fitting[0] if fitting else words, []).append(name)
