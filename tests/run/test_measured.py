@@ -106,7 +106,7 @@ def test_the_page_shows_every_figure_with_its_error(
         value, error = figures[f"test/{key}"], figures[f"test/{key}_se"]
         assert f"<td>{value:.2f} ± {error:.2f}</td><td>nats per image</td>" in text
     assert text.count("data:image/png") == 1
-    assert "K = 6 draws of z per image; LABEL_K = 2 per image for each label" in text
+    assert "K = 6 draws of z per image; LABEL_K = 2 at most per image" in text
     again = f"make evaluate RUN={once.folder.name} K=6 LABEL_K=2 WHAT=&#34;nll&#34;"
     assert again in text
 
