@@ -149,6 +149,8 @@ def test_where_there_is_no_run_the_first_one_is_offered(
     desk("make sync")
 
 
+# the process that publishes outlives the run that was interrupted, as it ought to
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_unfinished_run_is_gone_on_with_by_the_command_it_names(
     desk: Desk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
