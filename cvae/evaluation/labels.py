@@ -85,7 +85,9 @@ def label_likelihoods(
 
     Every label gets `FEW` of the K draws. The others are spent where they can change
     p(y|x): on the best label, and where the runner-up is less than `CLEAR` behind, on
-    all within `REACH`. Each p̂ is the mean over the draws that its label has got.
+    all within `REACH`. There p̂ is the mean over all draws. More draws raise log p̂, so
+    that a label out of reach is compared with the best by as many draws of each: it is
+    raised by what the others have added to the best.
     """
     few = samples if samples <= 2 * FEW else FEW
     unknown = mnist.Images(images, torch.zeros(len(images), dtype=torch.int64))
@@ -104,7 +106,7 @@ def label_likelihoods(
     logs = torch.stack(columns, 1)  # (B, C)
     if few == samples:
         return logs.cpu()
-    best = logs.topk(2).values
+    best, (leader, _) = logs.topk(2).values, logs.topk(2).indices.T
     reach = torch.where(best[:, 0] - best[:, 1] < CLEAR, REACH, 0.0)
     near = logs >= best[:, :1] - reach[:, None]
     rest = samples - few
@@ -114,7 +116,8 @@ def label_likelihoods(
             more = estimate(rows, label, rest) + math.log(rest / samples)
             less = logs[rows, label] + math.log(few / samples)
             logs[rows, label] = torch.logaddexp(more, less)
-    return logs.cpu()
+    gain = logs.gather(1, leader[:, None]) - best[:, :1]
+    return torch.where(near, logs, logs + gain).cpu()
 
 
 def classification(
