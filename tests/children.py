@@ -105,7 +105,7 @@ def run(command: Sequence[str], *, limit: float = LIMIT, **options: Any) -> Done
 
 
 def python(*arguments: str, **options: Any) -> Done:
-    """This interpreter with arguments: `python("-m", "analysis.compare")`."""
+    """This interpreter with arguments: `python("-m", "cvae")`."""
     return run([sys.executable, *arguments], **options)
 
 

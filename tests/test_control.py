@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from cvae import classifier, control, mnist
-from cvae.evaluation import features
 from cvae.model import CVAE
 from cvae.run import classifiers
 from tests.conftest import generator, linear
@@ -122,7 +121,7 @@ def test_a_plain_vae_and_few_images_are_not_judged(shipped: mnist.MNIST) -> None
     plain = CVAE(latent_dim=2, hidden=(), conditional=False, generator=generator())
     assert not control.can_be_judged(plain, test)
     assert control.can_be_judged(constructed(), test)
-    fives = (test.labels == 5).nonzero()[: features.NEIGHBOURS, 0]
+    fives = (test.labels == 5).nonzero()[: control.NEIGHBOURS, 0]
     rows = torch.cat([(test.labels != 5).nonzero()[:, 0], fives])
     few = mnist.Images(test.images[rows], test.labels[rows])
     assert not control.can_be_judged(constructed(), few)

@@ -25,8 +25,8 @@ def old(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def command(old: Path, module: str, *arguments: str) -> str:
-    done = children.python("-m", module, *arguments, cwd=old)
+def command(old: Path, *arguments: str) -> str:
+    done = children.python("-m", "cvae", *arguments, cwd=old)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -41,7 +41,7 @@ def test_an_unfinished_run_resumes_where_it_was_killed(old: Path) -> None:
     before = records(folder)
     assert 0 < len(before) < 60
     change = "name=halfway training.epochs=60"
-    command(old, "cvae", "run", "small.yaml", "--set", change, "--offline")
+    command(old, "run", "small.yaml", "--set", change, "--offline")
     assert list(old.glob("runs/halfway-*")) == [folder]
     after = records(folder)
     assert after[: len(before)] == before
@@ -49,20 +49,20 @@ def test_an_unfinished_run_resumes_where_it_was_killed(old: Path) -> None:
 
 
 def test_its_runs_are_listed_compared_sampled_and_evaluated(old: Path) -> None:
-    shown = command(old, "cvae", "list")
+    shown = command(old, "list")
     assert shown.count("finished") == 5  # small, four of a sweep
-    compared = command(old, "analysis.compare", "--sweep", "swept")
+    compared = command(old, "compare", "--sweep", "swept")
     assert "latent_dim = 2: 44.78 ± 0.01" in compared
-    command(old, "cvae", "samples", "--run", "small", "--digit", "3", "--out", "3.png")
+    command(old, "samples", "--run", "small", "--digit", "3", "--out", "3.png")
     assert (old / "3.png").read_bytes()[:4] == b"\x89PNG"
     known = next(old.glob("runs/small-*"))
-    again = command(old, "cvae", "evaluate", "--run", "small", "--what", "nll")
+    again = command(old, "evaluate", "--run", "small", "--what", "nll")
     assert "nll" in again
     assert "label_fidelity" in json.dumps(records(known))  # by the judge of its data
 
 
 def test_a_finished_sweep_is_not_trained_again(old: Path) -> None:
-    said = command(old, "cvae", "sweep", "swept.yaml", "--jobs", "1", "--offline")
+    said = command(old, "sweep", "swept.yaml", "--jobs", "1", "--offline")
     assert "4 runs finished" in said
     assert len(list(old.glob("runs/swept-*"))) == 4
 
@@ -73,6 +73,6 @@ def test_sync_adds_what_its_database_lacks(old: Path) -> None:
             query = "SELECT count(*) FROM runs WHERE status = 'RUNNING'"
             return int(database.execute(query).fetchone()[0])
 
-    command(old, "cvae", "sync")
+    command(old, "sync")
     assert count() == 0  # the killed one is KILLED there, too
-    command(old, "cvae", "sync")
+    command(old, "sync")

@@ -52,44 +52,24 @@ def refusal(text: str, *overrides: str) -> str:
     return str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("1e-3", 0.001),
-        ("1E3", 1000.0),
-        (".5", 0.5),
-        ("5.", 5.0),
-        ("-0.5", -0.5),
-        ("010", 10),
-        ("+3", 3),
-        ("0o10", 8),
-        ("0xff", 255),
-        ("0b11", "0b11"),
-        ("1_000", "1_000"),
-        ("1:30", "1:30"),
-        ("2026-01-31", "2026-01-31"),
-        ("no", "no"),
-        ("off", "off"),
-        ("y", "y"),
-        ("True", True),
-        ("false", False),
-        ("tRue", "tRue"),
-        ("null", None),
-        ("~", None),
-        ("", None),
-        (".inf", float("inf")),
-        ("-.INF", float("-inf")),
-        ("inf", "inf"),
-        ("'1'", "1"),
-        ('"true"', "true"),
-        ("<<", "<<"),
-        ("=", "="),
-    ],
-)
-def test_scalars_follow_yaml_1_2(text: str, value: Any) -> None:
-    found = parse(f"key: {text}", "f.yaml").tree["key"]
-    assert found == value
-    assert type(found) is type(value)
+# texts by the type that YAML 1.2's core schema gives them; YAML 1.1 has others
+SCALARS: dict[Any, str] = {
+    int: "010 +3 0o10 0xff",
+    float: "1e-3 1E3 .5 5. -0.5 .inf -.INF",
+    str: "0b11 1_000 1:30 2026-01-31 no off y tRue inf '1' \"true\" << =",
+    bool: "True false",
+    type(None): "null ~",
+}
+
+
+def test_scalars_follow_yaml_1_2() -> None:
+    for kind, texts in SCALARS.items():
+        for text in texts.split():
+            found = parse(f"key: {text}", "f.yaml").tree["key"]
+            assert type(found) is kind, text
+            assert kind is not str or found == text.strip("'\"")
+    numbers = parse("[010, 0o10, 0xff, 1e-3, -.INF]", "f.yaml").tree
+    assert numbers == [10, 8, 255, 0.001, float("-inf")]
 
 
 def test_a_valid_file_gives_its_spec_and_its_header(tmp_path: Path) -> None:
@@ -112,20 +92,14 @@ def test_a_valid_file_gives_its_spec_and_its_header(tmp_path: Path) -> None:
 MISTAKES = {
     # YAML itself
     "name: a\n  bad indent: b\n": "f.yaml:2: not valid YAML: mapping values are not al",
-    "name: [1, 2\n": "f.yaml:2: not valid YAML: did not find expected ',' or ']'",
-    "name: 'open\n": "f.yaml:2: not valid YAML: found unexpected end of stream",
-    "\tname: a\n": "f.yaml:1: not valid YAML: found character that cannot start",
     "name: a\n\0\n": "f.yaml:2: not valid YAML: ",
     "name: a\nmodel: {}\nname: b\n": "f.yaml:3: name: stands twice, first on line 1",
-    "name: &x a\ndata: {root: *x}\n": "",  # an anchor of a plain word is one
     "a: &x [1]\nb: *x\n": "f.yaml:1: an alias is not allowed; write the value out",
     "name: !!binary aGk=\n": "f.yaml:1: the tag 'tag:yaml.org,2002:binary' is not",
-    "name: !!python/name:os.system x\n": "f.yaml:1: the tag ",
     "name: a\n---\nname: b\n": "f.yaml:2: not valid YAML: but found another document",
     "? [a, b]\n: c\n": "f.yaml:1: a key must be a plain word",
     # what a spec is
     "": "f.yaml:1: a spec is a mapping such as 'name: my-run'; found nothing",
-    "- a\n": "f.yaml:1: a spec is a mapping",
     "model: {}\n": "f.yaml:1: name: missing; add a line such as 'name: my-run'",
     "name: ../up\n": "f.yaml:1: name: must be 1 to 80 letters",
     # keys
@@ -149,24 +123,11 @@ MISTAKES = {
 
 @pytest.mark.parametrize("text", MISTAKES)
 def test_a_usual_mistake_gets_one_clear_line(text: str) -> None:
-    if not MISTAKES[text]:
-        read(text)
-        return
     lines = refusal(text).splitlines()
     wanted = re.escape(MISTAKES[text]).replace(r"\.\*", ".*")
     (fitting,) = (line for line in lines if re.search(wanted, line))
-    assert len(lines) == 1 + (text.startswith("name: 'a'"))
+    assert len(lines) == 1
     assert fitting.startswith("f.yaml:")
-
-
-def test_every_mistake_is_reported_at_once() -> None:
-    text = "data:\n  corrupt: 2\nlatent_dim: 3\nmodel: {hidden: [a, b]}\n"
-    places = [line.partition(": ")[0] for line in refusal(text).splitlines()]
-    assert sorted(places) == [f"f.yaml:{n}" for n in (1, 2, 3, 4, 4)]
-
-
-def test_an_empty_section_means_its_defaults() -> None:
-    assert differences(read("name: a\nmodel:\ntraining: {}\n")) == {"name": "a"}
 
 
 @pytest.mark.parametrize(
@@ -174,43 +135,27 @@ def test_an_empty_section_means_its_defaults() -> None:
     [
         (b"name: a\n" + b"# " + b"x" * 10_000_000, "larger than"),
         (b"name: a\n# gr\xfc\xdfe\n", ":2: not UTF-8"),
-        (b"\xff\xfen\x00a\x00", ":1: not UTF-8"),
-        (b"", "a spec is a mapping"),
-        (b"name: a\x00b\n", ":1: not valid YAML"),
-        (b"name: a\nsweep: {model.latent_dim: [2, 3]}\n", ":2: sweep: "),
+        (b"name: a\nsweep: {seeds: 3}\n", ":2: sweep: .*make sweep CONFIG="),
+        (None, "cannot be read: No such file.*did you mean experiments/quickstart"),
     ],
 )
 def test_files_that_are_no_spec_are_refused(
-    tmp_path: Path, content: bytes, problem: str
+    content: bytes | None, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "spec.yaml"
-    path.write_bytes(content)
-    with pytest.raises(SpecError) as refused:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "quickstart.yaml").write_text("name: a")
+    path = Path("experiments/quikstart.yaml")
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(SpecError, match=problem):
         load_spec(path)
-    assert str(refused.value).startswith(str(path))
-    assert problem in str(refused.value)
 
 
 def test_a_byte_order_mark_and_crlf_are_read(tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
     path.write_bytes(b"\xef\xbb\xbfname: a\r\nmodel:\r\n  latent_dim: 3\r\n")
     assert differences(load_spec(path)) == {"name": "a", "model.latent_dim": 3}
-
-
-@pytest.mark.parametrize("path", ["missing.yaml", ".", "a\0b", "x" * 5000])
-def test_files_that_cannot_be_read_are_spec_errors(path: str) -> None:
-    with pytest.raises(SpecError, match="cannot be read"):
-        load_spec(path)
-
-
-def test_a_missing_file_is_answered_with_the_nearest_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "experiments").mkdir()
-    (tmp_path / "experiments" / "quickstart.yaml").write_text("name: a")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SpecError, match=r"did you mean experiments/quickstart\.yaml"):
-        load_spec("experiments/quikstart.yaml")
 
 
 def test_overrides_are_laid_over_the_file_and_read_as_yaml() -> None:
@@ -230,54 +175,14 @@ def test_overrides_are_laid_over_the_file_and_read_as_yaml() -> None:
         "model.prior": "learned",
         "training.learning_rate": 1e-3,
     }
-
-
-@pytest.mark.parametrize(
-    ("override", "problem"),
-    [
-        ("model.latent_dim", "expected section.field=value"),
-        ("=3", "expected section.field=value"),
-        ("a.b.c=3", "expected section.field=value"),
-        ("model.latent_dim=x", "model.latent_dim: must be a valid integer"),
-        ("model.latentdim=3", "did you mean latent_dim?"),
-        ("model.hidden=[1", "not valid YAML"),
-        ("name=a\n---\nb", "another document"),
-    ],
-)
-def test_a_wrong_override_is_named(override: str, problem: str) -> None:
-    message = refusal("name: a\n", override)
-    assert message.startswith(f"SET {override!r}")
-    assert problem in message
-
-
-def outcome(content: bytes | str, *overrides: str) -> Spec | SpecError:
-    """Whatever else than these two comes out fails the test."""
-    try:
-        if isinstance(content, bytes):
-            content = content.decode("utf-8-sig", errors="surrogateescape")
-        return read(content, *overrides)
-    except SpecError as error:
-        str(error).encode()  # must be printable
-        lines = str(error).split("\n")
-        assert all(re.match(r"f\.yaml:\d+: |SET ", line) for line in lines), lines
-        return error
-
-
-@settings(max_examples=1000, deadline=None, derandomize=True)
-@given(
-    st.lists(
-        st.tuples(st.integers(0, len(VALID)), st.integers(0, 3), st.binary(max_size=4)),
-        min_size=1,
-        max_size=4,
-    )
-)
-def test_a_valid_spec_with_bytes_changed_is_a_spec_or_a_spec_error(
-    edits: list[tuple[int, int, bytes]],
-) -> None:
-    data = VALID.encode()
-    for at, removed, inserted in edits:
-        data = data[:at] + inserted + data[at + removed :]
-    assert isinstance(outcome(data), (Spec, SpecError))
+    for override, problem in {
+        "model.latent_dim": "expected section.field=value",
+        "model.latent_dim=x": "model.latent_dim: must be a valid integer",
+        "model.hidden=[1": "not valid YAML",
+    }.items():
+        message = refusal("name: a\n", override)
+        assert message.startswith(f"SET {override!r}")
+        assert problem in message
 
 
 PRINTABLE = st.characters(categories=("L", "N", "P", "S"))
