@@ -80,7 +80,7 @@ def _load(
     rows, unreadable = from_folders(runs, experiment, sweep)
     store, known = None, {run.experiment for run in rows}
     if ask_store and os.environ.get(VARIABLE):
-        from cvae.tracking.reader import Reader
+        from cvae.tracking.store import Reader
 
         store = Reader(runs)
         here = {run.uid: run for run in rows}

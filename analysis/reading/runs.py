@@ -16,7 +16,7 @@ from cvae.spec.fields import Spec
 from cvae.spec.identity import flatten
 
 if TYPE_CHECKING:
-    from cvae.tracking.reader import Reader
+    from cvae.tracking.store import Reader
 
 DEFAULTS = flatten(Spec(name="default"))
 

@@ -13,8 +13,7 @@ from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.identity import flatten
 
 if TYPE_CHECKING:
-    from cvae.tracking.reader import Reader
-    from cvae.tracking.store import StoredRun
+    from cvae.tracking.store import Reader, StoredRun
 
 SECTIONS = {key.partition(".")[0] for key in DEFAULTS if "." in key}
 OVERFLOW = 1.79e308  # MLflow stores infinity as the largest double

@@ -239,9 +239,6 @@ def evaluate(
 
 
 def serve(*, runs: Path, run: str | None, port: int) -> None:
-    from cvae.tracking import server
-
-    port = server.free_port(LOOPBACK[0], port, "any free one: make serve PORT=0")
     from cvae.loading.loaded import load_run
 
     known = load_run(run, runs=runs)
@@ -250,9 +247,9 @@ def serve(*, runs: Path, run: str | None, port: int) -> None:
             f"{known.folder.name} is unconditional: it cannot be asked for a digit; "
             "name another run"
         )
-    from cvae.tracking import serving
+    from cvae.tracking.ui import serve_model
 
-    serving.serve(runs, known.folder, LOOPBACK[0], port)
+    serve_model(runs, known.folder, LOOPBACK[0], port)
 
 
 def sync(*, runs: Path, run: str | None) -> None:

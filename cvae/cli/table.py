@@ -86,7 +86,7 @@ ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "K": ("--importance-samples", {**K, "help": MINUTES}),
     "LABEL_K": ("--label-samples", {**K, "help": "the same for each of ten labels"}),
     "WHAT": ("--what", {"default": "", "help": "parts, such as 'nll gaps', or all"}),
-    "PORT": ("--port", {"type": whole(0, 65535), "help": "0: any free one"}),
+    "PORT": ("--port", {"type": whole(1, 65535), "help": "that it listens on"}),
     "HOST": ("--host", {"default": "127.0.0.1", "help": "address to listen on"}),
     "RUNS": ("names", {"nargs": "+", "help": "names of runs or sweeps"}),
     "WEIGHTS": ("--weights", {**ON, "help": "of each sweep's first seed, too"}),

@@ -156,7 +156,7 @@ def _publish(folder: RunFolder) -> None:
     from cvae.tracking.publish import Tracker  # takes seconds
 
     try:
-        Tracker(folder.path.parent).try_publish(folder)
+        Tracker(folder.path.parent).publish(folder)
     except TrackingError as error:
         log.warning(
             "%s; all is kept in %s, publish later: make sync", error, folder.path

@@ -28,9 +28,10 @@ class Pool:
     """
 
     def __init__(self, count: int, threads: int) -> None:
-        self.threads = threads
+        # their OpenMP reads the number of threads once, when torch is loaded
+        os.environ["OMP_NUM_THREADS"] = str(threads)
         self.alive, self.lifeline = spawn.Pipe(duplex=False)
-        self.workers = [self._worker() for _ in range(count)]
+        self.workers = [_Worker(self.alive) for _ in range(count)]
 
     def __enter__(self) -> Pool:
         return self
@@ -62,36 +63,24 @@ class Pool:
                 except (EOFError, OSError):  # it died
                     self.workers.remove(worker)
                     if waiting:
-                        self.workers.append(self._worker())
+                        self.workers.append(_Worker(self.alive))
                     yield from worker.report_death()
                     continue
                 if isinstance(event, Ended):
                     worker.job = None
                 yield event
 
-    def _worker(self) -> _Worker:
-        return _Worker(self.alive, self.threads)
-
 
 class _Worker:
     """A process, the pipe to it, and the job it is at."""
 
-    def __init__(self, alive: Connection, threads: int) -> None:
+    def __init__(self, alive: Connection) -> None:
         self.connection, theirs = spawn.Pipe()
         self.job: Job | None = None
         given = (theirs, alive)
         self.process = spawn.Process(target=_worker_main, args=given, daemon=True)
-        # its OpenMP reads the number of threads once, when torch is loaded
-        before = os.environ.get("OMP_NUM_THREADS")
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-        try:
-            with defer_interrupts():
-                self.process.start()
-        finally:
-            if before is None:
-                del os.environ["OMP_NUM_THREADS"]
-            else:
-                os.environ["OMP_NUM_THREADS"] = before
+        with defer_interrupts():
+            self.process.start()
         theirs.close()
 
     def take(self, job: Job) -> None:

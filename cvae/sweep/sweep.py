@@ -9,13 +9,16 @@ import contextlib
 import csv
 import io
 import logging
+import math
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
 
 from cvae import mnist
 from cvae.errors import SweepIncomplete
@@ -24,16 +27,15 @@ from cvae.run.files import write_atomic
 from cvae.run.find import finished_run
 from cvae.run.folder import Origin, SweepFolder
 from cvae.spec.variants import Plan
-from cvae.sweep import processes, progress, ray_cluster, table, threads
-from cvae.sweep.worker import Ended, Event, Job
+from cvae.sweep import processes, ray_cluster, table, threads
+from cvae.sweep.worker import Ended, Event, Job, LogMessage, Progressed
 from cvae.tracking.beside import Publisher
 
 log = logging.getLogger("cvae")
 MOST_WORKERS = 8  # unless asked for more: each holds about a gigabyte
 
 
-@dataclass(frozen=True)
-class Resources:
+class Resources(NamedTuple):
     """What a sweep may use: an engine, its workers, threads and GPU share a run."""
 
     engine: str = "local"
@@ -43,10 +45,7 @@ class Resources:
 
 
 def resources(
-    engine: str = "local",
-    workers: int | None = None,
-    threads: int | None = None,
-    gpus: float = 0.0,
+    engine: str, workers: int | None, threads: int | None, gpus: float
 ) -> Resources:
     """One worker a core with one thread each, unless asked otherwise."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
@@ -85,7 +84,7 @@ def sweep(
             if publisher:
                 publisher.follow(folder.path)
             total = len(plan.variants)
-            ends = progress.sweep_progress(events, jobs, plan.name, total)
+            ends = _show(events, jobs, plan.name, total)
             broken = [ended for ended in ends if ended.status != "FINISHED"]
     except KeyboardInterrupt:
         if folder.info.get("status") == "RUNNING":
@@ -96,6 +95,43 @@ def sweep(
     if broken:
         raise SweepIncomplete(_failures(plan, broken))
     return folder
+
+
+def _show(
+    events: Iterator[Event], jobs: Sequence[Job], name: str, total: int
+) -> Iterator[Ended]:
+    """A bar over epochs in a terminal, a line a finished run; yields the ends."""
+    by_number = {job.number: job for job in jobs}
+    done = dict.fromkeys(by_number, 0)  # epochs
+    ended, epochs = total - len(jobs), sum(job.spec.training.epochs for job in jobs)
+    if ended:
+        print(f"{ended} of {total} runs are finished already", flush=True)
+    with tqdm(
+        total=epochs, desc=name, unit="epoch", disable=not sys.stderr.isatty()
+    ) as bar:
+        for event in events:
+            job = by_number[event.number]
+            if isinstance(event, LogMessage):
+                bar.write(f"{job.label}: {event.text}", file=sys.stderr)
+                continue
+            whole = job.spec.training.epochs
+            reached = event.epoch if isinstance(event, Progressed) else whole
+            bar.update(reached - done[job.number])
+            done[job.number] = reached
+            if isinstance(event, Ended):
+                ended += 1
+                bar.write(f"[{ended}/{total}] {_outcome(job, event)}")
+                sys.stdout.flush()
+                yield event
+
+
+def _outcome(job: Job, ended: Ended) -> str:
+    text = f"{job.label}  {ended.status.lower()}  {ended.seconds:.0f} s"
+    if ended.status != "FINISHED":
+        return f"{text}  {ended.reason}"
+    folder = finished_run(job.spec, job.runs)
+    metrics = folder.metrics if folder else {}
+    return f"{text}  test neg_elbo {metrics.get('test/neg_elbo', math.nan):.2f}"
 
 
 def check_data(plan: Plan, runs: Path) -> None:
@@ -140,15 +176,6 @@ def write_table(folder: SweepFolder, plan: Plan, **facts: Any) -> None:
 
 def _write_description(folder: SweepFolder, plan: Plan, command: str) -> None:
     """Write what the sweep is; one of the same name with other runs is replaced."""
-    ids = {variant.spec.id for variant in plan.variants}
-    dropped = [run for run in folder.info.get("runs", []) if run["id"] not in ids]
-    if dropped:
-        log.warning(
-            "%s was made before with other runs: %d of them are not in this sweep and "
-            "leave its table (their folders stay, the first is %s); to keep both "
-            "tables, give one sweep another name",
-            *(folder.path, len(dropped), dropped[0]["folder"]),
-        )
     folder.path.mkdir(parents=True, exist_ok=True)
     write_atomic(folder.path / "sweep.yaml", plan.text.encode())
     runs = folder.path.parent.parent

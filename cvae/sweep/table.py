@@ -17,7 +17,7 @@ from cvae.model import CVAE
 from cvae.run.find import finished_run, folder_for
 from cvae.run.folder import RunFolder
 from cvae.spec.fields import Spec
-from cvae.spec.variants import SEEDS, Plan, Variant
+from cvae.spec.variants import SEEDS, Plan
 
 
 def rows(plan: Plan, runs: Path) -> list[dict[str, Any]]:
@@ -56,11 +56,6 @@ def parameters(spec: Spec) -> int:
 @cache  # a sweep asks for every variant, and again when the data may be gone
 def _sizes(root: str) -> tuple[tuple[int, int], int]:
     return mnist.image_shape(root), mnist.count_classes(root)
-
-
-@cache
-def _digest(root: str) -> str:
-    return mnist.load_mnist(root).digest
 
 
 def summary(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[list[str]]:
@@ -127,17 +122,10 @@ def dry_run(plan: Plan, runs: Path) -> list[list[str]]:
         if status not in ("new", "finished"):
             records = folder.records()
             status += f", {records[-1]['epoch'] if records else 0} epochs done"
-        recorded = folder.info.get("data", {}).get("digest")
-        if recorded and recorded != _digest(variant.spec.data.root):
-            status += ", with other data"
-        values = [_cell(variant, key) for key in plan.keys]
+        values = [str(variant.swept.get(key, "–")) for key in plan.keys]
         count = f"{parameters(variant.spec):,}"
         lines.append([folder.name, *values, count, status])
     return [head, *lines]
-
-
-def _cell(variant: Variant, key: str) -> str:
-    return str(variant.swept[key]) if key in variant.swept else "–"
 
 
 def run_folder(spec: Spec, runs: Path) -> RunFolder:

@@ -23,22 +23,9 @@ PATIENCE = 1.0  # seconds for a host to answer
 
 
 def tracking_uri(runs: Path) -> str:
-    """MLFLOW_TRACKING_URI, or the sqlite file inside `runs`; it may hold a password.
-
-    Raises:
-        TrackingError: it names a database in memory, which ends with the process.
-    """
+    """MLFLOW_TRACKING_URI, or the sqlite file inside `runs`; it may hold a password."""
     uri = os.environ.get(VARIABLE) or sqlite_uri(runs.resolve() / "mlflow.db")
-    if is_sqlite(uri):
-        uri = uri.replace(":///~/", f":///{Path.home()}/", 1)
-        name = uri.partition("://")[2].partition("?")[0].strip("/")
-        if name in ("", ":memory:"):
-            raise TrackingError(
-                f"{VARIABLE}={uri}: a database in memory ends with the process, and "
-                "nothing would be kept; name a file, as in sqlite:///runs/mlflow.db, "
-                f"or unset {VARIABLE}"
-            )
-    return uri
+    return uri.replace(":///~/", f":///{Path.home()}/", 1) if is_sqlite(uri) else uri
 
 
 def sqlite_uri(path: Path) -> str:
@@ -57,15 +44,15 @@ def is_sqlite(uri: str) -> bool:
 
 
 def database(uri: str) -> Path:
-    """The file of a sqlite store."""
-    path = uri.partition(":///")[2].partition("?")[0]
-    return Path(unquote(path)).resolve()
+    """The file of a sqlite store.
 
-
-def has_store(runs: Path) -> bool:
-    """Whether there is a tracking store to read; a `Tracker` would make one."""
-    uri = tracking_uri(runs)
-    return not is_sqlite(uri) or database(uri).exists()
+    Raises:
+        TrackingError: it is in memory, and would end with the process.
+    """
+    path = unquote(uri.partition(":///")[2].partition("?")[0])
+    if path in ("", ":memory:"):
+        raise TrackingError(f"{VARIABLE}={uri} names no file: sqlite:///runs/mlflow.db")
+    return Path(path).resolve()
 
 
 def reach(runs: Path) -> None:
@@ -85,7 +72,7 @@ def reach(runs: Path) -> None:
 
 
 def _try_file(path: Path) -> None:
-    """Open a database for writing, or find the folder that it can be made in."""
+    """Open a database, or find the folder that it can be made in."""
     place = next(each for each in (path, *path.parents) if each.exists())
     if not os.access(place, os.W_OK):
         raise PermissionError(f"{place} cannot be written")
@@ -96,17 +83,14 @@ def _try_file(path: Path) -> None:
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error):  # which the publisher waits for
                     raise
-    elif not place.is_dir():
-        raise NotADirectoryError(f"{place} is no folder")
 
 
 def _host(uri: str) -> tuple[str, int] | None:
-    """Host and port of a store, or of the proxy to it; None where only MLflow knows."""
+    """Host and port of a store; None where only MLflow knows, or a proxy is between."""
     url = urlsplit(uri)
     scheme = url.scheme.partition("+")[0]
-    proxy = getproxies().get(scheme) if scheme.startswith("http") else None
-    if proxy and not proxy_bypass(url.hostname or ""):
-        url = urlsplit(proxy)
+    if scheme in getproxies() and not proxy_bypass(url.hostname or ""):
+        return None
     port = url.port or PORTS.get(scheme)
     return (url.hostname, port) if url.hostname and port else None
 
@@ -130,14 +114,10 @@ def redacted(text: str) -> str:
 def mlflow_command(uri: str, *arguments: str) -> str:
     """A command of MLflow's, to be typed into the shell that met the error.
 
-    The store's URI is passed in the environment, so no password is printed.
+    A URI that this environment names is left to it, so no password is printed.
     """
-    given = "" if os.environ.get(VARIABLE) == uri else f"{VARIABLE}={shlex.quote(uri)} "
-    return f"{given}{shlex.quote(sys.executable)} -m mlflow {shlex.join(arguments)}"
-
-
-def upgrade_command(uri: str) -> str:
-    """The command that brings a database to the schema of this MLflow."""
     same = os.environ.get(VARIABLE) == uri
     shown = f'"${VARIABLE}"' if same else shlex.quote(uri)
-    return f"{shlex.quote(sys.executable)} -m mlflow db upgrade {shown}"
+    given = "" if same else f"{VARIABLE}={shown} "
+    words = (shown if word == uri else shlex.quote(word) for word in arguments)
+    return f"{given}{shlex.quote(sys.executable)} -m mlflow {' '.join(words)}"

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
-import select
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,7 +45,7 @@ class Publisher:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cvae.tracking.publisher", str(runs.resolve())],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))},
             start_new_session=True,  # Ctrl-C in the terminal is for the trainer alone
         )
@@ -60,8 +57,8 @@ class Publisher:
         with contextlib.suppress(OSError):  # it was killed: `close` says so
             os.write(self.process.stdin.fileno(), os.fsencode(folder.resolve()) + b"\0")
 
-    def close(self, seconds: float = math.inf) -> bool:
-        """Wait until all is published, and show for what; after `seconds` it goes on.
+    def close(self, seconds: float | None = None) -> bool:
+        """Wait until all is published; after `seconds` it goes on without the command.
 
         Returns:
             Whether the store has status, params and metrics of everything followed.
@@ -70,28 +67,13 @@ class Publisher:
         self.process.stdin.close()
         if not self.busy:
             self.process.kill()
-        self._show(seconds)
+        try:
+            self.process.wait(1)
+        except subprocess.TimeoutExpired:
+            log.info("publishing to MLflow (Ctrl-C does not stop it)")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(seconds)
         return not self.busy or self.process.poll() == 0
-
-    def _show(self, seconds: float) -> None:
-        """Wait for its end; after a second say what it is doing, then now and then."""
-        assert self.process.stdout is not None
-        said, doing, began, due = (
-            self.process.stdout,
-            "MLflow is loaded",
-            time.monotonic(),
-            1,
-        )
-        while (waited := time.monotonic() - began) < seconds:
-            if select.select([said], [], [], 0.05)[0]:
-                if not (text := os.read(said.fileno(), 1 << 16)):  # the end
-                    self.process.wait()
-                    break
-                doing = text.decode(errors="replace").splitlines()[-1]
-            if waited > due:
-                log.info("publishing to MLflow: %s (Ctrl-C does not stop it)", doing)
-                due = 10 * due
-        said.close()
 
 
 @contextlib.contextmanager

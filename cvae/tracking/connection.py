@@ -7,14 +7,12 @@ import logging
 import os
 import re
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from cvae.errors import TrackingError
-from cvae.tracking.address import redacted, sqlite_uri, upgrade_command
+from cvae.tracking.address import mlflow_command, redacted, sqlite_uri
 
 # An absent server is noticed in seconds, and nobody is phoned home.
 for _key, _value in {
@@ -31,7 +29,6 @@ import mlflow  # noqa: E402
 from mlflow import MlflowClient as MlflowClient  # noqa: E402
 from mlflow.exceptions import MlflowException as MlflowException  # noqa: E402
 
-log = logging.getLogger("cvae")
 SCHEMA = re.compile(r"found version (\w+)|revision identified by '(\w+)'")
 for _name in ("urllib3", "mlflow.store.db.utils"):  # we say it ourselves, in one line
     logging.getLogger(_name).setLevel(logging.CRITICAL)
@@ -58,9 +55,8 @@ def make_database(path: Path) -> None:
 def relocate_artifacts(path: Path) -> None:
     """Make the locations in a database follow it, after its folder was copied or moved.
 
-    MLflow stores absolute ones, so a copy would write into the original's artifacts. A
-    run or model whose files are only in the old place stays there. Needs the store's
-    lock.
+    MLflow stores absolute ones, so a copy would write into the original's artifacts.
+    Needs the store's lock.
     """
     here = (path.parent / "artifacts").as_uri()
     with closing(sqlite3.connect(path, timeout=60)) as connection, connection:
@@ -78,39 +74,18 @@ def relocate_artifacts(path: Path) -> None:
             ("logged_models", "artifact_location"),
             ("model_versions", "storage_location"),
         ):
-            query = f"SELECT rowid, {column} FROM {table}"  # names of this loop
-            for row, old in connection.execute(query).fetchall():
-                if not f"{old}/".startswith(f"{before}/"):
-                    continue
-                new = here + old.removeprefix(before)
-                if table != "experiments" and _exists(old) and not _exists(new):
-                    continue
-                query = f"UPDATE {table} SET {column} = ? WHERE rowid = ?"
-                connection.execute(query, (new, row))
-
-
-def _exists(uri: str) -> bool:
-    return Path(unquote(urlsplit(uri).path)).exists()
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                f"WHERE substr({column} || '/', 1, ?) = ?",
+                (here, len(before) + 1, len(before) + 1, f"{before}/"),
+            )
 
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Hold the file at `path`, which is made, once no other process holds it.
-
-    Raises:
-        TimeoutError: another holds it for a minute.
-    """
+    """Hold the file at `path`, which is made, once no other process holds it."""
     with path.open("a") as file:
-        for tries in range(60 * 20):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if tries == 10 * 20:
-                    log.info("waiting for another process, which holds %s", path)
-            time.sleep(0.05)
-        else:
-            raise TimeoutError(f"{path} has been held for a minute")
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -141,14 +116,11 @@ def clear_errors(uri: str) -> Iterator[None]:
 
 
 def _schema_advice(uri: str, revision: str) -> str:
-    """What to do with a database whose schema has another revision than MLflow's own.
-
-    Revisions that this MLflow has a migration to are older ones.
-    """
+    """How to use a database of another schema; this MLflow knows the older ones."""
     migrations = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
     if any(migrations.glob(f"{revision}_*.py")):
         older = "; made by an older MLflow: copy the file, then\n  "
-        return older + upgrade_command(uri)
+        return older + mlflow_command(uri, "db", "upgrade", uri)
     return (
         f"; made by a newer MLflow than this one, {mlflow.__version__}: install that "
         "one, or name another store with MLFLOW_TRACKING_URI"

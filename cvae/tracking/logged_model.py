@@ -6,8 +6,8 @@ package itself, so that it loads where nothing of this project is installed.
 
 from __future__ import annotations
 
+import json
 import re
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -22,6 +22,7 @@ from mlflow.models.utils import _save_example
 
 from cvae.run.find import display_name
 from cvae.run.folder import RunFolder
+from cvae.spec.document import dump
 from cvae.spec.identity import flatten
 from cvae.tracking.connection import MlflowClient
 from cvae.tracking.entities import text
@@ -75,8 +76,8 @@ def save(folder: RunFolder, place: Path, facts: Model) -> Path:
     """The model as MLflow keeps it, in a folder of `place`."""
     run, model = place / folder.name, place / "model"
     run.mkdir()
-    for name in ("spec.yaml", "run.json"):
-        shutil.copy(folder.path / name, run)
+    (run / "spec.yaml").write_text(dump(folder.spec()))
+    (run / "run.json").write_text(json.dumps(folder.info))
     (run / "model.safetensors").write_bytes(folder.read_weights())
     with _without_requirements_check():
         import mlflow.pyfunc  # warns of its own types

@@ -9,7 +9,6 @@ from typing import Any
 
 from cvae.evaluation.metrics import (
     BOUND,
-    BY_NAME,
     ERROR,
     HEADLINE,
     NATS,
@@ -19,7 +18,7 @@ from cvae.evaluation.metrics import (
 )
 from cvae.run.folder import RunFolder, SweepFolder
 
-LONGEST = 4000  # characters of a head comment; MLflow cuts the whole note at 8,000
+LONGEST = 2000  # characters of a head comment; MLflow 3.13 refuses 5,000 in all
 MOST_ROWS = 40  # of a sweep's table, for the same reason
 
 
@@ -41,7 +40,7 @@ def description(folder: RunFolder) -> str:
     if final:
         figures = [
             [key, f"{_with_error(final, key)} {metric(key).unit}"]
-            for key in sorted(final, key=_metric_position)
+            for key in final
             if not key.endswith(ERROR)
         ]
         lines += [markdown([["figure", "value"], *figures]), ""]
@@ -51,12 +50,6 @@ def description(folder: RunFolder) -> str:
 def _with_error(figures: Mapping[str, float], key: str) -> str:
     value, error = number(figures[key], key), figures.get(f"{key}{ERROR}")
     return value if error is None else f"{value} ± {number(error, key)}"
-
-
-def _metric_position(key: str) -> int:
-    """Where a metric stands in the order of all; those that are not listed last."""
-    name = metric(key).name
-    return list(BY_NAME).index(name) if name in BY_NAME else len(BY_NAME)
 
 
 def applicable_header(info: Mapping[str, Any]) -> str:
@@ -96,10 +89,8 @@ def report_link(experiment_id: str, run_id: str) -> str:
 
 
 def _question(header: str) -> str:
-    text = _without_markup(header).replace("\n", "  \n")
-    if len(text) > LONGEST:
-        text = f"{text[:LONGEST].rpartition(' ')[0].rstrip()} … (the rest: run.json)"
-    return text
+    shown = header if len(header) < LONGEST else f"{header[:LONGEST]} … (all: run.json)"
+    return _without_markup(shown).replace("\n", "  \n")
 
 
 def _without_markup(text: str) -> str:
@@ -108,6 +99,4 @@ def _without_markup(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """A line of code, fenced by more backticks than are in it."""
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence} {text} {fence}" if len(fence) > 1 else f"`{text}`"
+    return f"`` {text} ``" if "`" in text else f"`{text}`"

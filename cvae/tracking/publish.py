@@ -50,15 +50,12 @@ log = logging.getLogger("cvae")
 class Tracker(Store):
     """A store that run folders are published to.
 
-    `stage` is told what is being published.
-
     Raises:
         TrackingError: from the constructor, when the store cannot be used.
     """
 
     def __init__(self, runs: Path) -> None:
         super().__init__(runs)
-        self.stage: Callable[[str], None] = lambda text: None
         self._refused: dict[tuple[str, str], Any] = {}  # (folder, part): when
         self._named: set[str] = set()  # parts that the user has been told of
 
@@ -78,21 +75,22 @@ class Tracker(Store):
             TrackingError: the store cannot be reached or refuses; call again later.
         """
         with clear_errors(self.address), alone(folder.path / LOCK):
-            self.stage(f"the metrics of {folder.name}")
             status = folder.status  # first: one that ended has all its records
             cursor = self._start_run(folder, adopt)
             self._metrics(folder, cursor)
             self._tell_status(folder, cursor, status)
+            client, run_id = self.client, cursor["run_id"]
+            view = (cursor["experiment_id"], charts.TAG, charts.view())
             each = {
-                "description": lambda: self._describe(folder, cursor),
-                "data sets": lambda: self._inputs(folder, cursor),
-                "page of charts": lambda: self._view(cursor),
+                "description": lambda: client.set_tag(
+                    run_id, "mlflow.note.content", description(folder)
+                ),
+                "data sets": lambda: client.log_inputs(run_id, datasets(folder.info)),
+                "page of charts": lambda: client.set_experiment_tag(*view),
                 "pictures": lambda: self._images(folder, cursor),
             }
             if status not in LIVE:
-                each["files"] = lambda: parts.log_files(
-                    self.client, folder, cursor["run_id"]
-                )
+                each["files"] = lambda: parts.log_files(client, folder, run_id)
             if status == "FINISHED":
                 each["model"] = lambda: self._model(folder, cursor, asked=model)
             when = [status, 0 if status in LIVE else cursor["records"]]
@@ -116,7 +114,6 @@ class Tracker(Store):
                 continue
             if self._refused.get((folder.name, part)) == when:
                 continue
-            self.stage(f"the {part} of {folder.name}")
             try:
                 with clear_errors(self.address):
                     act()
@@ -163,7 +160,6 @@ class Tracker(Store):
         """
         info = folder.info
         with clear_errors(self.address), alone(folder.path / LOCK):
-            self.stage(f"the sweep {folder.name}")
             cursor = self._sweep_run(folder, adopt)
             run_id = str(cursor["run_id"])
             tags = {f"sweep.{key}": value for key, value in swept_values(info).items()}
@@ -204,15 +200,6 @@ class Tracker(Store):
         return self._new_cursor(
             folder, self._made(experiment, folder.name, tags, began, adopt)
         )
-
-    def try_publish(self, folder: RunFolder) -> bool:
-        """`publish`; a store that is away is said."""
-        try:
-            self.publish(folder)
-        except TrackingError as error:
-            log.warning("%s; all is kept in %s", error, folder.path)
-            return False
-        return True
 
     def is_told(self, folder: RunFolder | SweepFolder) -> bool:
         """Whether the store has the status and the metrics of the folder."""
@@ -322,18 +309,6 @@ class Tracker(Store):
             self.client.set_terminated(run_id, status, ended)
         cursor |= now
         _write_cursor(folder, cursor)
-
-    def _describe(self, folder: RunFolder, cursor: dict[str, Any]) -> None:
-        note = description(folder)
-        self.client.set_tag(cursor["run_id"], "mlflow.note.content", note)
-
-    def _inputs(self, folder: RunFolder, cursor: dict[str, Any]) -> None:
-        self.client.log_inputs(cursor["run_id"], datasets(folder.info))
-
-    def _view(self, cursor: dict[str, Any]) -> None:
-        self.client.set_experiment_tag(
-            cursor["experiment_id"], charts.TAG, charts.view()
-        )
 
     def _images(self, folder: RunFolder, cursor: dict[str, Any]) -> None:
         for name in parts.log_pictures(self.client, folder, cursor):

@@ -3,7 +3,7 @@
     python -m cvae.tracking.publisher RUNS      (started by `beside.Publisher`)
 
 Folders to follow come on standard input. Its end means that the command is done, or
-died: what is there is published, and what is being done is said on standard output.
+died: what is there is published.
 The exit code is 5 if the store lacks the status, params or metrics of a folder.
 """
 
@@ -40,7 +40,6 @@ class Publisher:
         self.tracker: Any = None  # a Tracker, once there is something to publish
         self.followed: list[RunFolder | SweepFolder] = []
         self.outer = os.environ.get("MLFLOW_RUN_ID", "")  # of `mlflow run`
-        self.monitors: dict[str, Any] = {}
         self.told = False  # whether the store heard of runs that died before
         self.over = False
         self._seen: dict[str, object] = {}  # by folder: how it was when published
@@ -53,8 +52,6 @@ class Publisher:
             self._listen()
             if self.followed:
                 self._publish_changed()
-        for monitor in self.monitors.values():
-            monitor.finish()
         if not self.followed:
             return 0
         for folder in self._members():
@@ -128,7 +125,6 @@ class Publisher:
                 self.tracker.publish_sweep(folder, adopt=adopt)
             else:
                 self.tracker.publish(folder, adopt=adopt)
-                self._monitor(folder)
         except TrackingError as error:
             self.tracker.connect()  # one folder's fault, or the store's?
             self._say(f"{folder.name}: {error}")
@@ -138,11 +134,9 @@ class Publisher:
     def _connect(self) -> None:
         """Open the store, and from then on leave the processor to the training."""
         if self.tracker is None:
-            self._stage("MLflow is loaded")
             from cvae.tracking.publish import Tracker
 
             self.tracker = Tracker(self.runs)
-            self.tracker.stage = self._stage
             os.nice(NICE)
 
     def _is_told(self, folder: RunFolder | SweepFolder) -> bool:
@@ -150,38 +144,11 @@ class Publisher:
             return bool(self.tracker.is_told(folder))
         return False
 
-    def _monitor(self, folder: RunFolder) -> None:
-        """Start MLflow's system metrics of a run, where its variable asks for them."""
-        asked = os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "").lower()
-        new = folder.name not in self.monitors and folder.status == "RUNNING"
-        if asked not in ("true", "1") or not new:
-            return
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        try:
-            monitor = SystemMetricsMonitor(
-                folder.published["run_id"],
-                resume_logging=True,
-                tracking_uri=self.tracker.address,
-            )
-        except ImportError as error:
-            self._say(f"no system metrics: {error}; pip install psutil")
-            self.monitors[folder.name] = contextlib.ExitStack()
-            return
-        monitor.start()
-        self.monitors[folder.name] = monitor
-
     def _say(self, text: str) -> None:
         """Name a fault, once."""
         if text not in self._said:
             self._said.add(text)
             log.warning("%s", text)
-
-    def _stage(self, text: str) -> None:
-        """Tell the command what it waits for, once it is done itself."""
-        if self.over:
-            with contextlib.suppress(OSError):
-                os.write(1, f"{text}\n".encode())
 
 
 def mark_dead(folder: RunFolder | SweepFolder) -> None:

@@ -64,13 +64,19 @@ class Store:
         self.uri = redacted(self.address)  # what is printed and kept in files
         self.local = is_sqlite(self.address)
         with clear_errors(self.address):
-            if self.local:
-                with self._one_at_a_time():
-                    make_database(place := database(self.address))
-            self.client = self.connect()  # a database of another MLflow is left alone
-            if self.local and place.parent == runs.resolve():  # the layout made here
-                with self._one_at_a_time():
-                    relocate_artifacts(place)
+            self._prepare()
+            self.client = self.connect()
+
+    def _prepare(self) -> None:
+        """Make a missing database; let one that was copied or moved know of it."""
+        if not self.local:
+            return
+        with self._one_at_a_time():
+            make_database(place := database(self.address))
+        self.connect()  # a database of another MLflow is left alone
+        if place.parent == self.runs.resolve():  # the layout made here
+            with self._one_at_a_time():
+                relocate_artifacts(place)
 
     def connect(self) -> MlflowClient:
         """A client of a store that answers.
@@ -213,6 +219,18 @@ class Store:
         place.mkdir(parents=True, exist_ok=True)
         with alone(place / ".store.lock"):
             yield
+
+
+class Reader(Store):
+    """A store that is only read: nothing is made, migrated or moved in it.
+
+    Raises:
+        TrackingError: from the constructor, when there is none or it does not answer.
+    """
+
+    def _prepare(self) -> None:
+        if self.local and not database(self.address).exists():
+            raise TrackingError(f"tracking store {self.uri}: there is no such file")
 
 
 def _stored_run(run: Any) -> StoredRun:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from tests.conftest import data_set, write
 from tests.sweep import test_sweep
 from tests.sweep.test_sweep import (
     assert_each_variant_has_one_finished_run,
-    epochs_done,
     spec_file,
 )
 from tests.test_commands import cvae
@@ -62,24 +60,6 @@ def test_a_sweep_on_ray_makes_the_same_runs(tmp_path: Path, root: Path) -> None:
     for folder in folders(local):
         same = ray / folder.name / "model.safetensors"
         assert same.read_bytes() == folder.weights.read_bytes()
-
-
-def test_ctrl_c_ends_cleanly_and_the_next_call_goes_on(
-    tmp_path: Path, root: Path
-) -> None:
-    runs = tmp_path / "runs"
-    path = spec_file(tmp_path, root, epochs=60, betas="[1]")
-    process = begin(path, runs)
-    until(lambda: epochs_done(runs) >= 3)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate()
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
-    until(lambda: not holders(runs))
-    process = begin(path, runs)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert_each_variant_has_one_finished_run(read_plan(path), runs)
 
 
 @pytest.fixture

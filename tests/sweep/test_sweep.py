@@ -18,6 +18,7 @@ from cvae.run.find import folders
 from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.variants import Plan, read_plan
 from cvae.tracking import charts
+from tests import children
 from tests.children import Child, Done, until
 from tests.conftest import data_set, write
 from tests.test_commands import cvae, start
@@ -62,18 +63,17 @@ def epochs_done(runs: Path) -> int:
 
 def workers(parent: Child) -> list[int]:
     """The worker processes of a sweep, by their command line."""
-    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text()
-    found = [int(pid) for pid in children.split()]
+    listed = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text()
+    found = [int(pid) for pid in listed.split()]
     lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in found}
     return [pid for pid in found if b"spawn_main" in lines[pid]]
 
 
 def gone(pid: int) -> bool:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][1] == "Z"
     except OSError:
         return True
-    return state == "Z"
 
 
 def assert_each_variant_has_one_finished_run(plan: Plan, runs: Path) -> None:
@@ -93,10 +93,7 @@ def made(
 ) -> tuple[Path, Path, Done]:
     """A sweep of four, its runs and what it printed; with a real store."""
     folder = tmp_path_factory.mktemp("sweep")
-    (folder / "runs").mkdir()
-    (folder / "runs" / "mlflow.db").write_bytes(
-        (finished[0] / "mlflow.db").read_bytes()
-    )
+    children.copy([finished[0] / "mlflow.db"], folder / "runs")
     path = spec_file(folder, root, betas="[1, 4]")
     return path, folder / "runs", sweep(path, folder / "runs")
 
@@ -108,21 +105,13 @@ def test_a_sweep_runs_every_variant(made: tuple[Path, Path, Done]) -> None:
     ended = [line for line in done.stdout.splitlines() if line.startswith("[")]
     assert [line[:5] for line in ended] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
     assert all("finished" in line and "neg_elbo" in line for line in ended)
-    assert "4 runs finished" in done.stdout
     assert "Traceback" not in done.stderr
-
-
-def test_its_table_holds_what_the_runs_recorded(made: tuple[Path, Path, Done]) -> None:
-    path, runs, _ = made
     with (runs / "sweeps" / "many" / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 4
     for row, variant in zip(rows, read_plan(path).variants, strict=True):
         metrics = RunFolder(runs / row["run"]).metrics
         assert float(row["test/neg_elbo"]) == metrics["test/neg_elbo"]
         assert float(row["objective.beta"]) == variant.spec.objective.beta
-        weights = 794 * 8 + 8 + 2 * (8 * 2 + 2) + (12 * 8 + 8) + (8 * 784 + 784)
-        assert int(row["parameters"]) == weights
     assert (runs / "sweeps" / "many" / "sweep.yaml").read_text() == path.read_text()
 
 
@@ -135,7 +124,7 @@ def test_in_mlflow_the_runs_are_nested_under_the_sweeps(
     assert experiment is not None
     stored = client.search_runs([experiment.experiment_id])
     (parent,) = [run for run in stored if run.data.tags.get("cvae.kind") == "sweep"]
-    children = [run for run in stored if run is not parent]
+    members = [run for run in stored if run is not parent]
     assert parent.info.run_name == "many"
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["sweep.objective.beta"] == "1, 4"
@@ -143,22 +132,19 @@ def test_in_mlflow_the_runs_are_nested_under_the_sweeps(
     assert "| objective.beta | n |" in note
     artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert artifacts >= {"sweep.yaml", "table.csv"}
-    assert len(children) == 4
-    for run in children:
+    assert len(members) == 4
+    for run in members:
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert run.data.tags["cvae.sweep"] == "many"
-        tags = [
+        beta, seed = (
             run.data.tags[f"sweep.{k}"] for k in ("objective.beta", "training.seed")
-        ]
-        params = run.data.params
-        assert float(tags[0]) == float(params["objective.beta"])
-        assert tags[1] == params["training.seed"]
+        )
+        assert run.data.params["training.seed"] == seed
         assert run.info.status == "FINISHED"
-        assert run.info.run_name == f"many beta={tags[0]} seed={tags[1]}"
+        assert run.info.run_name == f"many beta={beta} seed={seed}"
     scores = {
         beta: statistics.fmean(
             run.data.metrics["val/neg_elbo"]
-            for run in children
+            for run in members
             if run.data.params["objective.beta"] == f"{beta}.0"
         )
         for beta in (1, 4)
@@ -166,13 +152,10 @@ def test_in_mlflow_the_runs_are_nested_under_the_sweeps(
     best = min(scores, key=lambda beta: scores[beta])
     assert json.loads(parent.data.tags["cvae.best"]) == {"objective.beta": best}
     assert f"Best setting: `objective.beta = {best}`" in note
-    of_best = [c for c in children if c.data.params["objective.beta"] == f"{best}.0"]
-    for part, some in (("best", of_best), ("mean", children)):
-        for name in ("neg_elbo", "recon", "kl"):
-            mean = statistics.fmean(run.data.metrics[f"test/{name}"] for run in some)
-            assert parent.data.metrics[f"{part}/{name}"] == pytest.approx(mean)
+    mean = statistics.fmean(run.data.metrics["test/neg_elbo"] for run in members)
+    assert parent.data.metrics["mean/neg_elbo"] == pytest.approx(mean)
     listed = client.search_runs([experiment.experiment_id], charts.RUNS_ONLY)
-    assert {run.info.run_id for run in listed} == {run.info.run_id for run in children}
+    assert {run.info.run_id for run in listed} == {run.info.run_id for run in members}
 
 
 def test_again_it_trains_nothing_and_a_new_value_only_itself(
@@ -200,7 +183,7 @@ def test_a_sweep_made_offline_is_published_nested_later(
     path = spec_file(tmp_path, root, betas="[1]")
     assert sweep(path, runs, "--offline").returncode == 0
     assert not (runs / "mlflow.db").exists()
-    (runs / "mlflow.db").write_bytes((finished[0] / "mlflow.db").read_bytes())
+    children.copy([finished[0] / "mlflow.db"], runs)
     one = folders(runs)[0].name
     assert cvae("sync", "--run", one, "--runs", str(runs)).returncode == 0
     assert cvae("sync", "--runs", str(runs)).returncode == 0
@@ -226,37 +209,19 @@ def test_one_broken_variant_stops_no_other(tmp_path: Path, root: Path) -> None:
     assert SweepFolder(runs / "sweeps" / "many").info["status"] == "FAILED"
 
 
-@pytest.mark.parametrize(
-    ("block", "code", "words"),
-    [
-        ("sweep: {data.train_images: [10, 300, 301]}", 3, "301"),
-        ("sweep: {model.latent_dims: [1]}", 2, "many.yaml:3: sweep: model.latent_dims"),
-    ],
-)
 def test_what_is_wrong_is_said_before_anything_starts(
-    block: str, code: int, words: str, tmp_path: Path, root: Path
+    tmp_path: Path, root: Path
 ) -> None:
     path = tmp_path / "many.yaml"
+    data = f"data: {{root: {root}, validation_images: 0}}"
     path.write_text(
-        f"name: many\ndata: {{root: {root}, validation_images: 0}}\n{block}\n"
+        f"name: many\n{data}\nsweep: {{data.train_images: [10, 300, 301]}}\n"
     )
     done = sweep(path, tmp_path / "runs")
-    assert (done.returncode, done.stdout) == (code, "")
-    assert words in done.stderr
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "301" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
-
-
-def test_interrupted_while_it_loads_it_ends_at_once(tmp_path: Path, root: Path) -> None:
-    path = spec_file(tmp_path, root, epochs=10_000, betas="[1, 4]")
-    begun = begin(path, tmp_path / "runs")
-    until(lambda: len(workers(begun)) == 2)
-    loading = workers(begun)
-    os.killpg(begun.pid, signal.SIGINT)
-    _, errors = begun.communicate()
-    assert begun.returncode == 130
-    assert "Traceback" not in errors
-    assert all(map(gone, loading))
 
 
 def test_killed_interrupted_and_crippled_it_ends_with_the_same_runs(
@@ -272,7 +237,6 @@ def test_killed_interrupted_and_crippled_it_ends_with_the_same_runs(
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     until(lambda: all(map(gone, lost)))  # workers do not outlive their parent
-    assert {f.status for f in folders(runs)} <= {"NEW", "KILLED", "FINISHED"}
 
     before = epochs_done(runs)
     second = begin(path, runs)
@@ -302,16 +266,3 @@ def test_killed_interrupted_and_crippled_it_ends_with_the_same_runs(
     alone = runner.run(spec, runs=tmp_path / "alone", offline=True)
     swept = RunFolder(runs / alone.name)
     assert swept.weights.read_bytes() == alone.weights.read_bytes()
-
-
-def test_two_sweeps_at_once_share_the_runs(tmp_path: Path, root: Path) -> None:
-    runs = tmp_path / "runs"
-    path = spec_file(tmp_path, root, epochs=20, betas="[1, 4]")
-    both = [begin(path, runs), begin(path, runs)]
-    for process in both:
-        _, errors = process.communicate()
-        assert "Traceback" not in errors
-        assert process.returncode in (0, 1), errors
-        if process.returncode:
-            assert "already being run by pid" in errors
-    assert_each_variant_has_one_finished_run(read_plan(path), runs)

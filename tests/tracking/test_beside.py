@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 
 from cvae.errors import TrackingError
 from cvae.tracking import beside
-from cvae.tracking.address import reach, tracking_uri
+from cvae.tracking.address import reach
 from cvae.tracking.publisher import Publisher
 from tests import children
 from tests.children import Done
@@ -29,7 +27,6 @@ TINY = "data.validation_images=50 training.epochs=1 evaluation.importance_sample
     [
         ["run", "experiments/quickstart.yaml", "--set", "data.root={root} " + TINY],
         ["sweep", "quickstart", "--set", "seeds=2 data.root={root} " + TINY],
-        ["list"],
         ["samples", "--out", "{root}/x.png"],
         ["evaluate", "--importance-samples", "2"],
     ],
@@ -73,14 +70,6 @@ def test_a_store_that_cannot_be_there_is_refused_without_mlflow(
         assert "s3cret" not in str(caught.value)
 
 
-def test_a_tilde_in_the_address_is_the_home_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///~/m.db")
-    assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/m.db"
-
-
 def test_the_publisher_tells_of_ends_that_the_store_has_missed(
     tmp_path: Path, finished: tuple[Path, Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,13 +103,3 @@ def test_the_publisher_tells_of_ends_that_the_store_has_missed(
     }
     (run,) = [run for run in stored if run.data.tags["cvae.folder"] == current.name]
     assert (run.info.start_time, run.info.end_time) == (10**12, 10**12 + 12_000)
-
-
-def test_a_database_that_is_locked_is_left_to_the_publisher(
-    tmp_path: Path, finished: tuple[Path, Done]
-) -> None:
-    shutil.copy(finished[0] / "mlflow.db", tmp_path)
-    place = tmp_path / "mlflow.db"
-    with closing(sqlite3.connect(place, isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        reach(tmp_path)

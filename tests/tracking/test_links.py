@@ -9,61 +9,54 @@ import signal
 import urllib.request
 from pathlib import Path
 
-import pytest
-
-from cvae.errors import TrackingError
 from cvae.run.find import folders
-from cvae.tracking import charts, server, ui
+from cvae.tracking import charts
 from cvae.tracking.publish import Tracker
-from cvae.tracking.store import Store
-from tests.children import Done
+from tests import children
+from tests.children import Child, Done
 from tests.made import made_run
 from tests.test_commands import cvae, start
 
 
-@pytest.mark.parametrize("name", ["runs", "50% of #1?"])
-def test_the_link_is_printed_last_when_the_server_answers(
-    name: str, tmp_path: Path, finished: tuple[Path, Done]
+def answers(process: Child, address: str) -> None:
+    """Wait until the server of a command answers at its address."""
+
+    def answered() -> bool:
+        assert process.poll() is None, process.communicate()
+        try:
+            with urllib.request.urlopen(address, timeout=60) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    children.until(answered)
+
+
+def test_the_ui_prints_its_links_and_runs_until_ctrl_c(
+    tmp_path: Path, finished: tuple[Path, Done]
 ) -> None:
-    """And Ctrl-C ends it; a second one on its port says which command takes another."""
-    shutil.copytree(finished[0], tmp_path / name)
-    runs = ["--runs", str(tmp_path / name)]
-    process = start("ui", *runs, "--port", "0")
+    """A second one is told that the port is in use."""
+    shutil.copytree(finished[0], tmp_path / "50% of #1?")
+    words = ["ui", "--runs", str(tmp_path / "50% of #1?"), "--port"]
+    port = str(children.free_port())
+    process = start(*words, port)
     assert process.stdout is not None
-    pattern = re.compile(r"  cvae: (http://127\.0\.0\.1:(\d+))/#/experiments/\d+/")
-    link = None
-    while (line := process.stdout.readline()) and not (link := pattern.match(line)):
-        pass
-    assert link, process.communicate()
-    with urllib.request.urlopen(f"{link[1]}/health", timeout=60) as answer:
-        assert answer.status == 200
-
-    second = cvae("ui", *runs, "--port", link[2])
+    assert "Ctrl-C" in process.stdout.readline()
+    link = process.stdout.readline()
+    address = f"http://127.0.0.1:{port}"
+    assert re.match(rf"  cvae: {address}/#/experiments/\d+/runs", link)
+    answers(process, f"{address}/health")
+    second = cvae(*words, port)
     assert second.returncode == 2
-    assert f"127.0.0.1:{link[2]}: Address already in use" in second.stderr
-    assert second.stderr.endswith("make ui PORT=0\n")  # as this test began
-    assert second.stdout == ""
-
+    assert f"127.0.0.1:{port}: in use" in second.stderr
     os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches the whole group
     rest, errors = process.communicate()
     assert process.returncode == 0, errors
     assert rest == ""
     assert "Traceback" not in errors
-    server.free_port("127.0.0.1", int(link[2]), "")
 
 
-def test_a_server_that_ends_by_itself_is_an_error(
-    tmp_path: Path, finished: tuple[Path, Done], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copy(finished[0] / "mlflow.db", tmp_path)
-    monkeypatch.setattr(
-        ui, "_server_command", lambda host, port: ["/bin/sh", "-c", "exit 7"]
-    )
-    with pytest.raises(TrackingError, match="with exit code 7"):
-        ui.serve(tmp_path, "127.0.0.1", 0)
-
-
-def test_the_experiment_of_the_newest_run_is_the_last_link(
+def test_the_newest_run_is_the_last_link_and_reports_are_no_runs(
     tmp_path: Path, finished: tuple[Path, Done]
 ) -> None:
     shutil.copy(finished[0] / "mlflow.db", tmp_path)
@@ -73,20 +66,12 @@ def test_the_experiment_of_the_newest_run_is_the_last_link(
             tmp_path, 90, started=started, name=place, tracking__experiment=place
         )
         tracker.publish(folder)
-    tracker.report_run("old")  # it ended last, but is no run
-    assert list(tracker.page_links("http://x"))[-1] == "new"
-    assert {"cvae", "old", "reports"} < set(tracker.page_links("http://x"))
-
-
-def test_reports_are_in_no_list_of_runs(
-    tmp_path: Path, finished: tuple[Path, Done]
-) -> None:
-    shutil.copytree(finished[0], tmp_path / "runs")
-    store = Store(tmp_path / "runs")
-    home = store.report_run("cvae")
-    assert store.report_run("cvae") == home != store.report_run("it's another")
-    ids = [store.experiments()["cvae"]]
-    assert [run.run_id for run in store.search(ids)] == [
-        folder.published["run_id"] for folder in folders(tmp_path / "runs")
-    ]
-    assert home not in [run.run_id for run in store.search(ids, charts.RUNS_ONLY)]
+    home = tracker.report_run("old")  # it ended last, but is no run
+    assert tracker.report_run("old") == home != tracker.report_run("it's another")
+    links = tracker.page_links("http://x")
+    assert list(links)[-1] == "new"
+    assert {"cvae", "old", "reports"} < set(links)
+    ids = [tracker.experiments()[name] for name in ("new", "old", "reports")]
+    assert {run.run_id for run in tracker.search(ids, charts.RUNS_ONLY)} == {
+        folder.published["run_id"] for folder in folders(tmp_path)
+    }

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelStatus
-from mlflow.models import Model
-from mlflow.tracking._tracking_service import utils
 
-from cvae.cli import commands
-from cvae.errors import UsageError
-from cvae.run import published
 from cvae.run.evaluation import record
-from cvae.run.find import find_published
 from cvae.run.folder import RunFolder
 from cvae.spec.identity import flatten
-from cvae.tracking import logged_model, serving
+from cvae.tracking import ui
 from cvae.tracking.publish import Tracker
 from tests import children
 from tests.children import ROOT, Done
@@ -120,20 +113,12 @@ def test_a_model_half_logged_is_completed(
     (half,) = models(tracker.client)
     assert half.status == LoggedModelStatus.PENDING
     tracker.publish(folder)
+    folder.append(record(3, 30, {"test/nll_is50": 88.5}) | {"seconds": {}})
+    tracker.publish(folder)  # evaluated later: linked, too
     (model,) = models(tracker.client)
     assert (model.model_id, model.status) == (half.model_id, LoggedModelStatus.READY)
-    assert {point.key for point in model.metrics} >= {"test/neg_elbo", "test/kl"}
-
-
-def test_a_figure_that_is_evaluated_later_is_linked_too(runs: Path) -> None:
-    folder, tracker = with_weights(runs), Tracker(runs)
-    tracker.publish(folder)
-    folder.append(record(3, 30, {"test/nll_is50": 88.5}) | {"seconds": {}})
-    tracker.publish(folder)
-    (model,) = models(tracker.client)
     linked = {point.key: point.value for point in model.metrics}
-    assert linked["test/nll_is50"] == 88.5
-    assert linked["test/neg_elbo"] == 90.0
+    assert (linked["test/nll_is50"], linked["test/neg_elbo"]) == (88.5, 90.0)
 
 
 def test_no_model_is_logged_where_it_is_off_or_the_run_is_not_finished(
@@ -148,80 +133,13 @@ def test_no_model_is_logged_where_it_is_off_or_the_run_is_not_finished(
     assert [model.name for model in models(tracker.client)] == ["test"]
 
 
-def test_a_published_run_is_laid_out_in_an_experiment_of_its_own(runs: Path) -> None:
-    results = published.at(published.RESULTS)
-    assert results
-    known = find_published("seed-notebook", results)
-    before = sorted(known.path.iterdir())
-    tracker = Tracker(runs)
-    for _ in range(2):
-        with serving.publishable(known) as whole:
-            tracker.publish(whole, model=True)
-            assert serving.register(tracker, whole) == ("seed-notebook", "1")
-    (model,) = models(tracker.client, serving.EXPERIMENT)
-    linked = {point.key: point.value for point in model.metrics}
-    assert linked.items() <= known.metrics.items()
-    run = tracker.client.get_run(model.source_run_id)
-    assert run.data.metrics == known.metrics
-    assert (run.data.params["data.root"], len(run.inputs.dataset_inputs)) == (
-        known.spec().data.root,
-        3,
-    )
-    assert sorted(known.path.iterdir()) == before
-
-
-def test_a_plain_run_is_not_served(tmp_path: Path) -> None:
-    plain = str(published.RESULTS / "plain-vae-ff7af978")
-    with pytest.raises(UsageError, match="is unconditional"):
-        commands.serve(runs=tmp_path, run=plain, port=0)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_name_with_dots_is_a_models_name_too(runs: Path) -> None:
-    tracker = Tracker(runs)
-    tracker.publish(folder := with_weights(runs, name="beta.0.5"))
-    assert [model.name for model in models(tracker.client)] == ["beta_0_5"]
-    assert serving.register(tracker, folder) == ("beta.0.5", "1")
-
-
 def test_the_alias_follows_the_run_that_is_served(runs: Path) -> None:
     tracker = Tracker(runs)
-    first, second = (with_weights(runs, training__seed=seed) for seed in (0, 1))
-    for folder in (first, second):
+    both = [with_weights(runs, training__seed=s, name="beta.0.5") for s in (0, 1)]
+    for folder in both:
         tracker.publish(folder)
-    versions = [serving.register(tracker, f) for f in (first, second, first)]
-    assert versions == [("test", "1"), ("test", "2"), ("test", "1")]
-    alias = tracker.client.get_model_version_by_alias("test", serving.ALIAS)
-    assert (alias.version, alias.run_id) == (1, first.published["run_id"])
-
-
-def test_models_stay_beside_a_store_that_was_moved(runs: Path, tmp_path: Path) -> None:
-    tracker = Tracker(runs)
-    tracker.publish(folder := with_weights(runs))
-    serving.register(tracker, folder)
-    tracker.client._tracking_client.store.engine.dispose()
-    utils._artifact_repos_cache.clear()  # as in a new process
-    shutil.move(runs, tmp_path / "elsewhere")
-    moved = Tracker(tmp_path / "elsewhere").client
-    (model,) = models(moved)
-    found = {file.path for file in moved.list_logged_model_artifacts(model.model_id)}
-    assert found >= {"MLmodel", "served.py", "artifacts", "code"}
-    place = moved.get_model_version_download_uri("test", "1")
-    assert place == model.artifact_location
-    assert (tmp_path / "elsewhere").as_uri() in place
-
-
-def test_the_cost_of_naming_requirements_is_no_scan_of_the_packages(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """MLflow's check of them, which reads the file list of every package."""
-    from mlflow.utils import requirements_utils
-
-    def scan() -> None:
-        raise AssertionError("the packages are scanned")
-
-    monkeypatch.setattr(requirements_utils, "_init_packages_to_modules_map", scan)
-    folder = with_weights(runs)
-    saved = logged_model.save(folder, tmp_path, Model())
-    needed = (saved / "requirements.txt").read_text().split()
-    assert {line.partition("==")[0] for line in needed} == set(logged_model.NEEDS)
+    for folder, version in zip([*both, both[0]], (1, 2, 1), strict=True):
+        assert ui.register(tracker, folder) == f"models:/beta.0.5@{ui.ALIAS}"
+        alias = tracker.client.get_model_version_by_alias("beta.0.5", ui.ALIAS)
+        assert alias.version == version
+        assert alias.run_id == folder.published["run_id"]

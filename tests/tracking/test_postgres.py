@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import collections
 import os
 import pwd
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +16,9 @@ from mlflow import MlflowClient
 from cvae.run.find import folders
 from tests import children
 from tests.conftest import data_set, write
+from tests.run.test_nothing_lost import Server
 from tests.sweep.test_sweep import spec_file
 from tests.test_commands import cvae
-from tests.tracking.test_ui import stop, wait_for
 
 pytestmark = pytest.mark.services
 
@@ -67,25 +65,9 @@ def postgres() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an MLflow server over it, with artifacts in a folder."""
-    folder = tmp_path_factory.mktemp("server")
-    port = children.free_port()
-    address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", "1", "--backend-store-uri", postgres]
-    command += ["--artifacts-destination", str(folder)]
-    with (folder / "log").open("w") as log:
-        process = children.start(
-            command,
-            env=children.environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
-            output=log,
-            errors=log,
-            limit=1800,
-        )
-    try:
-        wait_for(f"{address}/health", process, folder / "log")
-        yield address
-    finally:
-        stop(process)
+    made = Server(tmp_path_factory.mktemp("server") / "place", postgres)
+    yield made.address
+    made.stop()
 
 
 def test_a_sweep_is_tracked_on_a_server_with_postgresql(
@@ -98,9 +80,6 @@ def test_a_sweep_is_tracked_on_a_server_with_postgresql(
     done = cvae(*many, MLFLOW_TRACKING_URI=server)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "runs" / "mlflow.db").exists()
-    again = cvae("sync", *arguments, MLFLOW_TRACKING_URI=server)
-    assert again.returncode == 0, again.stderr
-
     client = MlflowClient(server)
     experiment = client.get_experiment_by_name("many")
     assert experiment is not None
@@ -121,10 +100,6 @@ def test_a_sweep_is_tracked_on_a_server_with_postgresql(
         ]
         assert [point.value for point in history] == recorded
         assert [point.step for point in history] == [1, 2, 3]
-        found = collections.Counter(
-            file.path for file in client.list_artifacts(run.info.run_id)
-        )
-        assert found["model.safetensors"] == 1
         copy = client.download_artifacts(
             run.info.run_id, "model.safetensors", str(tmp_path)
         )

@@ -46,24 +46,13 @@ def test_the_pictures_are_the_samples_of_the_run(
         assert np.abs(found - 255 * image.view(28, 28).numpy()).max() <= 0.5
 
 
-def test_without_a_seed_every_answer_is_new(model: Digits) -> None:
-    asked = {"digit": 5, "num_samples": 2}
-    first, second = (ask(model, asked)[0].png for _ in range(2))
-    assert first != second
-
-
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
         ({"digit": 12}, "digit must be an integer of 0 to 9, found 12"),
         ({"digit": "5"}, "valid integer"),
-        ({"digit": True}, "valid integer"),
-        ({}, "Field required"),
-        ({"digit": 5, "num_samples": 0}, "an integer ≥ 1, found 0"),
         ({"digit": 5, "num_samples": MAX_IMAGES + 1}, "less than or equal to 1000"),
-        ({"digit": 5, "seed": 2**64}, "seed must be an integer of"),
         ({"digit": 5, "temperature": float("nan")}, "temperature must be 0 to 1000"),
-        ({"digit": 5, "more": 1}, "Extra inputs are not permitted"),
     ],
 )
 def test_what_cannot_be_answered_is_a_wrong_parameter_which_http_calls_400(

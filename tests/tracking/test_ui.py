@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from PIL import Image
 
 from analysis import explorer
 from cvae.run.find import display_name, find_run
 from cvae.run.folder import RunFolder
 from cvae.tracking.store import Store
 from tests import children
+from tests.test_commands import start
+from tests.tracking.test_links import answers
 
 if TYPE_CHECKING:  # only `make test-services` installs it
     from playwright.sync_api import Browser, Locator, Page
@@ -65,7 +64,7 @@ class UI:
 @pytest.fixture(scope="module")
 def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UI]:
     place = tmp_path_factory.mktemp("ui")
-    runs, spec, log = place / "runs", place / "spec.yaml", place / "ui.log"
+    runs, spec = place / "runs", place / "spec.yaml"
     spec.write_text(SPEC)
     for name in NAMES:
         cvae("run", str(spec), "--runs", str(runs), "--set", f"name={name}")
@@ -73,17 +72,15 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UI]:
     cvae("sweep", str(spec), "--runs", str(runs), "--set", *words)
     Store(runs).report_run("browser test")
     folders = {name: find_run(name, runs=runs) for name in NAMES}
-    port = children.free_port()
-    with log.open("w") as output:
-        words = command("ui", "--runs", str(runs), "--port", str(port))
-        server = children.start(words, output=output, errors=output, limit=1800)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", server, log)
-        children.until(lambda: "  browser test: " in log.read_text())
-        last = log.read_text().splitlines()[-1]
-        yield UI(last.removeprefix("  browser test: "), folders)
-    finally:
-        stop(server)
+    port = str(children.free_port())
+    server = start("ui", "--runs", str(runs), "--port", port)
+    answers(server, f"http://127.0.0.1:{port}/health")
+    assert server.stdout is not None
+    for line in server.stdout:
+        if line.startswith("  browser test: "):
+            break
+    yield UI(line.removeprefix("  browser test: ").strip(), folders)
+    children.end(server, grace=10)
 
 
 @pytest.fixture
@@ -110,35 +107,16 @@ def test_address_leads_to_training_runs(ui: UI, page: Page) -> None:
     page.get_by_role("heading", name="Runs", exact=True).wait_for()
 
 
-def test_run_page_shows_description(ui: UI, page: Page) -> None:
+def test_run_page_shows_its_figures_and_runs_nothing_of_its_header(
+    ui: UI, page: Page
+) -> None:
     page.goto(ui.url("first"))
-    page.get_by_role("heading", name=display_name(ui.folders["first"])).wait_for()
     page.get_by_text("Question: is a header only text?").first.wait_for()
     figures = page.locator("table", has_text="figure")  # rendered, not its Markdown
     row = figures.locator("tr", has_text="test/neg_elbo")
     shown = float(row.locator("td").last.inner_text().split()[0])
     assert shown == pytest.approx(ui.folders["first"].metrics["test/neg_elbo"], 1e-4)
-
-
-def test_header_is_never_executed(ui: UI, page: Page) -> None:
-    page.goto(ui.url("second"))
-    page.locator("table", has_text="test/neg_elbo").wait_for()
-    if (link := page.get_by_text("link", exact=True)).count():
-        link.first.click(force=True)
-    page.wait_for_timeout(1000)
     assert page.evaluate("window.pwned") is None
-
-
-def test_artifact_viewer_shows_digits(ui: UI, page: Page) -> None:
-    page.goto(ui.url("first"))
-    page.get_by_role("tab", name="Artifacts").click()
-    page.get_by_text("figures", exact=True).click()
-    page.get_by_text("digits.png", exact=True).click()
-    page.get_by_text("figures/digits.png", exact=True).wait_for()
-    with Image.open(ui.folders["first"].figures / "digits.png") as picture:
-        width = picture.width
-    shown = page.locator("img[src^='blob:'], img[src*='digits.png']").first
-    assert eventually(shown, LOADED) == width
 
 
 def test_artifact_viewer_runs_the_explorer(ui: UI, page: Page, tmp_path: Path) -> None:
@@ -183,23 +161,6 @@ def eventually(element: Locator, script: str) -> int:
     return value
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "cvae", *arguments]
-
-
 def cvae(*arguments: str) -> None:
-    done = children.run(command(*arguments))
+    done = children.python("-m", "cvae", *arguments)
     assert done.returncode == 0, done.stderr
-
-
-def wait_for(url: str, server: children.Child, log: Path) -> None:
-    def ask() -> None:
-        with urllib.request.urlopen(url, timeout=5):
-            pass
-
-    children.answered(server, log, ask)
-
-
-def stop(server: children.Child) -> None:
-    """End the server and its workers."""
-    children.end(server, grace=10)
