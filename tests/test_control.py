@@ -96,12 +96,6 @@ def test_label_in_z_is_one_for_labels_and_chance_for_noise() -> None:
     assert control.label_in_z(noise, y) == pytest.approx(0.1, abs=0.03)
 
 
-def test_every_other_label_is_asked_for_once() -> None:
-    others = control.other_labels(torch.tensor([0, 7]), 10).view(2, 9)
-    assert sorted(others[0].tolist()) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
-    assert sorted(others[1].tolist()) == [0, 1, 2, 3, 4, 5, 6, 8, 9]
-
-
 def test_the_published_judge_reads_what_its_record_says(
     shipped: mnist.MNIST,
 ) -> None:

@@ -62,12 +62,6 @@ def test_tiles_stand_in_their_place_with_dark_gaps() -> None:
     assert (picture == seen).all()  # nothing else is lit
 
 
-def test_black_is_0_and_white_is_255() -> None:
-    picture = grids.tile(torch.tensor([0.0, 1.0]).view(1, 2, 1).expand(1, 2, 12), SHAPE)
-    assert (at(picture, 0, 0) == 0).all()
-    assert (at(picture, 0, 1) == 255).all()
-
-
 def test_shown_images_are_the_first_of_each_digit_in_order() -> None:
     labels = torch.tensor([3, 3, 0, 9, 1, 0, 2, 4, 5, 6, 7, 8, 9])
     images = torch.arange(13, dtype=torch.uint8)[:, None].expand(13, 12)
@@ -76,19 +70,6 @@ def test_shown_images_are_the_first_of_each_digit_in_order() -> None:
     assert shown.images[:, 0].tolist() == [2, 4, 6, 0, 7, 8, 9, 10, 11, 3]
     fewer = grids.shown_images(mnist.Images(images[:4], labels[:4]))
     assert fewer.labels.tolist() == [0, 3, 9]
-
-
-@pytest.mark.parametrize("conditional", [True, False])
-def test_reconstructions_stand_under_their_originals(conditional: bool) -> None:
-    made, data = model(conditional=conditional), some_images()
-    picture = grids.reconstructions(made, data, SHAPE)
-    assert picture.shape == size(2, 10)
-    for column in range(10):
-        x, y = data.images[column] / 255, data.labels[column : column + 1]
-        assert (at(picture, 0, column) == grey(x)).all()
-        mu, _ = made.encode(x[None], y)
-        decoded = torch.sigmoid(made.decode(mu, y))[0]
-        assert np.abs(at(picture, 1, column) - 1.0 * grey(decoded)).max() <= 1
 
 
 def test_a_denoiser_shows_clean_noisy_and_restored() -> None:
@@ -105,23 +86,6 @@ def test_a_denoiser_shows_clean_noisy_and_restored() -> None:
         for column in range(10):
             apart = at(picture, row, column) - 1.0 * grey(images[column])
             assert np.abs(apart).max() <= 1
-
-
-@pytest.mark.parametrize("prior", ["standard", "learned"])
-def test_digits_are_decoder_means_of_prior_draws(prior: str) -> None:
-    made, labels = model(prior=prior), torch.tensor([4, 4, 0, 9])
-    noise = torch.randn(4, 2, generator=generator(2))
-    z = noise
-    if made.prior_table is not None:
-        with torch.no_grad():
-            made.prior_table[4] = torch.tensor([5.0, -5.0, np.log(9.0), np.log(4.0)])
-        z = noise.clone()
-        z[:2] = torch.tensor([5.0, -5.0]) + torch.tensor([3.0, 2.0]) * noise[:2]
-    found = grids.digits(made, made.prior.sample(labels, noise), labels)
-    assert found.shape == (4, 12)
-    assert not found.requires_grad
-    wanted = torch.sigmoid(made.decode(z, labels)).detach()
-    torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("columns", [1, 7, 10])

@@ -76,11 +76,6 @@ def test_few_images_give_a_density_that_stays_wide(count: int) -> None:
     assert (prior.log_density(z, y) < 5).all()  # no component sits on one image
 
 
-def test_the_fit_is_the_same_for_the_same_generator() -> None:
-    first, second = (mixture.fit(*drawn(300), generator(4)) for _ in range(2))
-    assert torch.equal(first, second)
-
-
 @pytest.fixture
 def made(tmp_path: Path) -> tuple[Spec, Path]:
     root = write(tmp_path / "data", data_set(2000, 300))
@@ -139,8 +134,3 @@ def test_a_run_that_goes_on_after_its_fit_ends_with_the_same_mixture(
 
 def interrupted(*arguments: object) -> None:
     raise KeyboardInterrupt
-
-
-def test_a_plain_model_keeps_the_standard_prior() -> None:
-    plain = Spec.model_validate({"name": "plain", "model": {"conditional": False}})
-    assert (plain.model.prior, plain.model.label_scale) == ("standard", 1.0)

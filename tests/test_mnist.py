@@ -1,21 +1,14 @@
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
-import re
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from torch import Tensor
-from torchvision.datasets import mnist as torchvision_mnist
 
 from cvae import mnist
 from cvae.errors import DataError
@@ -94,64 +87,6 @@ def test_wrong_image_files_are_refused(tmp_path: Path, case: str, zipped: bool) 
     assert str(path) in str(refused.value)
 
 
-def the_idx(data: bytes) -> Tensor | None:
-    """What an IDX file of images holds, read in another way; None if it is not one."""
-    if len(data) < 16 or data[:4] != b"\0\0\x08\x03":
-        return None
-    sizes = np.frombuffer(data[4:16], ">u4").astype(object)
-    if sizes.prod() != len(data) - 16:
-        return None
-    try:
-        array = np.frombuffer(data[16:], np.uint8).reshape(sizes.tolist())
-    except (ValueError, OverflowError):
-        return None
-    return torch.from_numpy(array.copy())
-
-
-edits = st.lists(
-    st.tuples(st.integers(0, 40), st.integers(0, 8), st.binary(max_size=8)), max_size=3
-)
-
-
-@settings(max_examples=1500, deadline=None, derandomize=True)
-@given(
-    before=edits,
-    after=edits,
-    zipped=st.booleans(),
-    start=st.sampled_from([SMALL_IMAGES, SMALL_LABELS, b"", bytes(40)]),
-)
-@example([(4, 12, b"\0\0\0\0" + b"\xff" * 8), (8, 99, b"")], [], False, SMALL_IMAGES)
-@example([(4, 4, b"\xff\xff\xff\xff"), (8, 4, bytes(4))], [], False, SMALL_IMAGES[:16])
-def test_any_bytes_are_the_images_they_hold_or_a_data_error(
-    tmp_path_factory: pytest.TempPathFactory,
-    before: list[tuple[int, int, bytes]],
-    after: list[tuple[int, int, bytes]],
-    zipped: bool,
-    start: bytes,
-) -> None:
-    data = edited(start, before)
-    if zipped:
-        data = edited(gzip.compress(data, mtime=0), after)
-    path = tmp_path_factory.getbasetemp() / f"any{'.gz' if zipped else ''}"
-    path.write_bytes(data)
-    expected = None
-    with contextlib.suppress(OSError, EOFError, zlib.error):
-        expected = the_idx(gzip.decompress(data) if zipped else data)
-    if expected is None:
-        with pytest.raises(DataError, match=re.escape(str(path))):
-            load_mnist_images(path)
-    else:
-        found = load_mnist_images(path)
-        assert found.shape == expected.shape
-        assert torch.equal(found, expected)
-
-
-def edited(data: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
-    for at, removed, inserted in changes:
-        data = data[:at] + inserted + data[at + removed :]
-    return data
-
-
 def test_a_decompression_bomb_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,28 +101,10 @@ def test_a_decompression_bomb_is_refused_before_it_is_read(
         load_mnist_images(path)
 
 
-def corrupt_deflate(data: bytes) -> bytes:
-    return data[:12] + bytes(byte ^ 0xFF for byte in data[12:20]) + data[20:]
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda data: data[:-9],  # cut in the stream
-        lambda data: data[:-1],  # cut in the checksum
-        lambda data: data[:-8] + b"\0\0\0\0" + data[-4:],  # CRC
-        lambda data: b"PK" + data[2:],  # another magic
-        lambda data: data[:5],
-        lambda data: b"",
-        corrupt_deflate,
-    ],
-)
-def test_damaged_gzip_is_refused(
-    tmp_path: Path, damage: Callable[[bytes], bytes]
-) -> None:
-    random = np.random.default_rng(0).integers(0, 256, (9, 9, 9), np.uint8)
+@pytest.mark.parametrize("end", [-9, -1, 5])  # in the stream, the checksum, the header
+def test_a_gzip_file_that_is_cut_is_refused(tmp_path: Path, end: int) -> None:
     path = tmp_path / "file.gz"
-    path.write_bytes(damage(gzip.compress(idx(random))))
+    path.write_bytes(gzip.compress(SMALL_IMAGES)[:end])
     with pytest.raises(DataError, match=r"file\.gz"):
         load_mnist_images(path)
 
@@ -197,12 +114,6 @@ def test_there_is_a_class_more_than_the_largest_label(tmp_path: Path) -> None:
     labels = np.array([0, 25, *18 * [3]], np.uint8)
     root = write(tmp_path, files | {"t10k-labels-idx1-ubyte": idx(labels)})
     assert mnist.load_mnist(root).classes == mnist.count_classes(root) == 26
-
-
-@pytest.mark.parametrize("name", ["missing", "."])
-def test_a_path_that_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError):
-        load_mnist_images(tmp_path / name)
 
 
 # -- the shipped files ---------------------------------------------------------------
@@ -231,25 +142,6 @@ def test_pixel_entropy_of_the_shipped_test_images_is_the_published_floor(
     x = mnist.pixels(shipped.test.images).double()
     entropy = -(torch.xlogy(x, x) + torch.xlogy(1 - x, 1 - x)).sum(1).mean()
     assert float(entropy) == pytest.approx(45.53, abs=0.005)
-
-
-@pytest.mark.parametrize("split", ["train", "t10k"])
-def test_shipped_files_read_as_torchvision_reads_them(
-    tmp_path: Path, split: str
-) -> None:
-    images, labels = f"{split}-images-idx3-ubyte", f"{split}-labels-idx1-ubyte"
-    for name in (images, labels):
-        content = gzip.decompress((mnist.SHIPPED_ROOT / f"{name}.gz").read_bytes())
-        assert hashlib.sha256(content).hexdigest() == mnist.SHA256[name]
-        (tmp_path / name).write_bytes(content)
-    assert torch.equal(
-        load_mnist_images(mnist.SHIPPED_ROOT / f"{images}.gz"),
-        torchvision_mnist.read_image_file(str(tmp_path / images)),
-    )
-    assert torch.equal(
-        load_mnist_labels(mnist.SHIPPED_ROOT / f"{labels}.gz").long(),
-        torchvision_mnist.read_label_file(str(tmp_path / labels)),
-    )
 
 
 # -- a folder ------------------------------------------------------------------------
@@ -292,29 +184,6 @@ def test_counts_and_sizes_that_differ_are_refused(tiny_root: Path) -> None:
     write(tiny_root, data_set() | {TEST_IMAGES: idx(np.zeros((100, 8, 8), np.uint8))})
     with pytest.raises(DataError, match="one size"):
         load_mnist(tiny_root)
-
-
-def test_an_empty_test_set_is_refused(tiny_root: Path) -> None:
-    # its mean would be 0 / 0, found out only after the training
-    write(
-        tiny_root,
-        {
-            TEST_IMAGES: idx(np.zeros((0, 28, 28), np.uint8)),
-            TEST_LABELS: idx(np.zeros(0, np.uint8)),
-        },
-    )
-    with pytest.raises(DataError, match="test"):
-        load_mnist(tiny_root)
-
-
-@pytest.mark.parametrize("size", [(0, 0), (0, 28), (28, 0)])
-def test_images_without_a_pixel_are_refused(
-    tiny_root: Path, size: tuple[int, int]
-) -> None:
-    none = {IMAGES: idx(np.zeros((300, *size), np.uint8))}
-    none[TEST_IMAGES] = idx(np.zeros((100, *size), np.uint8))
-    with pytest.raises(DataError, match=f"{size[0]} × {size[1]} pixels"):
-        load_mnist(write(tiny_root, none))
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
@@ -382,17 +251,6 @@ def test_images_keep_their_labels(tiny_root: Path) -> None:
     for part in (data.train, data.validation):
         assert part.labels.dtype == torch.int64
         assert [label[key] for key in keys(part)] == part.labels.tolist()
-
-
-def test_splits_do_not_depend_on_the_global_seed_nor_touch_it(tiny_root: Path) -> None:
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
-    first = load_mnist(tiny_root, validation_images=50, binarize="dynamic")
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(2)
-    second = load_mnist(tiny_root, validation_images=50, binarize="dynamic")
-    for part in ("train", "validation", "test"):
-        assert torch.equal(getattr(first, part).images, getattr(second, part).images)
 
 
 def test_the_split_of_the_shipped_data_is_pinned(shipped: mnist.MNIST) -> None:
@@ -463,11 +321,3 @@ def test_salt_and_pepper_replaces_at_its_rate(probability: float) -> None:
     assert abs(count(1.0) - n * half) <= spread
     assert count(0.25) == n - count(0.0) - count(1.0)
     assert x.unique().tolist() == [0.25]
-
-
-def test_salt_and_pepper_repeats_with_its_generator() -> None:
-    def draw(seed: int) -> Tensor:
-        return salt_and_pepper(torch.full((8, 8), 0.5), 0.5, generator(seed))
-
-    assert torch.equal(draw(1), draw(1))
-    assert not torch.equal(draw(1), draw(2))

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from cvae import evaluate, generate_conditional_samples, load_run
-from cvae.__main__ import main
 from cvae.fast.gradient import AnalyticGradient
 from cvae.likelihood import given_z
-from cvae.model import CVAE, EDGE
+from cvae.model import CVAE
 from cvae.objective import bernoulli_nll
 from cvae.optimizer import Adam, Hyperparameters
-from cvae.run import runner
-from cvae.run.folder import RunFolder
-from cvae.spec.document import dump
-from cvae.training import AutogradGradient, Epoch
-from tests.conftest import data_set, generator, spec, write
+from cvae.training import AutogradGradient
+from tests.conftest import generator
 from tests.conv_twin import ConvTwin
 
 # Counted by hand: channels in · kernel · channels out + channels out of a convolution,
@@ -132,88 +125,3 @@ def test_the_conv_pair_is_its_twin_with_all_gradients(
     for part, other in zip(model.parameters(), twin.weights, strict=True):
         assert other.grad is not None
         torch.testing.assert_close(part.grad, other.grad)
-
-
-def test_a_convolution_leaves_its_image_channels_last() -> None:
-    model, seen = conv(), []
-    for half in (model.encoder, model.decoder):
-        for layer in half.modules():
-            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
-                layer.register_forward_hook(lambda *found: seen.append(found[-1]))
-    model.decode(model.encode(torch.rand(2, 70), torch.arange(2))[0], torch.arange(2))
-    channels_last = torch.channels_last
-    assert [each.is_contiguous(memory_format=channels_last) for each in seen] == (
-        4 * [True]
-    )
-
-
-def test_conv_decode_broadcasts_over_samples() -> None:
-    model, z, y = conv(), torch.randn(3, 4, 5, 3), torch.arange(5)
-    logits = model.decode(z, y)
-    assert logits.shape == (3, 4, 5, 70)
-    torch.testing.assert_close(logits[2, 1], model.decode(z[2, 1], y))
-
-
-def test_a_silent_conv_decoder_draws_the_mean_image() -> None:
-    model, mean = conv(), torch.linspace(0, 1, 70)
-    with torch.no_grad():
-        for part in model.decoder.parameters():
-            part.zero_()
-    model.start_from(mean)
-    drawn = torch.sigmoid(model.decode(torch.randn(1, 3), torch.zeros(1).long()))
-    torch.testing.assert_close(drawn[0], mean.clamp(EDGE, 1 - EDGE))
-
-
-def test_drawn_convolutions_keep_the_size_of_their_inputs() -> None:
-    # U(±1/√fan_in) makes of inputs of size 1 outputs of size √(1/3), bias aside
-    model = conv(hidden=(64, 64, 16), shape=(28, 28), activation="tanh")
-    layers = [
-        layer
-        for layer in model.modules()
-        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))
-    ]
-    for layer in layers:
-        x = torch.randn(8, layer.in_channels, 14, 14, generator=generator(1))
-        inner = layer(x)[..., 2:-2, 2:-2]
-        assert float(inner.detach().std()) == pytest.approx(3**-0.5, rel=0.3)
-
-
-def test_convolutions_are_differentiated_by_autograd() -> None:
-    assert not AnalyticGradient.covers(conv(), samples=1)
-
-
-def test_a_conv_run_goes_on_to_the_same_bits_and_is_evaluated(tmp_path: Path) -> None:
-    wanted = spec(
-        **{"model.architecture": "conv", "model.hidden": [3, 4, 8]},
-        **{"model.latent_dim": 3, "training.learning_rate": 0.01},
-        **{"data.root": str(write(tmp_path / "data", data_set(120, 20)))},
-        **{"data.validation_images": 20, "training.epochs": 3},
-        **{"training.batch_size": 32, "training.device": "cpu"},
-    )
-    (tmp_path / "conv.yaml").write_text(dump(wanted))
-    command = ["run", str(tmp_path / "conv.yaml"), "--offline", "--runs"]
-
-    def stop(epochs: Iterator[Epoch], *rest: object) -> Iterator[Epoch]:
-        yield next(epochs)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        runner.run(wanted, runs=tmp_path / "cut", offline=True, show=stop)
-    assert main([*command, str(tmp_path / "cut")]) == 0
-    assert main([*command, str(tmp_path / "whole")]) == 0
-    cut, whole = (
-        RunFolder(tmp_path / runs / f"test-{wanted.id}") for runs in ("cut", "whole")
-    )
-    assert cut.weights.read_bytes() == whole.weights.read_bytes()
-    assert cut.metrics["test/neg_elbo"] == whole.metrics["test/neg_elbo"]
-
-    run = load_run(whole.path)
-    x = torch.rand(5, 784, generator=generator())
-    assert run.model.encode(x, torch.arange(5))[0].shape == (5, 3)
-    found = evaluate(run, what="nll", importance_samples=20)
-    assert found["test/nll_is20"] < whole.metrics["test/neg_elbo"]
-    samples = generate_conditional_samples(3, 4, run, seed=0)
-    assert samples.shape == (4, 784)
-    assert run.folder.info["facts"]["parameters"] == sum(
-        part.numel() for part in run.model.parameters()
-    )

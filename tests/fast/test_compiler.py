@@ -113,14 +113,3 @@ def test_a_torn_library_is_compiled_anew(cache: Path) -> None:
     built.chmod(0o644)
     assert compiler.load(SOURCE)
     assert built.read_bytes() == whole
-
-
-def test_without_a_home_there_are_two_places_less_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # a nameless user
-    assert [home.name[:5] for home in compiler._homes(SOURCE)] == [
-        "__pyc",
-        "cvae-",
-    ]
