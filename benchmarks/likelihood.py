@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.floor import products
-from benchmarks.speed import keep, parser_of, quartiles
+from benchmarks.speed import keep, parser_of, products, quartiles
 from cvae import likelihood, mnist
 from cvae.model import CVAE
 from cvae.run import provenance, runner, state

@@ -4,11 +4,10 @@
     jax     one compiled program an epoch (benchmarks/jit.py); left out, with a word,
             where JAX is not installed
     ours    the engine as a run uses it
-    floor   nothing but the matrix products (benchmarks/floor.py), better of two ways
+    floor   nothing but the matrix products of a step, better of two ways
 
 Rounds are interleaved, so that a busy neighbour hits all of them; the table gives
-medians and quartiles of the ratios. It takes
-about four minutes on two cores.
+medians and quartiles of the ratios. It takes about four minutes on two cores.
 
     python -m benchmarks.speed --threads 1        (part of make bench)
 """
@@ -17,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -24,17 +24,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.floor import floor
 from benchmarks.usual import LOOPS
 from cvae import mnist
+from cvae.evaluation.metrics import markdown
 from cvae.fast.steps import fastest
 from cvae.run import provenance, runner, state
 from cvae.spec.fields import Spec
@@ -92,6 +93,53 @@ class Jax:
         self.process.stdin.write(f"{images}\n")
         self.process.stdin.flush()
         return float(self.process.stdout.readline())
+
+
+def products(
+    widths: Sequence[Sequence[int]], batch: int, *, backward: bool = True
+) -> Callable[[], None]:
+    """Every layer's product with its input; its weight's and its input's gradient."""
+    layers = []
+    for half in widths:
+        for fan_in, fan_out in itertools.pairwise(half):
+            x, weight = torch.randn(batch, fan_in), torch.randn(fan_out, fan_in)
+            grad = torch.randn(batch, fan_out)
+            y, dx, dw = (torch.empty_like(part) for part in (grad, x, weight))
+            layers.append((x, weight, grad, y, dx, dw))
+
+    def step() -> None:
+        for x, weight, _, y, _, _ in layers:
+            torch.mm(x, weight.t(), out=y)
+        for index, (x, weight, grad, _, dx, dw) in enumerate(layers * backward):
+            torch.mm(grad.t(), x, out=dw)
+            if index:  # the images need no gradient
+                torch.mm(grad, weight, out=dx)
+
+    return step
+
+
+def floor(
+    widths: Sequence[Sequence[int]], batch: int, parts: int
+) -> Callable[[int], None]:
+    """What does so many steps: with one part all threads work at each product, with
+    more each at those of its part of the batch, side by side."""
+    each = [products(widths, batch // parts) for _ in range(parts)]
+    threads = torch.get_num_threads()
+
+    def work(step: Callable[[], None], steps: int) -> None:
+        torch.set_num_threads(threads // parts)  # of this thread
+        for _ in range(steps):
+            step()
+
+    def act(steps: int) -> None:
+        many = [threading.Thread(target=work, args=(step, steps)) for step in each]
+        for thread in many:
+            thread.start()
+        for thread in many:
+            thread.join()
+        torch.set_num_threads(threads)  # and of those to come
+
+    return act
 
 
 def floors(spec: Spec) -> dict[str, Callable[[int], None]]:
@@ -179,27 +227,16 @@ def torchvision_root(folder: Path) -> Path:
 
 def tables(results: list[dict[str, Any]]) -> str:
     """Thousands of images a second, then ours over each other way with quartiles."""
-    rates = [
-        {w: f"{r / 1000:.1f}" for w, r in m["images_per_second"].items()}
-        for m in results
-    ]
-    ratios = [
-        {
-            f"ours/{w}": "{median:.2f} ({low:.2f}–{high:.2f})".format(**r)
-            for w, r in m["ratios"].items()
-        }
-        for m in results
-    ]
-    return "\n\n".join(_table(results, columns) for columns in (rates, ratios))
-
-
-def _table(results: list[dict[str, Any]], columns: list[dict[str, str]]) -> str:
-    head = ["network, batch", "threads", *columns[0]]
-    lines = [head, ["---"] * len(head)]
-    for measured, cells in zip(results, columns, strict=True):
-        name = f"{measured['case']}, {measured['batch']}"
-        lines.append([name, str(measured["threads"]), *cells.values()])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    head = ["network, batch", "threads"]
+    rates = [[*head, *results[0]["images_per_second"]]]
+    ratios = [[*head, *(f"ours/{way}" for way in results[0]["ratios"])]]
+    cell = "{median:.2f} ({low:.2f}–{high:.2f})"
+    for measured in results:
+        name = [f"{measured['case']}, {measured['batch']}", str(measured["threads"])]
+        each = measured["images_per_second"].values()
+        rates.append(name + [f"{rate / 1000:.1f}" for rate in each])
+        ratios.append(name + [cell.format(**r) for r in measured["ratios"].values()])
+    return f"{markdown(rates)}\n\n{markdown(ratios)}"
 
 
 def words(results: list[dict[str, Any]], way: str) -> str:

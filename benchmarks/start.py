@@ -5,10 +5,9 @@
     target   from `python` to a test neg_elbo of 105.55 nats, ours and JAX's (2 min)
     clone    the quickstart as a fresh clone runs it: data to unpack, steps to compile,
              a store to make (1 min)
-    beside   images a second with the connected publisher beside it, and without (3 min)
-    labels   ten labels' likelihoods of 10 latents, LABEL_K=100, one thread (2 min)
 
-What is compared runs in turn; the table gives medians of the rounds.
+What is compared runs in turn; the table gives medians of the rounds. It ends with the
+table of all results of `make bench` against their goals.
 
     python -m benchmarks.start --only begin target        (all: part of make bench)
 """
@@ -24,14 +23,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.speed import keep, parser_of
+from cvae.evaluation.metrics import markdown
 from cvae.run.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 Row = tuple[str, float, float]  # what, measured, and the goal: at least, or −at most
+RATES = {"speed.json": "all threads", "one.json": "one thread"}
+RATIOS = {"jax": 1.2, "floor": 0.85}
+BOUND, LIKELIHOOD = 0.75, 0.7
 JAX = {"hidden": [400], "latent": 20, "batch": 256, "quality": True}
 
 
@@ -145,44 +149,39 @@ def clone(runs: Path, rounds: int) -> list[Row]:
     return [("quickstart in a fresh clone: neither training nor imports", rest, -0.08)]
 
 
-def beside(runs: Path, rounds: int) -> list[Row]:
-    """Rates of epochs 4 to 8, when the publisher has long been connected."""
-    rates: dict[bool, list[float]] = {True: [], False: []}
-    for _ in range(min(rounds, 3)):
-        for offline, rate in rates.items():
-            change = "training.epochs=8"
-            _, folder = trained("quickstart", runs, change, offline=offline)
-            took = [line["seconds"].get("training") for line in folder.records()]
-            rate += [1 / seconds for seconds in took[3:] if seconds]
-    alone, watched = (statistics.median(rate) for rate in rates.values())
-    what = "images a second beside the connected publisher, of without"
-    return [(what, watched / alone, 0.97)]
-
-
-def labels(runs: Path, rounds: int) -> list[Row]:
-    """`WHAT=labels` of a run with the default prior, which is a mixture."""
-    change = "model.latent_dim=10 training.epochs=5"
-    _, folder = trained("quickstart", runs, change, offline=True)
-    words = ["-m", "cvae", "evaluate", "--runs", str(runs), "--run", folder.name]
-    words += ["--what", "labels", "--label-samples", "100"]
-    took, _ = python(*words, OMP_NUM_THREADS="1")
-    return [("labels, LABEL_K=100, one thread: seconds", took["in all"], -40.0)]
-
-
 PARTS: dict[str, Callable[[Path, int], list[Row]]] = {
-    part.__name__: part for part in (begin, target, clone, beside, labels)
+    part.__name__: part for part in (begin, target, clone)
 }
 
 
 def table(measured: Sequence[Row]) -> str:
     """The rows as Markdown; ✓ where the goal is met."""
-    lines = ["| what | measured | goal | |", "|---|---|---|---|"]
+    lines = [["what", "measured", "goal", ""]]
     for what, value, goal in measured:
         met = value >= goal if goal > 0 else value <= -goal
-        sign = "≥" if goal > 0 else "≤"
-        mark = "✓" if met else "missed"
-        lines.append(f"| {what} | {value:.2f} | {sign} {abs(goal):.2f} | {mark} |")
-    return "\n".join(lines)
+        wanted = f"{'≥' if goal > 0 else '≤'} {abs(goal):.2f}"
+        lines.append([what, f"{value:.2f}", wanted, "✓" if met else "missed"])
+    return markdown(lines)
+
+
+def rows(folder: Path) -> Iterator[Row]:
+    """A row for each goal of `make bench` that the folder has the measurement of."""
+    results: dict[str, Any] = {
+        path.name: json.loads(path.read_text()) for path in folder.glob("*.json")
+    }
+    for name, threads in RATES.items():
+        for case in results.get(name, {}).get("rates", []):
+            what = f"{case['case']}, batch {case['batch']}, {threads}: ours/"
+            for way, goal in RATIOS.items():
+                if way in case["ratios"]:
+                    yield what + way, case["ratios"][way]["median"], goal
+    for name, result in results.get("likelihood.json", {}).items():
+        if isinstance(result, dict) and "floor" in result:
+            pairs = zip(result["ours"], result["floor"], strict=True)
+            share = statistics.median(a / b for a, b in pairs)
+            yield f"{name}: ours/floor", share, BOUND if name == "bound" else LIKELIHOOD
+    for part in results.get("start.json", {}).values():
+        yield from (tuple(row) for row in part)
 
 
 def main() -> None:
@@ -196,6 +195,7 @@ def main() -> None:
             measured[name] = PARTS[name](Path(folder), options.rounds)
         print(table(measured[name]), flush=True)
     keep(measured, options.out)
+    print("\n" + table(list(rows(options.out.parent))))
 
 
 if __name__ == "__main__":

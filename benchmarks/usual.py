@@ -35,14 +35,10 @@ class UsualVAE(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         label = F.one_hot(y, self.classes).float() if self.classes else x[:, :0]
-        hidden = torch.cat([x, label], dim=1)
-        for layer in self.down:
-            hidden = F.relu(layer(hidden))
+        hidden = self.down(torch.cat([x, label], dim=1))
         mu, logvar = self.mu(hidden), self.logvar(hidden)
         z = mu + torch.randn_like(mu) * torch.exp(0.5 * logvar)
-        hidden = torch.cat([z, label], dim=1)
-        for layer in self.up:
-            hidden = F.relu(layer(hidden))
+        hidden = self.up(torch.cat([z, label], dim=1))
         return torch.sigmoid(self.out(hidden)), mu, logvar
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -116,5 +112,6 @@ LOOPS: dict[str, type[Tutorial | InMemory]] = {
 }
 
 
-def _layers(widths: list[int]) -> nn.ModuleList:
-    return nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
+def _layers(widths: list[int]) -> nn.Sequential:
+    pairs = itertools.pairwise(widths)
+    return nn.Sequential(*(part for p in pairs for part in (nn.Linear(*p), nn.ReLU())))

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from cvae import __main__
 from cvae.cli import commands
@@ -76,23 +75,8 @@ def test_a_run_prints_its_figures_on_stdout_and_progress_on_stderr(
     assert "epoch" not in done.stdout
     val = the_run(runs).records()[1]["metrics"]["val/neg_elbo"]
     assert f"epoch 2/2  val neg_elbo {val:.2f}  train neg_elbo" in done.stderr
-    figures = the_run(runs).figures
-    with Image.open(figures / "digits.png") as digits:
-        assert digits.size == (2 * (10 * 30 + 2), 2 * (10 * 30 + 2))
-    with Image.open(figures / "reconstructions.png") as pairs:
-        assert pairs.size == (2 * (10 * 30 + 2), 2 * (2 * 30 + 2))
-
-
-def test_samples_writes_the_digits_asked_for(
-    finished: tuple[Path, Done], tmp_path: Path
-) -> None:
-    runs, _ = finished
-    out = tmp_path / "fives.png"
-    arguments = ["--runs", str(runs), "--digit", "5", "--n", "9", "--out", str(out)]
-    done = cvae("samples", *arguments)
-    assert done.returncode == 0, done.stderr
-    with Image.open(out) as picture:  # 92 pixels, scaled to at least 640
-        assert picture.size == (7 * (3 * 30 + 2), 7 * (3 * 30 + 2))
+    pictures = {path.name for path in the_run(runs).figures.iterdir()}
+    assert pictures >= {"digits.png", "reconstructions.png"}
 
 
 @pytest.mark.parametrize(
@@ -101,13 +85,10 @@ def test_samples_writes_the_digits_asked_for(
         (["run", "no/such.yaml"], 2, "cannot be read"),
         (["run", QUICKSTART, "--set", "model.latent_dim=0"], 2, "greater than"),
         (["run", QUICKSTART, "--set", "model.latent=3"], 2, "did you mean latent_dim"),
-        (["run", QUICKSTART, "--set", "name=../up"], 2, "name:"),
         (["run", QUICKSTART, "--set", "data.root=/nowhere"], 3, "no such folder"),
         (["run", QUICKSTART, "--set", "training.device=cuda"], 2, "no CUDA device"),
         (["samples", "--run", "nothing"], 2, "no run 'nothing'"),
-        (["samples"], 2, "make experiment CONFIG="),
         (["samples", "--digit", "12"], 2, "--digit: must be an integer of 0 to 9"),
-        (["samples", "--seed", "9" * 20], 2, "--seed: must be an integer of"),
         (["samples", "--out", "x.jpg"], 2, "end the name in .png"),
         (["evaluate", "--label-samples", "-1"], 2, "must be an integer of 0 to"),
     ],
@@ -118,28 +99,6 @@ def test_a_mistake_gets_one_clear_message_and_its_exit_code(
     done = cvae(*arguments, "--runs", str(tmp_path), CUDA_VISIBLE_DEVICES="")
     assert (done.returncode, done.stdout) == (code, "")
     assert words in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_runs_that_cannot_be_written_are_said(tmp_path: Path) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("not a folder")
-    for runs in (blocked, blocked / "runs"):
-        done = cvae("run", QUICKSTART, "--offline", "--runs", str(runs))
-        assert done.returncode == 1
-        assert str(runs) in done.stderr
-        assert "Traceback" not in done.stderr
-
-
-def test_an_absent_tracking_server_is_said_before_training(tmp_path: Path) -> None:
-    done = cvae(
-        *("run", QUICKSTART, "--runs", str(tmp_path), "--set", SMALL),
-        MLFLOW_TRACKING_URI="http://127.0.0.1:9",
-    )
-    assert done.returncode == 5
-    assert "127.0.0.1:9" in done.stderr
-    assert "--offline" in done.stderr
-    assert "epoch" not in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -205,83 +164,51 @@ def test_the_second_process_on_a_spec_is_told_who_holds_it(tmp_path: Path) -> No
     assert "Traceback" not in second.stderr
 
 
-HOSTILE = ("../../up", "$(touch {0})", "x {0}", "-x {0} 🦊")
-
-
-@pytest.mark.parametrize("text", HOSTILE)
 def test_no_argument_reaches_out_of_the_folder_of_runs(
-    text: str, tmp_path: Path, finished: tuple[Path, Done]
+    tmp_path: Path, finished: tuple[Path, Done]
 ) -> None:
     before = sorted(path for path in finished[0].rglob("*"))
-    with pytest.raises(RunNotFound):
-        load_run(text.format(tmp_path / "trap"), runs=finished[0])
-    with pytest.raises(RunNotFound):
-        load_run("../" * 5 + "etc/passwd" + "x" * 10_000, runs=finished[0])
-    with pytest.raises(SpecError):
-        load_spec(ROOT / QUICKSTART, [f"name={text}"])
+    for text in ("../../up", "$(touch {0})", "x {0}", "-x {0} 🦊", "../" * 5000):
+        with pytest.raises(RunNotFound):
+            load_run(text.format(tmp_path / "trap"), runs=finished[0])
+        with pytest.raises(SpecError):
+            load_spec(ROOT / QUICKSTART, [f"name={text}"])
     assert sorted(path for path in finished[0].rglob("*")) == before
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("host", [None, "localhost", "0.0.0.0", "::"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_the_ui_listens_on_this_machine_only_unless_asked_with_a_warning(
-    host: str | None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    host: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     served: list[str] = []
     monkeypatch.setattr(ui, "serve", lambda runs, host, port: served.append(host))
-    arguments = ["--host", host] if host else []
     with caplog.at_level("WARNING", "cvae"):
-        __main__.main(["ui", "--runs", str(tmp_path), *arguments])
-    assert served == [host or "127.0.0.1"]
-    assert ("open to the network" in caplog.text) == (host in ("0.0.0.0", "::"))
+        __main__.main(["ui", *[f"--host={host}"] * (host != "127.0.0.1")])
+    assert served == [host]
+    assert ("open to the network" in caplog.text) == (host == "0.0.0.0")
 
 
-@pytest.mark.parametrize("form", ["a folder", "a name without a suffix"])
-def test_samples_are_written_into_the_folder_that_out_names(
-    finished: tuple[Path, Done], tmp_path: Path, form: str
-) -> None:
-    out = tmp_path / "pictures"
-    if form == "a folder":
-        out.mkdir()
-    done = cvae(
-        "samples", "--runs", str(finished[0]), "--digit", "5", "--out", str(out)
-    )
-    assert done.returncode == 0, done.stderr
-    assert [path.name for path in out.iterdir()] == ["digit_5.png"]
-
-
-@pytest.mark.parametrize(
-    ("config", "path"),
-    [
-        ("quickstart", "experiments/quickstart.yaml"),
-        ("quickstart.yaml", "experiments/quickstart.yaml"),
-        ("beta", "experiments/sweeps/beta.yaml"),
-        ("experiments/quickstart.yaml", "experiments/quickstart.yaml"),
-        ("../quickstart", "../quickstart"),
-        ("", ""),
-    ],
-)
 def test_a_bare_name_is_looked_for_in_experiments(
-    config: str, path: str, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)
-    assert commands.spec_file(config) == path
+    assert commands.spec_file("quickstart") == "experiments/quickstart.yaml"
+    assert commands.spec_file("beta.yaml") == "experiments/sweeps/beta.yaml"
+    assert commands.spec_file("../quickstart") == "../quickstart"
 
 
-def test_a_leading_tilde_is_the_home_folder_in_every_path(
+def test_a_leading_tilde_is_the_home_folder_and_out_may_be_a_folder(
     finished: tuple[Path, Done], tmp_path: Path
 ) -> None:
     (tmp_path / "runs").symlink_to(finished[0])
-    words = ["samples", "--runs=~/runs", "--digit", "5", "--out=~/five.png"]
+    words = ["samples", "--runs=~/runs", "--digit", "5", "--out=~/pictures"]
     done = cvae(*words, HOME=str(tmp_path))
-    assert (done.returncode, done.stdout.split(":")[0]) == (0, f"{tmp_path}/five.png")
-    env = environment(HOME=str(tmp_path))
+    picture = f"{tmp_path}/pictures/digit_5.png"
+    assert (done.returncode, done.stdout.split(":")[0]) == (0, picture)
     (tmp_path / "python").symlink_to(sys.executable)
     words = ["make", "experiment", "PY=~/python", "CONFIG=~/x.yaml"]
-    done = children.run(words, env=env)
+    done = children.run(words, env=environment(HOME=str(tmp_path)))
     assert f"{tmp_path}/x.yaml" in done.stderr
     done = cvae("run", QUICKSTART, "--set", "data.root=~/none", HOME=str(tmp_path))
     assert (done.returncode, f"{tmp_path}/none: no such" in done.stderr) == (3, True)

@@ -11,19 +11,26 @@ from cvae.spec.document import load_spec, one_spec, read_document
 from cvae.spec.variants import read_plan
 from tests.conftest import data_set, write
 
+EVERY = sorted(Path("experiments").rglob("*.yaml"))
 FILES = sorted(Path("experiments").glob("*.yaml"))
 PAPERS = sorted(Path("experiments/papers").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", EVERY, ids=lambda path: path.stem)
 def test_its_header_has_question_expectation_time_and_command(path: Path) -> None:
     document = read_document(path)
     header = document.header
-    lines = [line.partition(":")[0] for line in header.splitlines()]
-    assert lines == ["Question", "Expected", "Time", "Command"]
-    assert f"make experiment CONFIG={path}" in header
-    assert "nats per image" in header
-    one_spec(document)
+    for word in ("Question: ", "Expected: ", "Time: about "):
+        assert f"\n{word}" in f"\n{header}"
+    if "sweep" in document.tree:
+        found = read_plan(path)
+        assert f"Command: make sweep CONFIG={path} JOBS=2" in header
+        assert found.name == path.stem.replace("_", "-")
+        seeds = {variant.spec.training.seed for variant in found.variants}
+        assert len(seeds) >= 3 or "one seed here" in header
+    else:
+        assert f"make experiment CONFIG={path}" in header
+        one_spec(document)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

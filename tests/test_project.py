@@ -119,12 +119,6 @@ def test_a_checkout_of_windows_changes_no_byte(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "manifest.json").read_bytes() == b"{\n}\n"
 
 
-def test_mlproject_offers_the_specs_and_fields_of_run() -> None:
-    entry = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]["main"]
-    assert (ROOT / entry["parameters"]["config"]["default"]).is_file()
-    assert entry["command"] == "python -m cvae run {config} --set {set}"
-
-
 def test_the_citation_names_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     required = {"cff-version", "message", "title", "authors"}
@@ -132,10 +126,3 @@ def test_the_citation_names_this_version() -> None:
     assert citation["version"] == PROJECT["version"]
     assert citation["license"] == PROJECT["license"]
     assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
-
-
-def test_the_hook_before_a_commit_is_the_lint_of_ci() -> None:
-    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
-    (hook,) = hooks["repos"][0]["hooks"]
-    assert hook["entry"] == "make lint"
-    assert "make lint" in (ROOT / ".ci" / "run").read_text()

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cvae.errors import UNREADABLE, Busy, RunNotFound, TrackingError, UsageError
 from cvae.evaluation.metrics import ERROR, FIDELITY, headline, metric, number
@@ -41,34 +41,20 @@ def run(config: str, *, runs: Path, changes: str, offline: bool, began: float) -
         clock.add("imports", time.perf_counter() - began)
         command = make_command("experiment", config, changes)
         origin = Origin(document.header, command, tuple(overrides))
-        folder = runner.run(
-            spec,
-            runs=runs,
-            offline=offline,
-            origin=origin,
-            clock=clock,
-            publisher=publisher,
-        )
+        given: dict[str, Any] = {"runs": runs, "offline": offline, "origin": origin}
+        folder = runner.run(spec, **given, clock=clock, publisher=publisher)
         _report(folder, offline)
 
 
 def judge(*, runs: Path, changes: str) -> None:
-    from cvae.spec.document import (
-        Document,
-        apply_overrides,
-        split_overrides,
-        validate,
-    )
+    from cvae.spec.document import one_spec, parse, split_overrides
 
     overrides = split_overrides(changes)
     for change in overrides:
-        if (key := change.partition("=")[0]) not in OF_JUDGE:
-            raise UsageError(
-                f"SET={change!r}: make judge takes {', '.join(OF_JUDGE)}, not {key}"
-            )
-    document = Document("SET", {"name": "judge"})
-    apply_overrides(document, overrides)
-    spec = validate(document)
+        if change.partition("=")[0] not in OF_JUDGE:
+            takes = ", ".join(OF_JUDGE)
+            raise UsageError(f"SET={change!r}: make judge takes {takes}")
+    spec = one_spec(parse("name: judge", "SET"), overrides)
     from cvae.run.classifiers import train_classifier
 
     folder, record = train_classifier(
@@ -79,8 +65,8 @@ def judge(*, runs: Path, changes: str) -> None:
         epochs=spec.training.epochs if "training.epochs=" in changes else None,
         seed=spec.training.seed,
     )
-    accuracy = record["test_accuracy"]
-    print(f"{folder}: reads {100 * accuracy:.2f} % of the test images right")
+    accuracy = 100 * record["test_accuracy"]
+    print(f"{folder}: reads {accuracy:.2f} % of the test images right")
     print("  next:  make evaluate   (adds label_fidelity and more to a run)")
 
 
@@ -97,11 +83,8 @@ def spec_file(config: str) -> str:
     if os.sep in config or Path(config).exists():
         return config
     name = config if config.endswith((".yaml", ".yml")) else f"{config}.yaml"
-    experiments = Path("experiments")
-    for home in (experiments, *sorted(experiments.glob("*/"))):
-        if name != ".yaml" and (home / name).is_file():
-            return str(home / name)
-    return config
+    found = [file for file in Path("experiments").rglob("*.y*ml") if file.name == name]
+    return str(min(found, key=lambda file: (len(file.parts), file), default=config))
 
 
 def sweep(
@@ -111,10 +94,7 @@ def sweep(
     changes: str,
     offline: bool,
     dry: bool,
-    jobs: int | None,
-    threads: int | None,
-    engine: str,
-    gpus: float,
+    **use: Any,
 ) -> None:
     from cvae.spec.document import split_overrides
     from cvae.spec.variants import read_plan
@@ -129,13 +109,9 @@ def sweep(
         if dry:
             print_table(table.dry_run(plan, runs))
             return
-        folder = sweep.sweep(
-            plan,
-            runs=runs,
-            use=sweep.resources(engine, jobs, threads, gpus),
-            publisher=publisher,
-            command=make_command("sweep", config, changes),
-        )
+        command, resources = make_command("sweep", config, changes), sweep.resources
+        given: dict[str, Any] = {"use": resources(**use), "publisher": publisher}
+        folder = sweep.sweep(plan, runs=runs, command=command, **given)
         seeds = f"{len(plan.variants)} runs finished; mean ± sd over seeds"
         print(f"\n{plan.name}: {seeds}\n")
         print_table(table.summary(plan, table.rows(plan, runs)))
@@ -209,32 +185,20 @@ def _picture(out: Path, name: str) -> Path:
     return out
 
 
-def evaluate(
-    *,
-    runs: Path,
-    run: str | None,
-    importance_samples: int | None,
-    label_samples: int | None,
-    what: str,
-) -> None:
+def evaluate(*, runs: Path, run: str | None, **wanted: Any) -> None:
     from cvae.loading.loaded import load_run
     from cvae.run.api import evaluate
     from cvae.run.evaluation import directory
 
     known = load_run(run, runs=runs)
-    figures = evaluate(
-        known,
-        importance_samples=importance_samples,
-        label_samples=label_samples,
-        what=what,
-    )
+    figures = evaluate(known, **wanted)
     print(f"{known.folder.name}, test images; ± is the standard error")
     for key, value in figures.items():
         if not key.endswith(ERROR):
             error = figures.get(f"{key}{ERROR}")
             more = "" if error is None else f" ± {error:.4f}"
             print(f"  {key:32} {value:.4f}{more} {metric(key).unit}".rstrip())
-    if what:
+    if wanted["what"]:
         print(f"  values by image: {directory(known.folder)}")
 
 
@@ -254,39 +218,32 @@ def serve(*, runs: Path, run: str | None, port: int) -> None:
 
 def sync(*, runs: Path, run: str | None) -> None:
     from cvae.run.find import find_run, folders, sweeps
+    from cvae.run.folder import SweepFolder
     from cvae.tracking.publish import Tracker
 
-    if run is None:
-        chosen = [each for each in folders(runs) if not each.held()]
-        # one that was never begun (no data, no store) has nothing to publish
-        chosen = [each for each in chosen if each.info.get("status") != "NEW"]
-    else:
-        chosen = [find_run(run, runs=runs)]
+    chosen = [find_run(run, runs=runs)] if run else folders(runs)
+    if not run:  # one that was never begun (no data, no store) has nothing to publish
+        chosen = [c for c in chosen if not c.held() and c.info.get("status") != "NEW"]
     if not chosen:
         raise RunNotFound(f"no runs in {runs}/")
     tracker, missing = Tracker(runs), []
-    for one in [] if run else sweeps(runs):
+    each: list[SweepFolder | RunFolder] = [*([] if run else sweeps(runs)), *chosen]
+    for one in each:
         try:
             one.check_files()
-            tracker.publish_sweep(one)
+            if isinstance(one, SweepFolder):
+                tracker.publish_sweep(one)
+                continue
+            with one.lock():
+                tracker.publish(one)
+            print(f"{one.name}: {one.status.lower()}, published to {tracker.uri}")
+        except Busy:
+            continue  # begun in the meantime: it publishes itself
         except UNREADABLE as error:
             missing.append(one.name)
             log.error("%s: %s", one.name, error)
-    for folder in chosen:
-        try:
-            folder.check_files()
-            with folder.lock():
-                tracker.publish(folder)
-            print(f"{folder.name}: {folder.status.lower()}, published to {tracker.uri}")
-        except Busy:
-            continue  # begun in the meantime: it publishes itself
-        except TrackingError as error:
-            missing.append(folder.name)
-            log.error("%s: %s", folder.name, error)
-            tracker.connect()  # one run's fault, or the store's?
-        except UNREADABLE as error:
-            missing.append(folder.name)
-            log.error("%s: %s", folder.name, error)
+            if isinstance(error, TrackingError):
+                tracker.connect()  # one run's fault, or the store's?
     if missing:
         raise TrackingError(f"not published: {', '.join(missing)}")
 
@@ -367,13 +324,8 @@ def verify(*, runs: Path, results: Path, full: bool) -> None:
     lines = [["run", "figure", "published", "anew", "difference", "allowed"]]
     try:
         for run, figure, known, anew, allowed in verify(results, full=full):
-            numbers = (
-                f"{known:.4f}",
-                f"{anew:.4f}",
-                f"{anew - known:+.4f}",
-                f"{allowed}",
-            )
-            lines.append([run, figure, *numbers])
+            cells = [f"{known:.4f}", f"{anew:.4f}", f"{anew - known:+.4f}"]
+            lines.append([run, figure, *cells, f"{allowed}"])
     finally:
         print_table(lines)
     print(f"{results}: every file and figure is as published")

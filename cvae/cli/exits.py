@@ -1,7 +1,6 @@
 """How a command ends: exit codes, signals, streams that take nothing.
 
-0 done · 2 spec or arguments · 3 data · 4 diverged · 5 tracking store ·
-130/143 interrupted · 1 anything else. No import here is heavy.
+`cvae/__main__.py` lists the codes. No import here is heavy.
 """
 
 from __future__ import annotations
@@ -28,7 +27,10 @@ from cvae.errors import (
 )
 
 log = logging.getLogger("cvae")
-CODES = {SpecError: 2, UsageError: 2, DataError: 3, Diverged: 4, TrackingError: 5}
+CODES: dict[type[Exception], int] = {
+    **{SpecError: 2, UsageError: 2, ValueError: 2},
+    **{DataError: 3, Diverged: 4, TrackingError: 5},
+}
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 NO_ROOM_ADVICE = (
@@ -86,27 +88,20 @@ def _exit_code(act: Callable[[], None], interrupted: str) -> int:
     except BrokenPipeError:
         _redirect_to_null(sys.stdout)
         return 1
-    except Expected as error:
+    except (Expected, ValueError) as error:
         log.error("%s", error)
         return next((CODES[kind] for kind in CODES if isinstance(error, kind)), 1)
-    except ValueError as error:
-        log.error("%s", error)
-        return 2
     except OSError as error:
-        if error.filename:
-            advice = NO_ROOM_ADVICE if error.errno in NO_ROOM else ""
-            log.error("%s: %s%s", error.filename, error.strerror, advice)
-        else:
-            log.error("%s", error)
+        place = f"{error.filename}: {error.strerror}" if error.filename else error
+        advice = NO_ROOM_ADVICE if error.filename and error.errno in NO_ROOM else ""
+        log.error("%s%s", place, advice)
         return 1
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         if package in ("cvae", "analysis"):
             raise
-        log.error(
-            "%s is not installed: %s -m pip install -r requirements.txt",
-            *(package, sys.executable),
-        )
+        cure = f"{sys.executable} -m pip install -r requirements.txt"
+        log.error("%s is not installed: %s", package, cure)
         return 2
     return 0
 
@@ -126,9 +121,6 @@ class _LossyStream:
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
-    def isatty(self) -> bool:
-        return not self._stream.closed and self._stream.isatty()
-
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
@@ -145,12 +137,10 @@ def _open_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-            setattr(sys, name, nowhere)
-        elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", errors="replace"))  # noqa: SIM115
+        elif hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="replace")
 
 
 def _redirect_to_null(stream: TextIO) -> None:

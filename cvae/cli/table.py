@@ -74,14 +74,8 @@ ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "RUN": ("--run", {"help": "name, id, folder or MLflow run id; newest if none"}),
     "DIGIT": ("--digit", {"type": whole(0, 9), "help": "0 to 9; all ten if left out"}),
     "N": ("--n", {"type": whole(1, 10**5), "default": 16, "help": "of each digit"}),
-    "SEED": (
-        "--seed",
-        {"type": whole(-(2**63), 2**64 - 1), "help": "the same seed, the same images"},
-    ),
-    "TEMPERATURE": (
-        "--temperature",
-        {"type": float, "default": 1.0, "help": "spread of z"},
-    ),
+    "SEED": ("--seed", {"type": whole(-(2**63), 2**64 - 1), "help": "of the noise"}),
+    "TEMPERATURE": ("--temperature", {"type": float, "default": 1.0, "help": "of z"}),
     "OUT": ("--out", {"type": Path, "help": "PNG to write, or a folder for it"}),
     "K": ("--importance-samples", {**K, "help": MINUTES}),
     "LABEL_K": ("--label-samples", {**K, "help": "the same for each of ten labels"}),
@@ -102,7 +96,7 @@ RESUMES = f"{STOP}; the same command resumes from the last checkpoint"
 NONE_NOW = f"{STOP}; results are kept once all are computed: none were now"
 BENCHMARKS = """benchmarks.speed;
 benchmarks.speed --threads 1 --out runs/bench/one.json;
-benchmarks.likelihood; benchmarks.start; benchmarks.summary"""
+benchmarks.likelihood; benchmarks.start"""
 CHOSEN = "EXPERIMENT SWEEP RUN FILTER BY AGAINST METRIC FORMATS OUT FROM ATTACH"
 ONE_SPEC = 'CONFIG=experiments/quickstart.yaml SET="model.latent_dim=8"'
 TRAINS = "CONFIG! SET OFFLINE DRY JOBS THREADS ENGINE GPUS"

@@ -105,21 +105,3 @@ def test_a_mistake_is_named_with_its_line(block: str, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=MISTAKES[block]) as refused:
         plan(tmp_path, block)
     assert len(str(refused.value).splitlines()) == 1 + (not block)
-
-
-SWEEPS = sorted(
-    path
-    for path in Path("experiments").rglob("*.yaml")
-    if "\nsweep:" in path.read_text()
-)
-
-
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_its_header_has_question_expectation_time_and_command(path: Path) -> None:
-    found = read_plan(path)
-    for word in ("Question: ", "Expected: ", "Time: about "):
-        assert f"\n{word}" in f"\n{found.header}"
-    assert f"Command: make sweep CONFIG={path} JOBS=2" in found.header
-    assert found.name == path.stem.replace("_", "-")
-    seeds = {variant.spec.training.seed for variant in found.variants}
-    assert len(seeds) >= 3 or "one seed here" in found.header
