@@ -30,7 +30,7 @@ from cvae.spec.document import split_overrides
 
 BEGIN, END = "<!-- figures:{} -->", "<!-- /figures:{} -->"
 PUBLISHED = Path("results")
-IN_RESULTS = ("best", "details", "sweeps")  # of results.md; the others are README's
+IN_RESULTS = ("best", "details", "latents", "sweeps")  # of results.md; one is README's
 
 
 def make_figures(
@@ -97,6 +97,7 @@ def replace_section(text: str, name: str, table_text: str, path: Path) -> str:
 TITLES = {
     "best": "The best rows beside what is published",
     "details": "All experiments in detail",
+    "latents": "What z tells of the digit",
     "sweeps": "Sweeps",
 }
 
