@@ -17,7 +17,11 @@ from tests.children import Done
 
 SPEC = "CONFIG=experiments/quickstart.yaml"
 EVERY = sorted({name for goal in COMMANDS for name in front.takes(goal)})
-HOSTILE = ("$(touch {0})", "x; touch {0} `touch {0}`", "$(shell touch {0}) $$HOME")
+HOSTILE: tuple[str, ...] = (
+    "$(touch {0})",
+    "x; touch {0} `touch {0}`",
+    "$(shell touch {0}) $$HOME",
+)
 HOSTILE += ("-rf", 'it\'s "so" \\', "../../up\n#x* β")
 
 

@@ -1,8 +1,8 @@
 """YAML text to a `Spec`, every mistake named with its line.
 
-YAML 1.2's core schema (`1e-3` is a number, `no` is a string), no anchors, no tags, no
-duplicate keys. Values that come from the shell (`SET="model.latent_dim=8"`) pass the
-same checks.
+PyYAML composes nodes, which know their lines. Numbers and words are those of YAML 1.2's
+core schema (`1e-3` is a number, `no` is a string); no aliases, no tags, no duplicate
+keys. Values from the shell (`SET="model.latent_dim=8"`) pass the same checks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import difflib
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,26 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from cvae.errors import SpecError
-from cvae.spec import reader
 from cvae.spec.fields import Spec
 from cvae.spec.identity import BEFORE, REMOVED, REMOVED_IN, flatten, nested
-from cvae.spec.reader import Path_
 
+Path_ = tuple[str | int, ...]
+TAG = "tag:yaml.org,2002:"
+CORE_SCHEMA = {  # what a plain scalar is by YAML 1.2; all else is text
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?[0-9]{1,30}|0o[0-7]{1,30}|0x[0-9a-fA-F]{1,30}",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}
+RESOLVERS = [(TAG + k, re.compile(rf"(?:{v})\Z")) for k, v in CORE_SCHEMA.items()]
+READ: dict[str, Callable[[str], Any]] = {
+    "null": lambda text: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": lambda text: int(text, 0 if text[:2] in ("0o", "0x") else 10),
+    "float": lambda text: float(text.lower().replace(".inf", "inf").replace(".n", "n")),
+    "str": str,
+}
 LARGEST = 256 * 1024  # bytes; a spec is a page
 SECTIONS: dict[Any, type[BaseModel]] = {
     name: info.annotation
@@ -32,6 +47,18 @@ SECTIONS: dict[Any, type[BaseModel]] = {
     if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
 }
 FIELDS = [f"{s}.{f}" for s, part in SECTIONS.items() for f in part.model_fields]
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    yaml_implicit_resolvers = {None: RESOLVERS}  # noqa: RUF012
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.1 or 1.2 takes for something else."""
+
+    yaml_implicit_resolvers = yaml.SafeDumper.yaml_implicit_resolvers | {
+        None: RESOLVERS
+    }
 
 
 @dataclass
@@ -121,16 +148,11 @@ def resolve(document: Document) -> Spec:
 def dump(spec: Spec) -> str:
     """Every field as YAML that this module reads back equal."""
     tree = nested(flatten(spec) | spec.removed)
-    return yaml.dump(tree, Dumper=reader.Dumper, sort_keys=False)
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False)
 
 
 def read_document(path: str | Path) -> Document:
     """Read and parse; says what is wrong with the file itself."""
-    return parse(_text(path), str(path))
-
-
-def _text(path: str | Path) -> str:
-    """What is written in a file that may be a spec."""
     source = str(path)
     try:
         with open(path, "rb") as file:
@@ -143,20 +165,66 @@ def _text(path: str | Path) -> str:
     if len(data) > LARGEST:
         raise SpecError(f"{source}: larger than {LARGEST // 1024} KiB; not a spec")
     try:
-        return data.decode("utf-8-sig")
+        return parse(data.decode("utf-8-sig"), source)
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise SpecError(f"{source}:{line}: not UTF-8 text") from error
 
 
 def parse(text: str, source: str) -> Document:
-    """YAML text as a `Document`.
+    """YAML text as a `Document`; the comment that it opens with is the header.
 
     Raises:
-        SpecError: not YAML, or YAML that a spec may not use.
+        SpecError: not YAML; an alias, a tag, a key that stands twice.
     """
-    tree, lines = reader.read(text, source)
-    return Document(source, tree, lines, _header(text), text)
+    lines: dict[Path_, str] = {}
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        tree = None if node is None else _value(node, (), source, lines, [])
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        fault: Any = error  # a mark, the position of a character, or neither
+        mark = getattr(fault, "problem_mark", None)
+        line = mark.line if mark else text.count("\n", 0, getattr(fault, "position", 0))
+        problem = getattr(fault, "problem", None) or getattr(fault, "reason", error)
+        raise SpecError(f"{source}:{line + 1}: not valid YAML: {problem}") from error
+    comment = itertools.takewhile(lambda line: line[:1] == "#", text.splitlines())
+    header = "\n".join(line.lstrip("#").strip() for line in comment).strip()
+    return Document(source, tree, lines, header, text)
+
+
+def _value(
+    node: Any, path: Path_, source: str, lines: dict[Path_, str], seen: list[Any]
+) -> Any:
+    """The value of a node; where it and all in it stand goes into `lines`."""
+    place = f"{source}:{node.start_mark.line + 1}"
+    lines.setdefault(path, place)
+    if isinstance(node, yaml.ScalarNode):
+        kind = node.tag.removeprefix(TAG)
+        if kind not in READ:
+            raise SpecError(f"{place}: the tag {node.tag!r} is not allowed")
+        return READ[kind](node.value)
+    if any(node is other for other in seen):
+        raise SpecError(f"{place}: an alias is not allowed; write the value out")
+    seen.append(node)
+    if isinstance(node, yaml.SequenceNode):
+        return [
+            _value(item, (*path, n), source, lines, seen)
+            for n, item in enumerate(node.value)
+        ]
+    tree: dict[str, Any] = {}
+    for key, value in node.value:
+        place = f"{source}:{key.start_mark.line + 1}"
+        if not isinstance(key, yaml.ScalarNode):
+            raise SpecError(f"{place}: a key must be a plain word")
+        inside = (*path, key.value)
+        if key.value in tree:
+            first = lines[inside].rpartition(":")[2]
+            raise SpecError(
+                f"{place}: {key.value}: stands twice, first on line {first}"
+            )
+        lines[inside] = place
+        tree[key.value] = _value(value, inside, source, lines, seen)
+    return tree
 
 
 def split_overrides(text: str) -> list[str]:
@@ -257,8 +325,3 @@ def describe(value: Any) -> str:
         return "nothing"
     text = repr(value)
     return f"{text if len(text) <= 60 else text[:57] + '…'} ({type(value).__name__})"
-
-
-def _header(text: str) -> str:
-    comment = itertools.takewhile(lambda line: line[:1] == "#", text.splitlines())
-    return "\n".join(line.lstrip("#").strip() for line in comment).strip()

@@ -56,11 +56,8 @@ def words(node: dict[str, Any]) -> str:
         return f"text of {node['minLength']} to {node['maxLength']} characters"
     signs = {"minimum": "≥", "exclusiveMinimum": ">"}
     signs |= {"maximum": "≤", "exclusiveMaximum": "<"}
-    bounds = [f"{s} {_number(node[k])}" for k, s in signs.items() if k in node]
+    bounds = [f"{sign} {node[key]}" for key, sign in signs.items() if key in node]
+    bounds = [bound.removesuffix(".0") for bound in bounds]
     names = {"integer": "an integer", "number": "a number", "string": "text"}
     names |= {"boolean": "true or false", "null": "null"}
     return f"{names[str(kind)]} {' and '.join(bounds)}".strip()
-
-
-def _number(bound: float) -> str:
-    return str(bound) if isinstance(bound, int) else f"{bound:g}"

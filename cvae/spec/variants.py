@@ -24,6 +24,7 @@ from cvae.errors import SpecError
 from cvae.spec.document import (
     FIELDS,
     Document,
+    Path_,
     apply_overrides,
     describe,
     nearest,
@@ -31,7 +32,6 @@ from cvae.spec.document import (
     validate,
 )
 from cvae.spec.fields import Spec
-from cvae.spec.reader import Path_
 
 MAX_VARIANTS = 10_000  # variants; more is a slip of the pen
 SEEDS = "training.seed"
@@ -98,15 +98,25 @@ def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
     block = tree.pop("sweep", {})
     _apply_to_sweep(document, block if isinstance(block, dict) else {}, overrides)
     axes = list(_axes(document, block))
-    keys = _distinct(document, axes)
+    keys = [key for axis in axes for key in dict.fromkeys(itertools.chain(*axis))]
+    for key in keys:
+        if keys.count(key) > 1:
+            where = document.where(("sweep", key))
+            raise SpecError(f"{where}: sweep: {key}: swept twice")
     count = math.prod(len(axis) for axis in axes)
     if count > MAX_VARIANTS:
         where = document.where(("sweep",))
         raise SpecError(f"{where}: sweep: {count} variants; at most {MAX_VARIANTS}")
     variants = tuple(_variants(document, axes))
-    _check_distinct_runs(document, variants)
+    seen: dict[str, Variant] = {}
+    for variant in variants:
+        if (twin := seen.setdefault(variant.spec.id, variant)) is not variant:
+            raise SpecError(
+                f"{document.where(('sweep',))}: sweep: two variants are the same run: "
+                f"{twin.label!r} and {variant.label!r}"
+            )
     name, text = variants[0].spec.name, document.text
-    return Plan(name, document.header, text, keys, variants)
+    return Plan(name, document.header, text, tuple(keys), variants)
 
 
 def _apply_to_sweep(
@@ -142,9 +152,8 @@ def _axes(document: Document, block: Any) -> Iterator[list[Point]]:
             if type(value) is int and 1 <= value <= MAX_VARIANTS:
                 value = list(range(value))
             yield _points(document, SEEDS, value, (name,))
-        elif name == "zip":  # one group of keys, or a list of groups that multiply
-            for group in value if isinstance(value, list) else [value]:
-                yield _in_step(document, group)
+        elif name == "zip":
+            yield _in_step(document, value)
         elif name == "variants":
             blocks = value if isinstance(value, list) else []
             if not blocks or not all(isinstance(each, dict) for each in blocks):
@@ -193,20 +202,6 @@ def _value(document: Document, key: str, value: Any, at: Path_) -> tuple[Any, st
     raise SpecError(f"{where}: sweep: {key}: {problem}")
 
 
-def _distinct(document: Document, axes: list[list[Point]]) -> tuple[str, ...]:
-    """The swept keys in order.
-
-    Raises:
-        SpecError: two axes set the same key.
-    """
-    keys = [key for axis in axes for key in dict.fromkeys(itertools.chain(*axis))]
-    for key in keys:
-        if keys.count(key) > 1:
-            where = document.where(("sweep", key))
-            raise SpecError(f"{where}: sweep: {key}: swept twice")
-    return tuple(keys)
-
-
 def _variants(document: Document, axes: list[list[Point]]) -> Iterator[Variant]:
     """Every combination, validated; a mistake is placed at the value that makes it.
 
@@ -228,18 +223,6 @@ def _variants(document: Document, axes: list[list[Point]]) -> Iterator[Variant]:
             yield Variant(spec, {key: value for key, (value, _) in swept.items()})
     if faults:
         raise SpecError("\n".join(list(faults)[:20]))
-
-
-def _check_distinct_runs(document: Document, variants: Sequence[Variant]) -> None:
-    seen: dict[str, Variant] = {}
-    for variant in variants:
-        twin = seen.setdefault(variant.spec.id, variant)
-        if twin is not variant:
-            where = document.where(("sweep",))
-            raise SpecError(
-                f"{where}: sweep: two variants are the same run: {twin.label!r} and "
-                f"{variant.label!r}"
-            )
 
 
 def _refused(document: Document, at: Path_, problem: str, value: Any) -> SpecError:
