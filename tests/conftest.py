@@ -92,13 +92,6 @@ def no_child_outlives_its_test() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def ordinary_floats() -> Iterator[None]:
-    """A run in this process leaves denormals flushed; hypothesis minds."""
-    yield
-    torch.set_flush_denormal(False)
-
-
-@pytest.fixture(autouse=True)
 def ordinary_logging() -> Iterator[None]:
     """A command in this process says more than the package alone."""
     yield

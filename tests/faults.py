@@ -93,7 +93,6 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ("os.fsync(file.fileno())\n            if", "pass\n            if", DURABLE),
     ('facts["device"] != here', 'facts["device"] == "tpu"', DURABLE),
     ("if actual != expected:", "if False:", CHECKPOINT),
-    ("age < SILENCE", "age > SILENCE", FOLDER),
     ("file.truncate(file.read()", "abs(file.read()", FOLDER),
     # samples and pictures
     ("torch.randn(count, loaded.", "torch.rand(count, loaded.", DRAWS),
@@ -113,7 +112,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     # training and going on
     ('generator.set_state(parts["stream"][name])', "pass", TRAINING),
     ('tensor.copy_(parts["adam"][name])', "pass", TRAINING),
-    ("_link_or_rename(path, keep)", "pass", CHECKPOINT),
+    ("path.replace(keep)", "pass", CHECKPOINT),
     ("os.fsync(file.fileno())\n        if known", "pass\n        if known", DURABLE),
     ("(newest, previous)", "(newest,)", TRAINING),
     ("data.digest) != data.digest", "data.digest) is None", FACTS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import numbers
 import operator
@@ -21,6 +22,7 @@ from cvae import mnist
 from cvae.errors import DataError, RunNotFound, RunUnfinished, UsageError
 from cvae.idx import open_raw
 from cvae.model import CVAE
+from cvae.run.files import write_atomic
 from cvae.run.find import find_published, find_run
 from cvae.run.folder import RUNS, RunFolder
 from cvae.run.published import fallback
@@ -163,7 +165,20 @@ def load_run(run: AnyRun = None, *, runs: str | os.PathLike[str] = RUNS) -> Load
             "run must be a name, an id, a folder or what load_run returned, found "
             f"{type(run).__name__}"
         )
-    return open_run(_find(run, Path(runs)))
+    try:
+        return open_run(find_run(run, runs=runs))
+    except RunUnfinished:
+        raise
+    except RunNotFound as none_of_ones_own:
+        results = fallback(Path(runs))
+        if results is None:
+            raise
+        try:
+            folder = find_published(run, results)
+        except RunNotFound as error:
+            raise RunNotFound(f"{none_of_ones_own}\n{error}") from error
+    log.warning("no such run in %s/: using the published %s", runs, folder.path)
+    return open_run(folder)
 
 
 @plain_torch()
@@ -179,23 +194,6 @@ def open_run(folder: RunFolder) -> LoadedRun:
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         raise RunNotFound(f"{folder.weights}: cannot be read: {error}") from error
     return LoadedRun(model.eval(), spec, folder, (rows, columns))
-
-
-def _find(run: str | os.PathLike[str] | None, runs: Path) -> RunFolder:
-    try:
-        return find_run(run, runs=runs)
-    except RunUnfinished:
-        raise
-    except RunNotFound as none_of_ones_own:
-        results = fallback(runs)
-        if results is None:
-            raise
-        try:
-            folder = find_published(run, results)
-        except RunNotFound as error:
-            raise RunNotFound(f"{none_of_ones_own}\n{error}") from error
-    log.warning("no such run in %s/: using the published %s", runs, folder.path)
-    return folder
 
 
 SEEDS = -(2**63), 2**64 - 1  # what torch.Generator takes
@@ -257,14 +255,11 @@ def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
     Raises:
         ValueError: it is none, or out of them.
     """
-    try:
-        if isinstance(value, bool):
-            raise TypeError
+    with contextlib.suppress(TypeError, ValueError):
         found = operator.index(value)
-        if found >= least and (most is None or found <= most):
+        inside = found >= least and (most is None or found <= most)
+        if inside and not isinstance(value, bool):
             return found
-    except (TypeError, ValueError):
-        pass
     bounds = f"≥ {least}" if most is None else f"of {least} to {most}"
     kind = type(value).__name__
     raise ValueError(f"{name} must be an integer {bounds}, found {value!r} ({kind})")
@@ -319,17 +314,9 @@ def unpack(root: Path) -> None:
         for name in mnist.SHA256:
             path = mnist.locate(root, name)
             if path.suffix == ".gz":
-                _decompress_beside(path)
-
-
-def _decompress_beside(path: Path) -> None:
-    raw, aside = path.with_suffix(""), path.with_suffix(f".{os.getpid()}.part")
-    try:
-        with open_raw(path) as source, aside.open("wb") as target:
-            while chunk := source.read(1 << 20):
-                target.write(chunk)
-            target.flush()
-            os.fsync(target.fileno())
-        aside.replace(raw)
-    except (OSError, EOFError, zlib.error):  # the reader says what is wrong with it
-        aside.unlink(missing_ok=True)
+                # the reader says what is wrong with it
+                with (
+                    contextlib.suppress(OSError, EOFError, zlib.error),
+                    open_raw(path) as source,
+                ):
+                    write_atomic(path.with_suffix(""), source.read())

@@ -13,7 +13,7 @@ from cvae.evaluation.estimator import chosen
 from cvae.loading.loaded import AnyRun, LoadedRun, integer, load_run
 from cvae.run import runner
 from cvae.run.evaluation import PART_SAMPLES, evaluate_run, measure_run
-from cvae.run.folder import RUNS, Origin, RunFolder, make_command
+from cvae.run.folder import RUNS, Origin, make_command
 from cvae.run.torch_settings import plain_torch
 from cvae.spec.document import (
     Document,
@@ -132,32 +132,23 @@ def evaluate(
         raise UsageError(
             f"{loaded.folder.name} is unconditional: it has no label posterior"
         )
-    figures = _measured(loaded, what, *counts)
-    if loaded.folder.published:
-        _publish(loaded.folder)
+    folder, known = loaded.folder, (loaded.folder, loaded.spec, loaded.model)
+    samples, of_labels = counts
+    if what:
+        classes = bool(loaded.model.classes)
+        parts = chosen(what, folder.name, classes, samples, of_labels)
+        figures = measure_run(*known, parts, samples=samples, label_samples=of_labels)
+    else:
+        figures = evaluate_run(
+            *known, importance_samples=samples, label_samples=of_labels
+        )
+    if folder.published:
+        from cvae.tracking.publish import Tracker  # takes seconds
+
+        try:
+            Tracker(folder.path.parent).publish(folder)
+        except TrackingError as error:
+            log.warning(
+                "%s; all is kept in %s, publish later: make sync", error, folder.path
+            )
     return figures
-
-
-def _measured(
-    run: LoadedRun, what: str | Sequence[str], samples: int, label_samples: int
-) -> dict[str, float]:
-    """The parts named by `what`, or without it the estimates of `evaluate_run`."""
-    known = run.folder, run.spec, run.model
-    if not what:
-        return evaluate_run(
-            *known, importance_samples=samples, label_samples=label_samples
-        )
-    conditional = bool(run.model.classes)
-    parts = chosen(what, run.folder.name, conditional, samples, label_samples)
-    return measure_run(*known, parts, samples=samples, label_samples=label_samples)
-
-
-def _publish(folder: RunFolder) -> None:
-    from cvae.tracking.publish import Tracker  # takes seconds
-
-    try:
-        Tracker(folder.path.parent).publish(folder)
-    except TrackingError as error:
-        log.warning(
-            "%s; all is kept in %s, publish later: make sync", error, folder.path
-        )

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
 
 from cvae.errors import CheckpointError
 from cvae.run.files import write_atomic
-
-if TYPE_CHECKING:  # whoever only lists folders need not wait for torch
-    from torch import Tensor
 
 
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -22,8 +23,6 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
 
     A checksum goes in with them; the file it replaces becomes `<name>.previous`.
     """
-    import safetensors.torch
-
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     state_json = json.dumps(state, sort_keys=True)
     metadata = {"state": state_json, "sha256": _checksum(tensors, state_json)}
@@ -37,8 +36,6 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: the file is not what `save` wrote, byte for byte.
     """
-    import safetensors
-
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -65,8 +62,6 @@ def previous_of(path: Path) -> Path:
 
 
 def _checksum(tensors: dict[str, Tensor], state: str) -> str:
-    import torch
-
     digest = hashlib.sha256(state.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()

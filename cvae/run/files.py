@@ -1,19 +1,26 @@
-"""Atomic writes: a file is either the old one or the new one, at every moment; and
-the digest that tells whether it is the one that was written."""
+"""Atomic writes: a file is either the old one or the new one, at every moment. The
+digest that tells whether it is the one that was written, and the lock of a run."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import os
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
+
+from cvae.errors import Busy, UsageError
 
 if TYPE_CHECKING:  # folders are listed without numpy
     from cvae.grids import Picture
+
+PATIENCE = 1.0  # seconds; others look at a lock for a moment, and owners sign it late
 
 
 def digest(data: bytes) -> str:
@@ -35,8 +42,7 @@ def errors_naming(path: Path) -> Iterator[None]:
 def write_atomic(path: Path, data: bytes, *, keep: Path | None = None) -> None:
     """Replace `path` by `data` in one step that survives a crash at any point.
 
-    What it replaces becomes `keep`, but only once `data` is safely on the disk; a file
-    stands at `path` all the time.
+    What it replaces becomes `keep`, but only once `data` is safely on the disk.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     with errors_naming(path):
@@ -46,7 +52,7 @@ def write_atomic(path: Path, data: bytes, *, keep: Path | None = None) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             if keep and path.exists():
-                _link_or_rename(path, keep)
+                path.replace(keep)
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
@@ -60,20 +66,6 @@ def write_atomic(path: Path, data: bytes, *, keep: Path | None = None) -> None:
             os.close(folder)
 
 
-def _link_or_rename(path: Path, name: Path) -> None:
-    """Give the file at `path` a second name in the same folder, in one step."""
-    spare = name.with_name(f".{name.name}.{os.getpid()}.part")
-    try:
-        os.link(path, spare)
-    except OSError:  # a file system without hard links
-        path.replace(name)
-        return
-    try:
-        spare.replace(name)
-    finally:  # POSIX leaves `spare` where both are names of one file already
-        spare.unlink(missing_ok=True)
-
-
 def save_png(picture: Picture, path: Path, *, scale: int = 2) -> None:
     """Write a picture of `grids`, each of its pixels `scale` wide."""
     from PIL import Image
@@ -84,3 +76,68 @@ def save_png(picture: Picture, path: Path, *, scale: int = 2) -> None:
     with Image.fromarray(picture) as image:
         image.resize(large, Image.Resampling.NEAREST).save(file, format="PNG")
     write_atomic(path, file.getvalue())
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold the lock at `path` for this process.
+
+    The owner's name stands in the lock until it lets go: a name in a free lock is
+    that of a process that died.
+
+    Raises:
+        Busy: naming the process that holds it. UsageError: nothing can be locked here.
+    """
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    with path.open("a+") as file:
+        _claim(file)
+        with errors_naming(path):
+            file.truncate(0)
+            file.write(f"pid {os.getpid()} on {socket.gethostname()} since {started}\n")
+            file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def lock_held(path: Path) -> bool:
+    """Whether a living process holds the lock."""
+    try:
+        with path.open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def lock_abandoned(path: Path) -> bool:
+    """Whether the last process that held it died without letting go."""
+    try:
+        signed = path.stat().st_size > 0
+    except OSError:
+        return False
+    return signed and not lock_held(path)
+
+
+def _claim(file: IO[str]) -> None:
+    """Take the lock, or say who has it."""
+    until, folder = time.monotonic() + PATIENCE, Path(file.name).parent
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            file.seek(0)
+            owner = file.read(200).strip() or "another process"
+            if time.monotonic() > until:
+                raise Busy(f"{folder}: already being run by {owner}") from error
+        except OSError as error:
+            raise UsageError(
+                f"{folder}: this file system cannot lock files ({error.strerror}): "
+                "mount it with locks (Lustre: -o flock; NFS: a lock server), or keep "
+                "the runs on another one (--runs=FOLDER)"
+            ) from error
+        time.sleep(0.02)

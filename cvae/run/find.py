@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import re
-import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,40 +77,22 @@ def _repetition(folder: RunFolder) -> int:
 def display_name(folder: RunFolder) -> str:
     """The run by what it changes: `quickstart latent_dim=8 seed=1`, `… #2` if repeated.
 
-    From the `--set` overrides and the sweep's variant in `run.json`; runs of earlier
-    versions have the overrides in their recorded command only.
+    From the `--set` overrides and the sweep's variant in `run.json`.
     """
-    info, changes = folder.info, dict[str, str]()
-    for change in info.get("changes", _overrides_in(info.get("command", ""))):
-        key, _, value = change.partition("=")
-        changes[key] = value
+    info = folder.info
+    changes: dict[str, str] = dict(
+        change.partition("=")[::2] for change in info.get("changes", ())
+    )
     changes |= {key: _value_text(value) for key, value in info.get("swept", {}).items()}
-    words = [re.sub(r"-[0-9a-f]{8}(-\d+)?$", "", folder.name)]
+    shown, order = _spec_keys(), list(_spec_keys())
+    words = [_stem(folder)]
     words += [
-        f"{_short_key(key)}={value}"
-        for key, value in sorted(
-            changes.items(), key=lambda change: _spec_position(change[0])
-        )
+        f"{shown.get(key, key)}={changes[key]}"
+        for key in sorted(changes, key=lambda k: order.index(k) if k in shown else 999)
         if key != "name" and not key.startswith(("tracking.", "sweep."))
     ]
     number = _repetition(folder)
     return " ".join([*words, f"#{number}"] if number > 1 else words)
-
-
-def _overrides_in(command: str) -> list[str]:
-    """The overrides in `make experiment CONFIG=… SET='a.b=1 c.d=2'`."""
-    from cvae.spec.document import split_overrides
-
-    try:
-        words = shlex.split(command)
-        return [
-            change
-            for word in words
-            if word.startswith("SET=")
-            for change in split_overrides(word.removeprefix("SET="))
-        ]
-    except ValueError:  # no command of ours
-        return []
 
 
 def _value_text(value: Any) -> str:
@@ -120,19 +102,11 @@ def _value_text(value: Any) -> str:
 
 
 @functools.cache
-def _spec_keys() -> list[str]:
-    return list(flatten(Spec(name="any")))
-
-
-def _spec_position(key: str) -> int:
-    """The place of a dotted key in the spec; `run.json` keeps no order."""
-    return _spec_keys().index(key) if key in _spec_keys() else len(_spec_keys())
-
-
-def _short_key(key: str) -> str:
-    """The last part of a dotted key, where no other section has one of that name."""
-    last = key.rpartition(".")[2]
-    return last if [k.rpartition(".")[2] for k in _spec_keys()].count(last) < 2 else key
+def _spec_keys() -> dict[str, str]:
+    """Dotted keys in the spec's order, each with its last part if no other has it."""
+    last = {key: key.rpartition(".")[2] for key in flatten(Spec(name="any"))}
+    many = Counter(last.values())
+    return {key: word if many[word] == 1 else key for key, word in last.items()}
 
 
 def find_run(
@@ -192,7 +166,7 @@ def find_published(run: str | os.PathLike[str] | None, results: Results) -> RunF
 
 def find_sweep(name: str, runs: Path) -> str:
     """The sweep meant, with `_` and `-` as one where none has the very name."""
-    known = [path.parent.name for path in sorted(runs.glob("sweeps/*/sweep.json"))]
+    known = [sweep.name for sweep in sweeps(runs)]
     near = [one for one in known if _alike(one) == _alike(name)]
     return name if name in known or not near else near[-1]
 
@@ -206,20 +180,15 @@ def _finished(some: Iterable[RunFolder]) -> list[RunFolder]:
 def _newest(done: Sequence[RunFolder], wanted: str) -> RunFolder:
     *others, newest = done
     if others:
-        names = [folder.name for folder in others[-4:]]
-        names += [f"{len(others) - 4} more"] if len(others) > 4 else []
         log.warning(
             "%s: taking the newest, %s; there are also %s",
-            *(wanted[:200], newest.name, ", ".join(names)),
+            *(wanted[:200], newest.name, ", ".join(f.name for f in others[-4:])),
         )
     return newest
 
 
 def _suggestion(wanted: str, everything: list[RunFolder]) -> str:
-    names: dict[str, None] = {}
-    for folder in everything:
-        shown = display_name(folder)
-        names |= dict.fromkeys((shown.split(" ")[0], shown, folder.name))
+    names = [name for folder in everything for name in (folder.name, *_names(folder))]
     if near := difflib.get_close_matches(wanted[:200], names, 1):
         return f"did you mean {near[0]!r}?"
     latest = [folder.name for folder in _finished(everything)[-5:]]
@@ -228,50 +197,51 @@ def _suggestion(wanted: str, everything: list[RunFolder]) -> str:
 
 def _run_at_path(wanted: str) -> list[RunFolder]:
     """The run in the folder at this path, which need not lie under `runs`."""
-    try:
-        path = Path(wanted)
-        if os.sep in wanted and (path / "run.json").is_file():
-            if results := published.at(path.parent):
-                return [Published(results, path.name)]
-            return [RunFolder(path)]
-    except (OSError, ValueError):
-        pass
-    return []
+    path = Path(wanted)
+    if os.sep not in wanted or not (_resolved(wanted) / "run.json").is_file():
+        return []
+    if results := published.at(path.parent):
+        return [Published(results, path.name)]
+    return [RunFolder(path)]
 
 
 def _fitting(every: Sequence[RunFolder], wanted: str) -> list[RunFolder]:
     """The runs of this folder or id; else of this name; else of one spelled alike."""
-    for fits in (_is_it, _is_named, _is_alike):
-        if fitting := [folder for folder in every if fits(folder, wanted)]:
-            return fitting
-    return []
+    path = _resolved(wanted)
+    return (
+        [
+            folder
+            for folder in every
+            if wanted in (folder.name, folder.info.get("id"))
+            or folder.path.resolve() == path
+            or (len(wanted) == 32 and folder.published.get("run_id") == wanted)
+        ]
+        or [folder for folder in every if wanted in _names(folder)]
+        or [
+            folder
+            for folder in every
+            if _alike(wanted) in map(_alike, (folder.name, *_names(folder)))
+        ]
+    )
 
 
-def _is_it(folder: RunFolder, wanted: str) -> bool:
-    """Whether `wanted` is this run's folder, id or MLflow run id."""
-    if wanted in (folder.name, folder.info.get("id")):
-        return True
-    if re.fullmatch(r"[0-9a-f]{32}", wanted):
-        return bool(folder.published.get("run_id") == wanted)
+def _resolved(wanted: str) -> Path:
+    """The path, or that of nothing where it cannot be one."""
     try:
-        return Path(wanted).resolve() == folder.path.resolve()
+        return Path(wanted).resolve()
     except (OSError, ValueError):
-        return False
+        return Path(os.devnull)
 
 
-def _is_named(folder: RunFolder, wanted: str) -> bool:
-    return wanted in _names(folder)
+def _stem(folder: RunFolder) -> str:
+    """The name of its spec."""
+    return re.sub(r"-[0-9a-f]{8}(-\d+)?$", "", folder.name)
 
 
-def _is_alike(folder: RunFolder, wanted: str) -> bool:
-    names = {folder.name, *_names(folder)}
-    return _alike(wanted) in map(_alike, names)
-
-
-def _names(folder: RunFolder) -> set[str]:
+def _names(folder: RunFolder) -> list[str]:
     """The spec's name, and the run's by what it changes, with its number or without."""
-    shown, stem = display_name(folder), re.sub(r"-[0-9a-f]{8}(-\d+)?$", "", folder.name)
-    return {stem, shown, re.sub(r" #\d+$", "", shown)}
+    shown = display_name(folder)
+    return [_stem(folder), shown, re.sub(r" #\d+$", "", shown)]
 
 
 def _alike(name: str) -> str:

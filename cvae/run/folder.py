@@ -18,13 +18,10 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Required
-
-from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from typing import Any
 
 from cvae.errors import Damaged, SpecError
-from cvae.run import lock
+from cvae.run import files
 from cvae.run.files import errors_naming, write_atomic
 from cvae.spec.document import dump, load_resolved
 from cvae.spec.fields import Spec
@@ -35,94 +32,38 @@ RUNS = Path("runs")
 FIRST = "make experiment CONFIG=experiments/quickstart.yaml"  # what to begin with
 JUDGES = "judges"  # the classifiers lie in this folder of `runs`
 
-
-Numbers = dict[str, float]
-
-
-class DataFacts(TypedDict, total=False):
-    root: str
-    name: str
-    digest: str
-    sha256: dict[str, str]
-    shape: list[int]
-    images: dict[str, int]
-
-
-class Member(TypedDict, total=False):
-    """A run of a sweep."""
-
-    folder: Required[str]
-    id: str
-    swept: dict[str, Any]
-
-
-class Facts(TypedDict, total=False):
-    """run.json, sweep.json and tracking.json: one meaning of a key in all of them."""
-
-    uid: str
-    id: str
-    name: str
-    status: str
-    reason: str
-    started: float  # seconds since 1970
-    ended: float
-    header: str
-    command: str
-    changes: list[str]
-    git: dict[str, str]
-    facts: dict[str, Any]
-    data: DataFacts
-    sweep: str
-    swept: dict[str, Any]
-    label: str
-    # of a sweep
-    experiment: str
-    keys: list[str]
-    runs: list[Member]
-    summary: list[list[str]]
-    best: dict[str, Any]
-    figures: Numbers
-    # of what was published
-    uri: str
-    run_id: str
-    records: int
-    images: list[str]
-    model: dict[str, Any]
-
-
-class Line(TypedDict, total=False):
-    """A line of records.jsonl."""
-
-    epoch: Required[int]
-    step: int
-    time: int  # milliseconds since 1970
-    metrics: Required[Numbers]
-    seconds: Numbers
-
-
-_facts, _lines = TypeAdapter(Facts), TypeAdapter(list[Line])
+# of what is computed with in run.json, sweep.json and tracking.json
+KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("id", "uid", "name", "status", "command", "header", "uri"), str),
+    **dict.fromkeys(("git", "facts", "data", "swept", "best"), dict),
+    **dict.fromkeys(("changes", "keys", "runs", "summary", "images"), list),
+    **dict.fromkeys(("started", "ended"), (int, float)),
+}
 
 
 def read_facts(path: Path) -> dict[str, Any]:
     """A JSON file of facts; empty where there is none, or not one that was written."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        _facts.validate_python(content, strict=True)
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return content
+    sound = isinstance(content, dict) and all(
+        isinstance(content[key], kind) for key, kind in KINDS.items() if key in content
+    )
+    return content if sound else {}
 
 
-def _parse_records(lines: Sequence[str]) -> list[Record]:
-    """Lines of JSON as records; raises ValueError, naming the line that is none."""
-    records: list[Record] = [json.loads(line) for line in lines]
-    try:
-        _lines.validate_python(records, strict=True)
-    except ValidationError as error:
-        (line, *path), problem = error.errors()[0]["loc"], error.errors()[0]["msg"]
-        where = ".".join(["line", str(int(line) + 1), *map(str, path)])
-        raise ValueError(f"{where}: {problem}") from error
-    return records
+def _record(line: str) -> Record:
+    """A line of records.jsonl; raises ValueError if it is none."""
+    record = json.loads(line)
+    if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+        raise ValueError(f"{line[:80]!r} has no epoch")
+    metrics = record.get("metrics")
+    if not isinstance(metrics, dict) or not all(
+        isinstance(value, (int, float)) for value in metrics.values()
+    ):
+        raise ValueError(f"the metrics of epoch {record['epoch']} are no numbers")
+    return record
 
 
 @dataclass(frozen=True)
@@ -213,10 +154,9 @@ class RunFolder(FactsFolder):
         return spec
 
     def check_spec(self, spec: Spec) -> bool:
-        """Compare the spec that is asked for with the run's; write it if it was lost.
+        """Whether the run was begun in another experiment than `spec` names.
 
-        Returns:
-            Whether the run was begun in another experiment, in which it stays.
+        A lost spec.yaml is written anew.
 
         Raises:
             SpecError: the file is damaged, or not what the run was made with.
@@ -247,7 +187,7 @@ class RunFolder(FactsFolder):
         try:
             if stamp != self._stamp:
                 lines = path.read_text().split("\n")[:-1]  # the last one is cut off
-                self._records, self._stamp = _parse_records(lines), stamp
+                self._records, self._stamp = list(map(_record, lines)), stamp
         except ValueError as error:
             raise Damaged(
                 f"{path}: altered, a line is no record: {error}; put it back, or move "
@@ -289,24 +229,24 @@ class RunFolder(FactsFolder):
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process (see `lock.hold`).
+        """Hold the run for this process (see `files.hold_lock`).
 
         Raises:
             Busy: naming the process that holds it.
         """
-        with lock.hold(self.path / "lock"):
+        with files.hold_lock(self.path / "lock"):
             for part in self.path.rglob(".*.part"):  # of those who died writing
                 part.unlink(missing_ok=True)
             yield
 
     def held(self) -> bool:
         """Whether a living process holds the run."""
-        return lock.held(self.path / "lock")
+        return files.lock_held(self.path / "lock")
 
     @property
     def abandoned(self) -> bool:
         """Whether the last process at it died, whatever it had written until then."""
-        return lock.abandoned(self.path / "lock")
+        return files.lock_abandoned(self.path / "lock")
 
 
 def latest(records: Sequence[Record]) -> dict[str, float]:

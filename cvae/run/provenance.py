@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ARITHMETIC = ("torch", "numpy")
 PACKAGES = ("torch", "torchvision", "numpy", "mlflow", "safetensors", "pydantic")
 log = logging.getLogger("cvae")
 HERE = Path(__file__).resolve().parent
@@ -53,13 +52,8 @@ def _warn_of_refusal(cure: str) -> None:
 
 def versions() -> dict[str, str]:
     """Python and the packages that could change a result."""
-    installed = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return installed
+    installed = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version()} | installed
 
 
 def hardware(device: Any) -> dict[str, Any]:
@@ -92,13 +86,7 @@ def changes(
     """
     before = {"commit": info.get("git", {}).get("commit"), **info.get("facts", {})}
     now = {"commit": git.get("commit"), **facts}
-    keys = (
-        "commit",
-        "processor",
-        "threads",
-        "steps",
-        *(f"version.{n}" for n in ARITHMETIC),
-    )
+    keys = ("commit", "processor", "threads", "steps", "version.torch", "version.numpy")
     return [
         f"{key.removeprefix('version.')} {before[key]}, now {now[key]}"
         for key in keys
@@ -131,9 +119,8 @@ def _git(*arguments: str) -> str:
 
 def processor() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        facts = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
-        pass
-    return platform.processor() or "unknown"
+        facts = ""
+    named = re.search(r"^model name\s*: (.+)", facts, re.MULTILINE)
+    return named[1].strip() if named else platform.processor() or "unknown"

@@ -1,6 +1,6 @@
 """One run: pick the device, claim the folder, assemble, resume, train, publish.
 
-run = data → claimed folder → task → [train, record, checkpoint]* → finish
+run = data → claimed folder → [train, record, checkpoint]* → finish
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from cvae.run.folder import Origin, RunFolder
 from cvae.run.progress import Progress
 from cvae.run.recorder import Clock, Recorder
 from cvae.run.torch_settings import plain_torch
-from cvae.run.train_cvae import CVAETask
 from cvae.spec.fields import Spec
 from cvae.tracking import beside
 from cvae.tracking.address import redacted
@@ -55,44 +54,30 @@ def run(
     Raises:
         DataError, Diverged, TrackingError, UsageError, Busy: with one clear message.
     """
-    if publisher is None and not offline:
-        with beside.publishing(runs, strict=False) as publisher:
-            return run(
-                spec,
-                runs=runs,
-                origin=origin,
-                clock=clock,
-                publisher=publisher,
-                show=show,
-            )
     clock = clock or Clock()
-    device = pick_device(spec.training.device)
-    if device.type == "cpu":
-        # the first time it is compiled, which takes a second
-        threading.Thread(target=cpu_kernel.library, daemon=True).start()
-    with clock("data"):
-        data = load_data(spec)
-    with claim(spec, runs, again=not origin.sweep) as folder:
+    with contextlib.ExitStack() as stack:
+        if publisher is None and not offline:
+            publisher = stack.enter_context(beside.publishing(runs, strict=False))
+        device = pick_device(spec.training.device)
+        if device.type == "cpu":
+            # the first time it is compiled, which takes a second
+            threading.Thread(target=cpu_kernel.library, daemon=True).start()
+        with clock("data"):
+            data = load_data(spec)
+        folder = stack.enter_context(claim(spec, runs, again=not origin.sweep))
         check_data(folder, data)
-        task = CVAETask(spec, data, device, folder)
-        recorder = Recorder(folder, spec, data, task, clock)
+        recorder = Recorder(folder, spec, data, device, clock)
         recorder.start(origin)
         with _record_outcome(folder, spec):
             if publisher:
                 with clock("tracking"):
                     publisher.follow(folder.path)
-            _train(task, recorder, show)
+            done = state.resume(folder, recorder.state)
+            for epoch in show(recorder.train(done), folder, done, recorder.last):
+                clock.add("training", epoch.seconds)
+                recorder.epoch(epoch)
+            recorder.finish()
     return folder
-
-
-def _train(task: CVAETask, recorder: Recorder, show: Progress) -> None:
-    """From the last checkpoint to the final figures, every epoch recorded."""
-    folder = recorder.folder
-    done = state.resume(folder, task.state)
-    for epoch in show(task.train(done), folder, done, task.last):
-        recorder.clock.add("training", epoch.seconds)
-        recorder.epoch(epoch)
-    recorder.finish()
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -146,15 +131,13 @@ def _record_outcome(folder: RunFolder, spec: Spec) -> Iterator[None]:
     """However the run ends, its folder says so; a spec.yaml lost meanwhile is back."""
     try:
         yield
-    except KeyboardInterrupt as stop:
+    except (KeyboardInterrupt, Exception) as error:
+        killed = isinstance(error, KeyboardInterrupt)
+        status, reason = "FAILED", redacted(str(error) or type(error).__name__)
+        if killed:
+            status, reason = "KILLED", f"interrupted by {str(error) or 'Ctrl-C'}"
         with contextlib.suppress(OSError):  # which must not hide why the run ended
-            reason = f"interrupted by {str(stop) or 'Ctrl-C'}"
-            folder.update(status="KILLED", reason=reason, ended=time.time())
-        raise
-    except Exception as error:
-        with contextlib.suppress(OSError):
-            reason = redacted(str(error) or type(error).__name__)
-            folder.update(status="FAILED", reason=reason, ended=time.time())
+            folder.update(status=status, reason=reason, ended=time.time())
         raise
     finally:
         with contextlib.suppress(OSError):

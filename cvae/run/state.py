@@ -6,11 +6,10 @@ import dataclasses
 import hashlib
 import logging
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cvae import likelihood, mixture, mnist
 from cvae.errors import CheckpointError, UsageError
@@ -25,23 +24,6 @@ from cvae.training import Streams
 
 STREAMS = ("init", "shuffle", "noise", "binarize", "corrupt", "layers")
 log = logging.getLogger("cvae")
-
-
-class Saved(Protocol):
-    """All that training changes: what a checkpoint holds."""
-
-    @property
-    def model(self) -> nn.Module: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def tensors(self) -> dict[str, Tensor]: ...
-
-    def facts(self) -> dict[str, Any]:
-        """What else is needed, as JSON."""
-
-    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None: ...
 
 
 @dataclass
@@ -67,10 +49,7 @@ class State:
         streams = self.streams.items()
         return tensors | {f"stream.{k}": g.get_state() for k, g in streams}
 
-    def facts(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    def restore(self, tensors: dict[str, Tensor]) -> None:
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "adam": {}, "stream": {}}
         for name, tensor in tensors.items():
             part, _, key = name.partition(".")
@@ -160,13 +139,13 @@ def fit_prior(state: State, data: mnist.Images, spec: Spec) -> None:
         model.set_mixture(table.to(state.device))
 
 
-def save(folder: RunFolder, state: Saved, *, epoch: int) -> None:
+def save(folder: RunFolder, state: State, *, epoch: int) -> None:
     """Checkpoint weights, optimiser and streams after `epoch` epochs."""
-    facts = {"epoch": epoch, "device": state.device.type} | state.facts()
+    facts = {"epoch": epoch, "device": state.device.type}
     checkpoint.save(folder.checkpoint, state.tensors(), facts)
 
 
-def resume(folder: RunFolder, state: Saved) -> int:
+def resume(folder: RunFolder, state: State) -> int:
     """Put the newest sound checkpoint into `state`; returns the epochs it has done."""
     newest, previous = folder.checkpoint, checkpoint.previous_of(folder.checkpoint)
     for path in (newest, previous):
@@ -185,7 +164,7 @@ def resume(folder: RunFolder, state: Saved) -> int:
                 f"{folder.path}: was begun on {facts['device']} and cannot go on on "
                 f"{here}; go on there, or remove the folder to start again"
             )
-        state.restore(tensors, facts)
+        state.restore(tensors)
         log.info("going on with %s after epoch %d", folder.path, facts["epoch"])
         return int(facts["epoch"])
     return 0

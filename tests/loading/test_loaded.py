@@ -15,11 +15,9 @@ import torch
 
 import cvae
 from cvae import likelihood, mnist
-from cvae.errors import RunNotFound, UsageError
-from cvae.loading.loaded import LoadedRun, generate_conditional_samples, load_run
-from cvae.run import runner
+from cvae.errors import RunNotFound
+from cvae.loading.loaded import generate_conditional_samples, load_run
 from tests import children
-from tests.conftest import data_set, spec, write
 from tests.run.test_checkpoint import Bomb
 from tests.test_commands import Done, the_run
 
@@ -41,13 +39,6 @@ def few() -> tuple[torch.Tensor, torch.Tensor]:
     return images, cvae.load_mnist_labels(RAW / "t10k-labels-idx1-ubyte")[:20]
 
 
-def test_the_python_of_the_readme_works(here: Path) -> None:
-    samples = cvae.generate_conditional_samples(digit=5, num_samples=16)
-    assert samples.shape == (16, 784)
-    assert 0 <= samples.min() <= samples.max() <= 1
-    assert samples.view(16, 1, 28, 28).is_contiguous()
-
-
 def test_a_seed_gives_the_same_digits_and_none_gives_new_ones(here: Path) -> None:
     drawn = [
         generate_conditional_samples(3, 4, seed=seed)
@@ -56,14 +47,6 @@ def test_a_seed_gives_the_same_digits_and_none_gives_new_ones(here: Path) -> Non
     assert torch.equal(drawn[0], generate_conditional_samples(3, 4, seed=1))
     for at, one in enumerate(drawn):
         assert not any(torch.equal(one, other) for other in drawn[:at])
-
-
-def test_temperature_zero_is_the_middle_of_the_prior(here: Path) -> None:
-    samples = generate_conditional_samples(7, 3, temperature=0.0)
-    model, label = load_run().model, torch.tensor([7])
-    middle = model.prior.sample(label, torch.zeros(1, 2))
-    wanted = torch.sigmoid(model.decode(middle, label)).detach()
-    torch.testing.assert_close(samples, wanted.expand(3, -1))
 
 
 def test_a_run_is_found_by_name_id_folder_and_mlflow_run_id(here: Path) -> None:
@@ -76,24 +59,6 @@ def test_a_run_is_found_by_name_id_folder_and_mlflow_run_id(here: Path) -> None:
         run = load_run(reference)
         assert run.folder.path.resolve() == folder.path.resolve()
         assert (run.spec, run.shape) == (folder.spec(), (28, 28))
-
-
-@pytest.mark.parametrize(
-    "reference", ["nothing", "../quickstart", "/etc", "\0", "x" * 10_000, "🙂", ""]
-)
-def test_a_run_that_is_not_there_is_said(here: Path, reference: str) -> None:
-    with pytest.raises(RunNotFound, match="no run"):
-        load_run(reference)
-
-
-def test_a_model_is_no_run(here: Path) -> None:
-    with pytest.raises(UsageError, match="found CVAE"):
-        load_run(load_run().model)  # type: ignore[arg-type]
-
-
-def test_without_a_run_the_command_to_type_is_said(tmp_path: Path) -> None:
-    with pytest.raises(RunNotFound, match="make experiment CONFIG="):
-        load_run(runs=tmp_path)
 
 
 def test_weights_that_are_a_pickle_are_refused_and_not_executed(
@@ -127,19 +92,6 @@ def test_integers_of_numpy_and_tensors_are_taken(here: Path) -> None:
             number(5), number(3), seed=number(3), temperature=heat
         )
         assert torch.equal(drawn, wanted)
-
-
-def test_an_unconditional_run_cannot_be_asked_for_a_digit(tmp_path: Path) -> None:
-    root = write(tmp_path / "data", data_set(100, 50))
-    fields: dict[str, Any] = {"data__root": str(root), "data__validation_images": 0}
-    fields |= {"model__conditional": False, "training__epochs": 1}
-    runner.run(spec(**fields), runs=tmp_path / "runs", offline=True)
-    run = load_run(runs=tmp_path / "runs")
-    with pytest.raises(ValueError, match="unconditional"):
-        generate_conditional_samples(5, run=run)
-    with pytest.raises(UsageError, match="no label posterior"):
-        cvae.evaluate(run, importance_samples=0, label_samples=2)
-    assert run.reconstruct(few()[0]).shape == (20, 784)
 
 
 def test_the_pieces_fit_together_in_a_notebook(here: Path) -> None:
@@ -199,24 +151,3 @@ def test_a_run_is_loaded_and_evaluated_from_any_working_directory(
     assert 90 < cvae.evaluate(path, importance_samples=1)["test/nll_is1"] < 300
     assert cvae.generate_conditional_samples(3, run=path).shape == (1, 784)
     assert not list(elsewhere.iterdir())
-
-
-def test_loading_imports_neither_trainer_nor_store_and_few_files() -> None:
-    code = (
-        "import sys, cvae\ncvae.load_run\n"
-        "mine = {name for name in sys.modules if name.startswith('cvae.')}\n"
-        "print(len(mine), *sorted({'cvae.training', 'cvae.run.runner', 'mlflow'} "
-        "& sys.modules.keys()))"
-    )
-    done = children.python("-c", code)
-    count, *wrong = done.stdout.split()
-    assert not wrong
-    assert int(count) <= 30
-
-
-def test_help_shows_every_public_name_with_its_errors() -> None:
-    for name in cvae.__all__:
-        assert (getattr(cvae, name).__doc__ or "").count("Raises:") == 1
-    assert {*cvae.__all__} <= {*dir(cvae)}
-    for name in ("encode", "decode", "reconstruct", "sample", "log_likelihood"):
-        assert getattr(LoadedRun, name).__doc__

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import cvae
-from cvae.errors import SpecError
 from tests.conftest import data_set, spec, write
 
 
@@ -47,32 +46,6 @@ def test_a_run_is_trained_and_evaluated_from_python(
     assert figures.items() <= run.folder.metrics.items()
     again = cvae.evaluate("mine", importance_samples=3)
     assert again["test/nll_is3"] == figures["test/nll_is3"]
-
-
-def test_train_takes_a_file_and_a_spec_and_says_what_is_wrong_with_either(
-    root: Path, tmp_path: Path
-) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text(
-        f"# Question: why?\nname: mine\ntraining: {{epochs: 1}}\n"
-        f"data: {{root: {root}, validation_images: 0}}\nmodel: {{hidden: [4]}}\n"
-    )
-    first = cvae.train(path, runs=tmp_path / "a", offline=True)
-    second = cvae.train(first.spec, runs=tmp_path / "b", offline=True)
-    assert second.folder.weights.read_bytes() == first.folder.weights.read_bytes()
-    assert first.folder.info["header"] == "Question: why?"
-    assert first.folder.info["command"] == f"make experiment CONFIG={path}"
-    for wrong in (path, first.spec, {"name": "mine"}):
-        with pytest.raises(SpecError, match="did you mean latent_dim"):
-            cvae.train(wrong, ["model.latent_dims=3"], runs=tmp_path / "c")
-    assert not (tmp_path / "c").exists()
-
-
-@pytest.mark.parametrize("count", [-1, 1.5, True, 10**7, "5"])
-def test_a_wrong_number_of_samples_is_a_value_error(count: Any) -> None:
-    for name in ("importance_samples", "label_samples"):
-        with pytest.raises(ValueError, match="must be an integer of 0 to"):
-            cvae.evaluate(**{name: count})
 
 
 def settings() -> list[Any]:

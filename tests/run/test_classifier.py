@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -46,48 +45,6 @@ def test_the_command_trains_and_prints_the_test_accuracy(root: Path) -> None:
     assert record["epochs"] == 4
     assert record["test_accuracy"] == classifier.accuracy(network, data.test) > 0.3
     assert f"{100 * record['test_accuracy']:.2f} % of the test images" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("judge", "--set=data.rot=a"), "make judge takes data.root"),
-        (("judge", "--set=training.epochs=0"), "training.epochs: must be greater"),
-        (("run", "experiments/judge.yaml"), "type make judge SET="),
-        (("run", "old.yaml"), "old.yaml:2: judge: "),
-    ],
-)
-def test_what_it_cannot_be_asked_is_said_in_one_line(
-    arguments: tuple[str, ...], words: str, tmp_path: Path
-) -> None:
-    (tmp_path / "old.yaml").write_text("name: judge\njudge: {}\n")
-    done = children.python("-m", "cvae", *arguments, cwd=tmp_path)
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert words in done.stderr
-
-
-def test_the_same_seed_gives_the_same_weights_and_another_gives_others(
-    root: Path, tmp_path: Path
-) -> None:
-    one, two, other = (
-        (train(root, tmp_path / str(at), seed=seed)[0] / "judge.safetensors")
-        for at, seed in enumerate((0, 0, 1))
-    )
-    assert one.read_bytes() == two.read_bytes() != other.read_bytes()
-
-
-def test_interrupted_it_leaves_what_was_there(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, record = train(root, tmp_path)
-
-    def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(classifier, "warp", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        train(root, tmp_path, seed=1)
-    assert json.loads((folder / "judge.json").read_text()) == record
 
 
 def test_a_run_on_other_data_says_which_command_trains_their_classifier(

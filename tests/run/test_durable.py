@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,39 +57,19 @@ def test_a_record_is_synced_when_append_returns(
     assert calls == [("fsync", "records.jsonl")]
 
 
-def after(epochs: int) -> Callable[..., Iterator[Any]]:
-    """A progress display that interrupts the run after so many epochs."""
-
-    def show(records: Iterator[Any], *_: Any, **__: Any) -> Iterator[Any]:
-        for count, record in enumerate(records):
-            if count == epochs:
-                raise KeyboardInterrupt
-            yield record
-
-    return show
-
-
 def test_a_run_begun_on_another_device_does_not_go_on(
     tmp_path: Path, tiny_root: Path
 ) -> None:
-    wanted = spec(
-        data__root=str(tiny_root),
-        data__validation_images=0,
-        training__epochs=4,
-        training__device="cpu",
-    )
-    with pytest.raises(KeyboardInterrupt):
-        runner.run(wanted, runs=tmp_path / "runs", offline=True, show=after(2))
-    (path,) = (tmp_path / "runs").glob("*/checkpoint.safetensors")
-    folder = RunFolder(path.parent)
-    tensors, facts = checkpoint.load(path)
-    assert (facts["device"], facts["epoch"]) == ("cpu", 2)
-    checkpoint.save(path, tensors, facts | {"device": "cuda"})
-    before = path.read_bytes()
+    fields = {"data__root": str(tiny_root), "data__validation_images": 0}
+    wanted = spec(**fields, training__epochs=1, training__device="cpu")
+    folder = runner.run(wanted, runs=tmp_path / "runs", offline=True)
+    folder.update(status="KILLED")
+    tensors, facts = checkpoint.load(folder.checkpoint)
+    checkpoint.save(folder.checkpoint, tensors, facts | {"device": "cuda"})
+    before = folder.checkpoint.read_bytes()
     with pytest.raises(UsageError, match=r"cuda.*cpu"):
         runner.run(wanted, runs=tmp_path / "runs", offline=True)
-    assert path.read_bytes() == before
-    assert len(folder.records()) == 2
+    assert folder.checkpoint.read_bytes() == before
 
 
 FAILING = """
@@ -115,7 +94,7 @@ sys.exit(main(["experiment", "t.yaml", "--offline"]))
 
 @pytest.mark.parametrize(
     ("call", "error", "code"),
-    [("flock", "ENOLCK", 2), ("fsync", "EINVAL", 0), ("fsync", "EIO", 1)],
+    [("flock", "ENOLCK", 2), ("fsync", "EINVAL", 0)],
 )
 def test_without_locks_a_run_stops_in_a_line_and_without_folder_syncs_it_continues(
     tmp_path: Path, tiny_root: Path, call: str, error: str, code: int
@@ -132,21 +111,3 @@ def test_without_locks_a_run_stops_in_a_line_and_without_folder_syncs_it_continu
         assert "cannot lock files" in done.stderr
     if not code:
         assert list(tmp_path.glob("runs/t-*/model.safetensors"))
-
-
-def test_a_run_is_made_without_a_home_or_a_name(
-    tmp_path: Path, tiny_root: Path
-) -> None:
-    """A container's user id that the system has no entry for, with MLflow."""
-    text = f"name: t\ndata: {{root: {tiny_root}, validation_images: 0}}\n"
-    text += "model: {hidden: [4]}\ntraining: {epochs: 1}\n"
-    (tmp_path / "t.yaml").write_text(text)
-    code = (
-        "import os, pwd, sys\nos.environ.pop('HOME', None)\n"
-        "def nameless(_):\n    raise KeyError('getpwuid(): uid not found')\n"
-        "pwd.getpwuid = nameless\nfrom cvae.__main__ import main\n"
-        "sys.exit(main(['experiment', 't.yaml']))"
-    )
-    done = children.python("-c", code, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "not in MLflow" not in done.stdout

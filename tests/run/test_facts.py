@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,10 @@ from cvae import __main__
 from cvae.errors import DataError, SpecError
 from cvae.loading.loaded import load_run
 from cvae.run import provenance, runner
-from cvae.run.evaluation import evaluate_run, record
+from cvae.run.evaluation import evaluate_run
 from cvae.run.folder import RunFolder
-from cvae.spec.fields import Spec, Tracking
-from cvae.spec.variants import read_plan
-from cvae.sweep import sweep
+from cvae.spec.fields import Spec
 from cvae.tracking.publish import Tracker
-from cvae.training import Epoch
 from tests import children
 from tests.conftest import data_set, spec, write
 from tests.made import made_run
@@ -71,71 +67,6 @@ def test_an_edited_spec_is_not_used_with_the_run(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=words):
         runner.run(wanted, runs=runs, offline=True)
     assert (folder.path / "records.jsonl").read_bytes() == before
-
-
-def test_a_spec_edited_while_it_trains_ends_no_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    wanted, runs = small(tmp_path), tmp_path / "runs"
-
-    def show(epochs: Iterator[Epoch], *_: object) -> Iterator[Epoch]:
-        for epoch in epochs:
-            (path,) = runs.glob("*/spec.yaml")
-            path.write_text("name: [")
-            yield epoch
-
-    folder = runner.run(wanted, runs=runs, show=show)
-    assert folder.status == "FINISHED"
-    assert folder.weights.exists()
-    assert "not everything is in MLflow yet" in caplog.text
-
-
-def test_a_run_stays_in_its_experiment_and_that_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    wanted, runs, folder = stopped(tmp_path)
-    other = wanted.model_copy(update={"tracking": Tracking(experiment="other")})
-    assert other.id == wanted.id
-    assert runner.run(other, runs=runs, offline=True).path == folder.path
-    assert "begun in the experiment 'cvae' and stays in it" in caplog.text
-    assert "'other'" in caplog.text
-    assert folder.spec() == wanted
-
-
-def test_a_sweep_of_another_experiment_names_the_runs_that_stay_in_the_former(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    root, runs = write(tmp_path / "data", data_set(40, 10)), tmp_path / "runs"
-    text = f"""
-    name: test
-    data: {{root: {root}, validation_images: 0}}
-    training: {{epochs: 1}}
-    sweep: {{training.seed: [0, 1]}}
-    """
-    (tmp_path / "s.yaml").write_text(text.replace("\n    ", "\n"))
-    plans = [
-        read_plan(tmp_path / "s.yaml", [f"tracking.experiment={name}"]) for name in "ab"
-    ]
-    runner.run(plans[0].variants[0].spec, runs=runs, offline=True)
-    sweep.check_data(plans[0], runs)
-    assert caplog.text == ""
-    sweep.check_data(plans[1], runs)
-    assert "1 of the runs were finished in another experiment than 'b'" in caplog.text
-
-
-def test_other_versions_are_said_when_a_run_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    wanted, runs, folder = stopped(tmp_path)
-    runner.run(wanted, runs=runs, offline=True)
-    assert "begun with" not in caplog.text
-    facts = folder.info["facts"] | {"version.torch": "1.0", "threads": 77}
-    folder.update(status="KILLED", facts=facts, git={"commit": "c0ffee"})
-    runner.run(wanted, runs=runs, offline=True)
-    assert "begun with commit c0ffee, now " in caplog.text
-    assert "torch 1.0, now " in caplog.text
-    assert "threads 77, now " in caplog.text
-    assert folder.info["facts"] == facts  # those of the beginning stay
 
 
 def test_a_figure_asked_for_again_is_compared_with_the_recorded_one(
@@ -201,17 +132,6 @@ def test_one_damaged_folder_stops_neither_list_nor_the_next_run(
     assert f"{again.name}: finished, published" in capfd.readouterr().out
 
 
-def test_list_shows_bound_and_control_side_by_side(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = made_run(tmp_path, 90.0, name="one")
-    folder.append(record(99, 1, {"test/label_fidelity": 0.5}))
-    assert __main__.main(["list", "--runs", str(tmp_path)]) == 0
-    head, line = (row.split() for row in capsys.readouterr().out.splitlines())
-    assert line[head.index("neg_elbo")] == "90.00"
-    assert line[head.index("fidelity")] == "0.5000"
-
-
 def committed(place: Path) -> str:
     """A repository that tracks a copy of provenance.py; returns its commit."""
     place.mkdir()
@@ -235,22 +155,6 @@ def test_the_commit_is_the_codes_own_and_changes_since_then_come_with_it(
     found, diff = provenance.git_state()
     assert found == state | {"dirty": "true"}
     assert diff.endswith("\n+# a change\n")
-
-
-def test_another_repository_gives_no_commit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commit, other = committed(tmp_path / "code"), tmp_path / "other"
-    assert committed(other) != ""
-    monkeypatch.setattr(provenance, "HERE", tmp_path / "code")
-    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
-    monkeypatch.setenv("GIT_WORK_TREE", str(other))
-    assert provenance.git_state()[0]["commit"] == commit
-    unpacked = other / "unpacked"
-    unpacked.mkdir()
-    shutil.copy(provenance.__file__, unpacked)
-    monkeypatch.setattr(provenance, "HERE", unpacked)
-    assert provenance.git_state() == ({"commit": "unknown"}, "")
 
 
 def test_a_folder_that_git_refuses_is_said_with_gits_own_cure(

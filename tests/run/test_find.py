@@ -27,11 +27,6 @@ BOTH = ["objective.importance_samples=5", "evaluation.importance_samples=50"]
             {"swept": {"objective.beta": 0.5, "model.hidden": [8, 4]}},
             " hidden=[8,4] beta=0.5",
         ),
-        (  # of an earlier version
-            {"command": "make experiment CONFIG=q.yaml SET='model.hidden=[4]'"},
-            " hidden=[4]",
-        ),
-        ({"command": "make 'unbalanced"}, ""),
     ],
 )
 def test_a_run_is_named_by_what_it_changes(
@@ -80,9 +75,15 @@ def test_a_sweep_is_found_with_either_spelling(tmp_path: Path) -> None:
         assert find_sweep(name, tmp_path) == name
 
 
-def test_a_run_at_a_path_elsewhere_is_found(tmp_path: Path) -> None:
-    made = made_run(tmp_path / "there", 100.0)
-    assert find_run(made.path, runs=tmp_path / "empty").path == made.path
+def test_an_unfinished_run_is_named_with_the_command_that_goes_on_with_it(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(RunNotFound, match="make experiment CONFIG="):
+        find_run(runs=tmp_path)
+    made_run(tmp_path, 100.0, name="one", status="KILLED")
+    for one in ("one", None):
+        with pytest.raises(RunNotFound, match="make experiment CONFIG="):
+            find_run(one, runs=tmp_path)
 
 
 def test_a_mistyped_name_gets_the_nearest_one(tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,6 @@ from cvae import classifier, control, mnist
 from cvae.loading.loaded import load_run
 from cvae.run import classifiers, runner
 from cvae.run.folder import RunFolder
-from tests import children
 from tests.conftest import data_set, spec, write
 
 TRAIN, HELD_BACK, TEST, BATCH, EPOCHS, SEED = 250, 50, 100, 64, 3, 11
@@ -190,17 +187,6 @@ def close(wanted: Figures) -> Any:
     return pytest.approx(wanted, rel=2e-5)
 
 
-def test_the_data_are_recorded_with_the_size_of_every_split(
-    recorded: tuple[RunFolder, float],
-) -> None:
-    facts = recorded[0].info["data"]
-    counts = {"training": TRAIN, "validation": HELD_BACK, "test": TEST}
-    assert (facts["images"], facts["shape"]) == (counts, [28, 28])
-    content = data_set(300, TEST)
-    sums = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-    assert facts["sha256"] == sums
-
-
 def test_validation_figures_are_those_of_the_validation_images(
     recorded: tuple[RunFolder, float],
 ) -> None:
@@ -266,17 +252,6 @@ def test_beta_and_learning_rate_are_those_of_the_epochs_last_step(
         assert record["metrics"]["train/learning_rate"] == pytest.approx(rate, rel=1e-6)
 
 
-@pytest.mark.parametrize("recorded", [FROZEN], ids=["frozen"], indirect=True)
-def test_the_output_bias_starts_at_the_mean_of_the_training_images(
-    recorded: tuple[RunFolder, float],
-) -> None:
-    folder, _ = recorded
-    parts = splits(data_set(300, TEST))
-    mean = parts["train"].x.mean(0).clamp(0.005, 0.995)
-    bias = Oracle(folder.weights).w["decoder.2.bias"]
-    torch.testing.assert_close(bias, torch.log(mean / (1 - mean)), rtol=1e-4, atol=1e-5)
-
-
 def test_control_is_that_of_the_split_with_the_same_noise_for_every_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,29 +285,3 @@ def test_control_is_that_of_the_split_with_the_same_noise_for_every_run(
     )
     assert while_training <= of(second, "val").keys()
     assert not while_training & of(first, "val").keys()
-
-
-@pytest.mark.parametrize("recorded", [1e-2], ids=["trained"], indirect=True)
-def test_make_evaluate_prints_and_keeps_the_figures_of_the_test_images(
-    recorded: tuple[RunFolder, float], tmp_path: Path
-) -> None:
-    shutil.copytree(recorded[0].path.parent, tmp_path / "runs")
-    folder = RunFolder(tmp_path / "runs" / recorded[0].name)
-    for name in ("cvae", "Makefile"):
-        (tmp_path / name).symlink_to(children.ROOT / name)
-    words = ["evaluate", f"RUN={folder.name}", "K=7", "LABEL_K=2"]
-    command = ["make", f"PY={sys.executable}", *words]
-    done = children.run(command, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    part, oracle = splits(data_set(300, TEST))["test"], Oracle(folder.weights)
-    accuracy, marginal = oracle.labels(part, 2)
-    wanted = {"test/nll_is7": oracle.nll(part, 7), "test/marginal_nll_is2": marginal}
-    wanted["test/label_accuracy_is2"] = accuracy
-    kept = folder.records()[-1]["metrics"]
-    assert kept == close(wanted)
-    for key, value in kept.items():
-        (line,) = [line for line in done.stdout.splitlines() if key in line]
-        assert float(line.split()[1]) == pytest.approx(value, abs=0.006)
-    count = len(folder.records())
-    again = children.run(command, cwd=tmp_path)
-    assert (again.returncode, len(folder.records())) == (0, count)
