@@ -148,10 +148,8 @@ def _estimate(measured: Measured, name: str) -> str:
     """value ± standard error; empty where there is none."""
     if name not in measured.figures:
         return ""
-    said = number(measured.figures[name], f"test/{name}")
-    if name in measured.errors:
-        said += f" ± {number(measured.errors[name], f'test/{name}')}"
-    return said
+    error = measured.errors.get(name)
+    return number(measured.figures[name], f"test/{name}", error=error)
 
 
 def other_betas(

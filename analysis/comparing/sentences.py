@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 from analysis.comparing import settings, tables
@@ -62,9 +63,8 @@ def _distance(each: Difference, setting: Setting, comparison: Comparison) -> str
     )
     name = comparison.name(reference)
     whom = "the best" if reference is comparison.best else name
-    amount = metrics.number(abs(summary.mean), metric)
-    if not math.isnan(summary.sd):
-        amount += f" ± {metrics.number(summary.sd, metric)}"
+    sd = None if math.isnan(summary.sd) else summary.sd
+    amount = metrics.number(abs(summary.mean), metric, error=sd)
     worse = metrics.metric(metric).sign * summary.mean > 0
     verdict = f"{amount} {'worse' if worse else 'better'} than {whom}"
     if summary.mean == 0:
@@ -113,11 +113,12 @@ def shown_digits(figures: Mapping[str, float], key: str = FIDELITY) -> str:
     what = "samples" if key == FIDELITY else "test images decoded as another digit"
     if key not in figures:
         return f" The share of {what} that show the digit asked for was not measured."
-    share, accuracy = figures[key], figures.get("test/judge_accuracy")
+    many = [figures[each] for each in figures if re.fullmatch(f"{key}_n\\d+", each)]
+    share, accuracy = [figures[key], *many][-1], figures.get("test/judge_accuracy")
     classifier = f" with {100 * accuracy:.2f} % test accuracy" if accuracy else ""
     few = f" Under {100 * MIN_FIDELITY:g} %, the label does not decide the digit alone."
     return (
-        f" A CNN{classifier} reads {100 * share:.1f} % of {what} as the digit asked "
+        f" A CNN{classifier} reads {100 * share:.2f} % of {what} as the digit asked "
         f"for.{few * (share < MIN_FIDELITY)}"
     )
 

@@ -51,5 +51,6 @@ def name_axes(axes: Axes, figure: str, panel: int = 0, **values: str) -> None:
 
 def metric_axis(key: str) -> str:
     """A metric as the name of an axis, with its unit: `test/kl (nats per image)`."""
-    unit = metrics.metric(key).unit
+    known = metrics.metric(key)
+    unit = "share" if known.share else known.unit
     return f"{key} ({unit})" if unit else key

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import Tensor
 
-from cvae import likelihood
+from cvae import likelihood, mnist
 from cvae.loading.loaded import LoadedRun, load_data
 from cvae.priors import gaussian_kl_per_dim
 from cvae.run.state import stream
@@ -93,6 +93,23 @@ def encode(run: LoadedRun) -> Posterior:
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise ValueError(f"{run.folder.name}: the encoder's output is not finite")
     return Posterior(mu, sigma, kl, seen, test.labels.cpu().numpy())
+
+
+@torch.no_grad()
+def redrawn(run: LoadedRun) -> float:
+    """The sd over drawings of the binarised test set of its mean log p(x|y), in nats.
+
+    To first order, by the gradient in x: the decoder's logits, at the posterior mean.
+    """
+    variance, model = 0.0, run.model
+    seen = load_data(run.spec, run.folder).test  # binarised
+    grey = mnist.load_mnist(run.spec.data.root).test
+    batches = likelihood.chunks(model, seen, torch.Generator())
+    shares = mnist.pixels(grey.images).split(likelihood.CHUNK)
+    for (x, _, y), share in zip(batches, shares, strict=True):
+        logits = model.decode(model.encode(x, y)[0], y)
+        variance += float((share.to(x) * (1 - share.to(x)) * logits**2).sum())
+    return variance**0.5 / len(grey)
 
 
 def by_nats(kl: Array) -> NDArray[np.int64]:

@@ -132,7 +132,8 @@ def _report(folder: RunFolder, offline: bool) -> None:
     print(f"{folder.name}: finished, {metrics['time/total']:.0f} s in all")
     for key, value in metrics.items():
         if key.startswith("test/"):
-            print(f"  {key:24} {number(value, key):>10} {metric(key).unit}")
+            shown = f"{number(value, key):>10} {metric(key).unit}"
+            print(f"  {key:24} {shown}".rstrip())
     grids = [path for path in folder.figures.glob("*.png") if "-" not in path.stem]
     print("  grids: " + "\n         ".join(map(str, sorted(grids))))
     print(f"  next:  make samples RUN={folder.name} DIGIT=5   make ui")
@@ -195,9 +196,8 @@ def evaluate(*, runs: Path, run: str | None, **wanted: Any) -> None:
     print(f"{known.folder.name}, test images; ± is the standard error")
     for key, value in figures.items():
         if not key.endswith(ERROR):
-            error = figures.get(f"{key}{ERROR}")
-            more = "" if error is None else f" ± {error:.4f}"
-            print(f"  {key:32} {value:.4f}{more} {metric(key).unit}".rstrip())
+            shown = number(value, key, error=figures.get(f"{key}{ERROR}"))
+            print(f"  {key:32} {shown} {metric(key).unit}".rstrip())
     if wanted["what"]:
         print(f"  values by image: {directory(known.folder)}")
 

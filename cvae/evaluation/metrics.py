@@ -35,6 +35,7 @@ class Metric:
     decimals: int = 2
     higher_is_better: bool = False
     source: str = ""  # where it is defined, or what it may be compared with
+    share: bool = False  # of 1; shown in per cent, so that it has no unit
 
     @property
     def sign(self) -> int:
@@ -43,7 +44,12 @@ class Metric:
 
 
 def _share(name: str, words: str, source: str = "") -> Metric:
-    return Metric(name, words, "of 1", 4, higher_is_better=True, source=source)
+    return Metric(name, words, "", 2, True, source, share=True)
+
+
+def _chance(name: str, words: str, source: str = "") -> Metric:
+    """A share of which more is not better."""
+    return Metric(name, words, "", 2, source=source, share=True)
 
 
 def _fine(name: str, words: str, source: str) -> Metric:
@@ -100,7 +106,7 @@ _OF_RUNS = (
         "the share of images whose z, carried over by whitening and decoded as another "
         "digit, is read as that digit",
     ),
-    Metric("label_in_z", "how often z alone names the digit; chance is 0.1", "of 1", 4),
+    _chance("label_in_z", "how often z alone names the digit; chance is 10 %"),
     Metric(
         "sample_diversity",
         "the standard deviation within a digit over that of real images",
@@ -108,13 +114,7 @@ _OF_RUNS = (
         2,
         higher_is_better=True,
     ),
-    Metric(
-        "sample_coverage",
-        "the share of real images that have a sample near",
-        "of 1",
-        2,
-        higher_is_better=True,
-    ),
+    _share("sample_coverage", "the share of real images that have a sample near"),
     _share(
         "judge_accuracy", "the share of real test images that the judge reads right"
     ),
@@ -274,12 +274,10 @@ _ESTIMATORS = (
                 "the share of images whose label argmax p(y given x) names",
             ),
             Metric("label_log_loss", "−log p(y given x) of the true label", NATS, 3),
-            Metric(
+            _chance(
                 "label_calibration_error",
                 "how far the accuracy is from the confidence, over 15 bins of it",
-                "of 1",
-                4,
-                source="Guo et al. 2017",
+                "Guo et al. 2017",
             ),
             *(
                 _share(
@@ -322,11 +320,9 @@ _ESTIMATORS = (
             Metric(
                 "nearest_train", "the distance to the nearest training image", "pixels"
             ),
-            Metric(
+            _chance(
                 "copied",
-                "how often a training image is nearer than one held back; chance: 0.5",
-                "of 1",
-                3,
+                "how often a training image is nearer than one held back; chance: 50 %",
             ),
         ),
     ),
@@ -352,14 +348,12 @@ _ESTIMATORS = (
             Metric(
                 "dimension_kl", "Σ_j KL(q(z_j) ‖ p(z_j))", source="Chen et al. 2018"
             ),
-            Metric(
+            _chance(
                 "label_in_z_neighbours",
                 "how often the neighbours in z name the digit, all test images",
-                "of 1",
-                4,
             ),
-            Metric("label_in_z_linear", "the same by a linear classifier", "of 1", 4),
-            Metric("label_in_z_chance", "the share of the commonest digit", "of 1", 4),
+            _chance("label_in_z_linear", "the same by a linear classifier"),
+            _chance("label_in_z_chance", "the share of the commonest digit"),
         ),
     ),
 )
@@ -395,22 +389,26 @@ def split_baseline(name: str) -> tuple[str, str]:
     return (stem, end) if stem in BY_NAME and end in BASELINES else (name, "")
 
 
-def number(value: float, key: str, *, sign: bool = False) -> str:
-    """A value with the decimals that its metric deserves; nan and inf are said."""
+def number(
+    value: float, key: str, *, error: float | None = None, sign: bool = False
+) -> str:
+    """A value as its metric deserves, ± its error; a share in per cent: `99.30 %`."""
     if math.isnan(value):
         return "nan"
-    shown = f"{value:{'+' if sign else ''}.{metric(key).decimals}f}"
-    return shown.replace("-", "−")
+    known = metric(key)
+    scale, per_cent = (100, " %") if known.share else (1, "")
+    shown = f"{scale * value:{'+' if sign else ''}.{known.decimals}f}"
+    if error is not None:
+        shown += f" ± {scale * error:.{known.decimals}f}"
+    return shown.replace("-", "−") + per_cent
 
 
 def mean_sd(values: Sequence[float], key: str) -> str:
     """mean ± sd (of the sample, n − 1); of a single value itself, of none a dash."""
     if not len(values):
         return "–"
-    mean = number(statistics.fmean(values), key)
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {number(statistics.stdev(values), key)}"
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return number(statistics.fmean(values), key, error=sd)
 
 
 def headline(figures: dict[str, float]) -> float:

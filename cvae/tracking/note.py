@@ -39,17 +39,16 @@ def description(folder: RunFolder) -> str:
         lines += [f"Ended early: {_without_markup(info['reason'])}", ""]
     if final:
         figures = [
-            [key, f"{_with_error(final, key)} {metric(key).unit}"]
+            [
+                key,
+                f"{number(final[key], key, error=final.get(f'{key}{ERROR}'))} "
+                f"{metric(key).unit}".rstrip(),
+            ]
             for key in final
             if not key.endswith(ERROR)
         ]
         lines += [markdown([["figure", "value"], *figures]), ""]
     return "\n".join([*lines, f"Again: {_code(info.get('command', ''))}"])
-
-
-def _with_error(figures: Mapping[str, float], key: str) -> str:
-    value, error = number(figures[key], key), figures.get(f"{key}{ERROR}")
-    return value if error is None else f"{value} ± {number(error, key)}"
 
 
 def applicable_header(info: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from analysis.drawing.readme_figures import EXHIBITS
 from analysis.reading import needed
 from analysis.reading.needed import SEEDED, SWEEPS, Needed
 from cvae import __main__, mnist
+from cvae.evaluation.metrics import FIDELITY
 from cvae.model import CVAE
 from cvae.run.find import finished_run
 from cvae.run.folder import RunFolder
@@ -138,7 +139,7 @@ def test_the_label_lowers_the_bound_by_plain_minus_conditional(
     everything: Path,
 ) -> None:
     text = (everything / "README.md").read_text()  # 119.5 and 112.5
-    assert "The label lowers the bound of the two-dimensional network by 7.0" in text
+    assert "Of the 7.0 nats by which the label lowers the bound" in text
 
 
 def test_a_row_is_every_finished_seed_whoever_asked_for_it(
@@ -153,7 +154,7 @@ def test_a_row_is_every_finished_seed_whoever_asked_for_it(
         (found,) = [f for f in some.over_seeds("quickstart") if f.spec() == spec]
         if seed == 7:  # alone: no deviation, no division by zero
             assert readme_tables.mean_sd([found], "test/neg_elbo") == "119.00"
-            assert readme_tables.fidelity([found]) == "85.0 % (99.48 %)"
+            assert readme_tables.cited([found], FIDELITY) == "85.00 % (n = 1)"
     pretend(some.spec("latent_20"), tmp_path, weights=False)
     other = (*there.overrides, "model.latent_dim=5", "training.seed=1")
     pretend(load_spec(some.path("quickstart"), other), tmp_path, weights=False)
@@ -300,10 +301,10 @@ def test_readmes_table_has_bound_nll_control_and_the_published_number(
     head, first, *rest = cells(text.partition("figures:latents")[0])
     assert head == [
         *("experiment", "bound (nats)", "NLL (nats)"),
-        *("label fidelity (real images)", "published (nats)"),
+        *("label fidelity", "published (nats)"),
     ]
     # seeds 0 and 1 apart by 1: the mean is half above the first, sd is 1/√2
-    control = "98.0 ± 1.4 % (99.48 %)"
+    control = "98.00 ± 1.41 % (n = 2)"
     assert first == ["`quickstart` (n = 2)", "112.50 ± 0.71", "–", control, "–"]
     rows = {row[0].split("`")[1]: row for row in rest}
     assert rows["pytorch_example"][1:] == [
@@ -318,10 +319,13 @@ def test_readmes_table_has_bound_nll_control_and_the_published_number(
     line = {"epoch": 9, "step": 9, "time": 9, "seconds": {}}
     metrics = {"test/nll_is100": 99.0, "test/nll_is5000": 98.765}
     metrics |= {"test/nll_is5000_se": 0.2, "test/label_accuracy_is20": 0.91}
+    metrics |= {"test/label_fidelity_n10000": 0.975}
+    metrics |= {"test/label_fidelity_n10000_se": 0.0016}
     found.append(line | {"metrics": metrics})
     row = cells(readme_tables.results(some))[1]
-    assert row[2] == "98.77 (K = 5,000)"  # the most draws
-    assert ["`seed_notebook`", "4.55", "–", "90.0 %", "95.0 %", "91.0 %"] in cells(
+    assert row[2:4] == ["98.77 (K = 5,000)", "97.50 ± 0.16 %"]  # the most draws
+    control = ["90.00 %", "95.00 %", "–", "91.00 % (K = 20)"]
+    assert ["`seed_notebook`", "4.55", "–", *control] in cells(
         readme_tables.details(some)
     )
 
@@ -336,9 +340,9 @@ def test_each_best_row_has_what_is_published_and_what_differs(
     for seed, found in enumerate(some.over_seeds("best_mlp")):
         line = {"epoch": 9, "step": 9, "time": 9, "seconds": {}}
         found.append(line | {"metrics": {"test/nll_is5000": 78.0 + seed}})
-    head, two, mlp, *_ = cells(readme_tables.best(some))
+    head, same, two, mlp, *_ = cells(readme_tables.best(some))
     assert len(head) <= readme_tables.MOST
-    assert two[3:5] == ["–", "–"]
+    assert same[3:5] == two[3:5] == ["–", "–"]
     assert mlp[2] == "80.78 [3], k = 50"
     assert mlp[3:5] == ["78.50 ± 0.71 (K = 5,000)", "−2.28"]
     assert all(row[5] for row in (two, mlp))
