@@ -25,7 +25,7 @@ from cvae.run.folder import RunFolder
 from cvae.spec.document import dump
 from cvae.spec.identity import flatten
 from cvae.tracking.connection import MlflowClient
-from cvae.tracking.entities import text
+from cvae.tracking.parts import text
 
 CODE = Path(__file__).with_name("served.py")
 EXAMPLE = [{"digit": 5, "num_samples": 16, "seed": 7}]  # of a request

@@ -1,7 +1,10 @@
-"""The files of a run or a sweep in MLflow: pictures by step, and artifacts."""
+"""A run or a sweep in MLflow's own types: metrics, data sets, tags, pictures, files."""
 
 from __future__ import annotations
 
+import getpass
+import json
+import os
 import re
 import shutil
 import tempfile
@@ -10,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 from PIL import Image
 
-from cvae.run.folder import RunFolder, SweepFolder
+from cvae.run.folder import Record, RunFolder
 from cvae.tracking import charts
 from cvae.tracking.connection import MlflowClient
 
@@ -61,23 +65,80 @@ def _pictures(folder: RunFolder) -> Iterator[tuple[Path, str, int, int]]:
 
 def log_files(client: MlflowClient, folder: RunFolder, run_id: str) -> None:
     """Log what a run that ended has in its folder; older artifacts are replaced."""
-    _log(client, folder, run_id, ARTIFACTS)
+    log_artifacts(client, folder.path, run_id, ARTIFACTS)
     for path in sorted(folder.figures.glob("*.png")):
         if not STEP_IMAGE.fullmatch(path.name):
             client.log_artifact(run_id, str(path), "figures")
 
 
-def log_sweep_files(client: MlflowClient, folder: SweepFolder, run_id: str) -> None:
-    """Log a sweep's specs and table."""
-    _log(client, folder, run_id, SWEEP_ARTIFACTS)
-
-
-def _log(
-    client: MlflowClient,
-    folder: RunFolder | SweepFolder,
-    run_id: str,
-    names: tuple[str, ...],
+def log_artifacts(
+    client: MlflowClient, place: Path, run_id: str, names: tuple[str, ...]
 ) -> None:
+    """Log those of these files that are there."""
     for name in names:
-        if (path := folder.path / name).exists():
+        if (path := place / name).exists():
             client.log_artifact(run_id, str(path))
+
+
+def points(record: Record) -> Iterator[Metric]:
+    for key, value in record["metrics"].items():
+        yield Metric(key, value, record["time"], record["epoch"])
+
+
+def inputs(folder: RunFolder) -> list[DatasetInput]:
+    """The data sets of a run, one for each use of them."""
+    info, found = folder.info, []
+    for context, count in info["data"]["images"].items():
+        dataset = Dataset(
+            name=f"{info['data']['name']}-{context}",
+            digest=info["data"]["digest"],
+            source_type="local",
+            source=json.dumps({"uri": info["data"]["root"]}),
+            profile=json.dumps({"num_rows": count, "sha256": info["data"]["sha256"]}),
+        )
+        found.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
+    return found
+
+
+def swept_values(info: dict[str, Any]) -> dict[str, str]:
+    """Tags with the values of each swept field of a sweep, in the order of its runs."""
+    values: dict[str, dict[str, None]] = {key: {} for key in info["keys"]}
+    for run in info["runs"]:
+        for key, value in run["swept"].items():
+            values[key][text(value)] = None
+    return {f"sweep.{key}": ", ".join(distinct) for key, distinct in values.items()}
+
+
+def source_tags(info: dict[str, Any]) -> dict[str, str]:
+    """Who made a run or a sweep, by which command, and its uid."""
+    return {
+        "mlflow.user": user(),
+        "mlflow.source.name": info.get("command", "cvae"),
+        "mlflow.source.type": "LOCAL",
+        "cvae.uid": info["uid"],
+    }
+
+
+def run_tags(folder: RunFolder) -> dict[str, str]:
+    """What a run is found and sorted by."""
+    info = folder.info
+    tags = source_tags(info) | {
+        "cvae.id": info["id"],
+        "cvae.folder": folder.name,
+        "cvae.host": info.get("host", ""),
+    }
+    for key, value in info.get("git", {}).items():
+        tags[f"mlflow.source.git.{key}"] = value
+    return tags
+
+
+def user() -> str:
+    """The user's name, or number where the system has no name for it."""
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # a container's user id, say
+        return str(os.getuid())
+
+
+def text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -25,21 +25,15 @@ from cvae.spec.identity import flatten
 from cvae.tracking import charts, logged_model, parts
 from cvae.tracking.address import redacted
 from cvae.tracking.connection import alone, clear_errors
-from cvae.tracking.entities import (
-    datasets,
-    points,
-    run_tags,
-    source_tags,
-    swept_values,
-    text,
-)
 from cvae.tracking.note import description, sweep_description
+from cvae.tracking.parts import text
 from cvae.tracking.store import BATCH, FACT, Store
 
 LONGEST_NAME = 250  # of a run, MLflow's own limit
 LIVE = ("NEW", "RUNNING")
 LOCK = "tracking.lock"  # in the folder: one process at a time publishes it
 CURES = {
+    "files": "a server needs --serve-artifacts to take them",
     "model": "tracking.log_model=false leaves models out",
     "pictures": "a larger tracking.images_every logs fewer",
 }
@@ -85,7 +79,7 @@ class Tracker(Store):
                 "description": lambda: client.set_tag(
                     run_id, "mlflow.note.content", description(folder)
                 ),
-                "data sets": lambda: client.log_inputs(run_id, datasets(folder.info)),
+                "data sets": lambda: client.log_inputs(run_id, parts.inputs(folder)),
                 "page of charts": lambda: client.set_experiment_tag(*view),
                 "pictures": lambda: self._images(folder, cursor),
             }
@@ -126,28 +120,15 @@ class Tracker(Store):
                 refused[part] = str(error.__cause__)
         if done != before:
             _write_cursor(folder, cursor)
-        self._name_refused(folder, cursor, refused)
-
-    def _name_refused(
-        self,
-        folder: RunFolder | SweepFolder,
-        cursor: dict[str, Any],
-        refused: dict[str, str],
-    ) -> None:
-        """One line for the parts that no line was for before, with what helps."""
-        if not (new := [part for part in refused if part not in self._named]):
-            return
-        self._named |= set(new)
-        cures = [CURES[part] for part in new if part in CURES]
-        place = self.client.get_run(cursor["run_id"]).info.artifact_uri or ""
-        if not self.local and place.startswith(("file:", "/")):
-            cures = ["files reach this server only if it runs with --serve-artifacts"]
-        log.warning(
-            "%s: MLflow refuses its %s and has all else: %s; make sync tries again%s",
-            *(folder.name, ", ".join(new)),
-            " ".join(redacted(refused[new[0]]).split())[:300],
-            "".join(f"; {cure}" for cure in cures),
-        )
+        if new := [part for part in refused if part not in self._named]:
+            self._named |= set(new)
+            cures = [CURES[part] for part in new if part in CURES]
+            log.warning(
+                "%s: MLflow refuses its %s, nothing else: %s; make sync tries again%s",
+                *(folder.name, ", ".join(new)),
+                " ".join(redacted(refused[new[0]]).split())[:300],
+                "".join(f"; {cure}" for cure in cures),
+            )
 
     def publish_sweep(self, folder: SweepFolder, *, adopt: str = "") -> str:
         """Make the run that a sweep's runs are nested under, or bring it up to date.
@@ -162,7 +143,7 @@ class Tracker(Store):
         with clear_errors(self.address), alone(folder.path / LOCK):
             cursor = self._sweep_run(folder, adopt)
             run_id = str(cursor["run_id"])
-            tags = {f"sweep.{key}": value for key, value in swept_values(info).items()}
+            tags = parts.swept_values(info)
             tags |= {"cvae.best": text(info.get("best", {}))}
             all_tags = [RunTag(key, value[:5000]) for key, value in tags.items()]
             self.client.log_batch(run_id, tags=all_tags)
@@ -177,7 +158,9 @@ class Tracker(Store):
             cursor["status"] = info["status"]
             each = {
                 "description": lambda: self._describe_sweep(folder, run_id),
-                "files": lambda: parts.log_sweep_files(self.client, folder, run_id),
+                "files": lambda: parts.log_artifacts(
+                    self.client, folder.path, run_id, parts.SWEEP_ARTIFACTS
+                ),
             }
             self._further(folder, cursor, each, [time.time()])  # each time anew
         return run_id
@@ -195,20 +178,19 @@ class Tracker(Store):
         if cursor.get("experiment_id") == experiment and self.has_run(cursor["run_id"]):
             self._leave(adopt, cursor["run_id"])
             return cursor
-        tags = source_tags(info) | {"cvae.kind": "sweep", "cvae.sweep": folder.name}
+        tags = {"cvae.kind": "sweep", "cvae.sweep": folder.name}
+        tags |= parts.source_tags(info)
         began = int(1000 * info["started"])
-        return self._new_cursor(
-            folder, self._made(experiment, folder.name, tags, began, adopt)
-        )
+        run = self._made(experiment, folder.name, tags, began, adopt)
+        return self._new_cursor(folder, run)
 
     def is_told(self, folder: RunFolder | SweepFolder) -> bool:
         """Whether the store has the status and the metrics of the folder."""
         cursor = _read_cursor(folder, self.uri)
         if isinstance(folder, SweepFolder):
             return bool(cursor.get("status") == folder.info["status"])
-        count = len(folder.records())
         told = (cursor.get("status"), cursor.get("records"))
-        return told == (folder.status, count)
+        return told == (folder.status, len(folder.records()))
 
     def needs_publishing(self, folder: RunFolder) -> bool:
         """Whether a run ended and the store, which has it, was not told."""
@@ -240,8 +222,8 @@ class Tracker(Store):
     def _new_cursor(
         self, folder: RunFolder | SweepFolder, run: Run, **more: Any
     ) -> dict[str, Any]:
-        cursor = {"uri": self.uri, "run_id": run.info.run_id}
-        cursor |= {"experiment_id": run.info.experiment_id} | more
+        place = {"run_id": run.info.run_id, "experiment_id": run.info.experiment_id}
+        cursor = {"uri": self.uri} | place | more
         _write_cursor(folder, cursor)
         return cursor
 
@@ -263,15 +245,14 @@ class Tracker(Store):
         """End the run that `mlflow run` made, and link it to the one resumed."""
         if outer in ("", run_id):
             return
-        known = self.client.get_run(run_id).info
-        link = f"#/experiments/{known.experiment_id}/runs/{run_id}"
-        note = f"Resumed [{known.run_name}]({link})."
+        place = self.client.get_run(run_id).info.experiment_id
+        note = f"[Resumed](#/experiments/{place}/runs/{run_id})"
         self.client.set_tag(outer, "mlflow.note.content", note)
         self.client.set_terminated(outer, "FINISHED")
 
     def _tags(self, folder: RunFolder) -> dict[str, str]:
         """What the run is found, sorted and nested by."""
-        info, tags = folder.info, run_tags(folder)
+        info, tags = folder.info, parts.run_tags(folder)
         if name := info.get("sweep"):
             parent = SweepFolder(folder.path.parent / "sweeps" / name)
             run_id = _read_cursor(parent, self.uri).get("run_id")
@@ -286,7 +267,7 @@ class Tracker(Store):
     def _metrics(self, folder: RunFolder, cursor: dict[str, Any]) -> None:
         records = folder.records()
         unseen = records[cursor["records"] :]
-        new = [point for record in unseen for point in points(record)]
+        new = [point for record in unseen for point in parts.points(record)]
         for start in range(0, len(new), BATCH):
             self.client.log_batch(cursor["run_id"], metrics=new[start : start + BATCH])
         if new:

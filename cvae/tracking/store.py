@@ -95,23 +95,17 @@ class Store:
             stored = self.client.get_experiment_by_name(name)
             if stored is None:
                 place = (self.runs.resolve() / "artifacts").as_uri()
-                kind = {
-                    "mlflow.experimentKind": "custom_model_development",
-                    "mlflow.note.content": "Compare test/neg_elbo: nats per image, "
-                    "lower is better; not between grey and binarised pixels.",
-                }
-                return str(
-                    self.client.create_experiment(
-                        name, place if self.local else None, kind
-                    )
+                kind = {"mlflow.experimentKind": "custom_model_development"}
+                made = self.client.create_experiment(
+                    name, place if self.local else None, kind
                 )
+                return str(made)
         if stored.lifecycle_stage != "active":
+            words = ("experiments", "restore", "-x", stored.experiment_id)
             raise TrackingError(
                 f"the experiment {name!r} was deleted but keeps its name; choose "
                 "another with tracking.experiment, or restore it:\n  "
-                + mlflow_command(
-                    self.address, "experiments", "restore", "-x", stored.experiment_id
-                )
+                + mlflow_command(self.address, *words)
             )
         return str(stored.experiment_id)
 
