@@ -80,25 +80,7 @@ def test_a_model_is_code_and_tensors_without_a_pickle(
     assert weights == folder.weights.read_bytes()
 
 
-def test_a_model_is_logged_once_whatever_is_forgotten(runs: Path) -> None:
-    folder, tracker = with_weights(runs), Tracker(runs)
-    tracker.publish(folder)
-    (first,) = models(tracker.client)
-    tracker.publish(folder)
-    (folder.path / "tracking.json").unlink()
-    tracker.publish(folder)
-    (model,) = models(tracker.client)
-    assert model.model_id == first.model_id == folder.published["model"]["id"]
-    assert [p.key for p in model.metrics] == [p.key for p in first.metrics]
-    run = tracker.client.get_run(folder.published["run_id"])
-    assert len(run.outputs.model_outputs) == 1
-    assert len(run.inputs.dataset_inputs) == 3
-    for key in run.data.metrics:
-        points = tracker.client.get_metric_history(run.info.run_id, key)
-        assert len({point.step for point in points}) == len(points)
-
-
-def test_a_model_half_logged_is_completed(
+def test_a_model_half_logged_is_completed_once(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, tracker = with_weights(runs), Tracker(runs)
@@ -113,8 +95,11 @@ def test_a_model_half_logged_is_completed(
     (half,) = models(tracker.client)
     assert half.status == LoggedModelStatus.PENDING
     tracker.publish(folder)
+    (folder.path / "tracking.json").unlink()
     folder.append(record(3, 30, {"test/nll_is50": 88.5}) | {"seconds": {}})
     tracker.publish(folder)  # evaluated later: linked, too
+    run = tracker.client.get_run(folder.published["run_id"])
+    assert len(run.outputs.model_outputs) == 1
     (model,) = models(tracker.client)
     assert (model.model_id, model.status) == (half.model_id, LoggedModelStatus.READY)
     linked = {point.key: point.value for point in model.metrics}

@@ -62,7 +62,7 @@ def test_a_long_table_of_a_sweep_leaves_room_for_the_command(tmp_path: Path) -> 
     folder = SweepFolder(tmp_path)
     rows = [["objective.beta", "n", "test/neg_elbo"]]
     rows += [[f"{beta / 7}", "3", "97.13 ± 0.12"] for beta in range(300)]
-    folder.update(header=LONG, command="make sweep CONFIG=x.yaml", summary=rows)
+    folder.update(header=LONG, command="make sweep", summary=rows)
     note = sweep_description(folder)
     assert len(note) < MLFLOW_REFUSES
-    assert note.endswith("Again: `make sweep CONFIG=x.yaml`")
+    assert note.endswith("Again: `make sweep`")

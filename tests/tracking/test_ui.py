@@ -6,12 +6,10 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from analysis import explorer
 from cvae.run.find import display_name, find_run
 from cvae.run.folder import RunFolder
 from cvae.tracking.store import Store
@@ -27,8 +25,6 @@ pytestmark = pytest.mark.services
 NAMES = ("first", "second")
 EPOCHS = 2
 SPEC = f"""\
-# Question: is a header only text? <script>window.pwned=1</script>
-# <img src="missing.png" onerror="window.pwned=2">[link](javascript:window.pwned=3)
 name: first
 data: {{train_images: 512, validation_images: 128}}
 model: {{hidden: [16]}}
@@ -49,11 +45,6 @@ class UI:
     @property
     def server(self) -> str:
         return self.address.partition("/#")[0].rstrip("/")
-
-    def url(self, name: str) -> str:
-        """The page of the run called `name`."""
-        seen = self.folders[name].published
-        return f"{self.runs_url}/{seen['run_id']}"
 
     @property
     def runs_url(self) -> str:
@@ -107,32 +98,6 @@ def test_address_leads_to_training_runs(ui: UI, page: Page) -> None:
     page.get_by_role("heading", name="Runs", exact=True).wait_for()
 
 
-def test_run_page_shows_its_figures_and_runs_nothing_of_its_header(
-    ui: UI, page: Page
-) -> None:
-    page.goto(ui.url("first"))
-    page.get_by_text("Question: is a header only text?").first.wait_for()
-    figures = page.locator("table", has_text="figure")  # rendered, not its Markdown
-    row = figures.locator("tr", has_text="test/neg_elbo")
-    shown = float(row.locator("td").last.inner_text().split()[0])
-    assert shown == pytest.approx(ui.folders["first"].metrics["test/neg_elbo"], 1e-4)
-    assert page.evaluate("window.pwned") is None
-
-
-def test_artifact_viewer_runs_the_explorer(ui: UI, page: Page, tmp_path: Path) -> None:
-    folder = ui.folders["first"]
-    places = ["--runs", str(folder.path.parent), "--out", str(tmp_path)]
-    assert explorer.main(["--run", folder.name, "--attach", *places]) == 0
-    page.goto(ui.url("first"))
-    page.get_by_role("tab", name="Artifacts").click()
-    page.get_by_text("figures", exact=True).click()
-    page.get_by_text("explorer.html", exact=True).click()
-    frame = page.frame_locator("iframe")
-    frame.get_by_role("button", name="Digit 3", exact=True).click()
-    frame.locator("#plane").press("ArrowRight")
-    frame.locator("#status", has_text="z = (0.05, 0.00), large digit 3").wait_for()
-
-
 def test_image_grid_compares_runs(ui: UI, page: Page) -> None:
     page.goto(f"{ui.runs_url}?compareRunsMode=CHART&workflowType=machine_learning")
     page.get_by_placeholder("Search metric charts").fill("digits")
@@ -146,7 +111,7 @@ def test_image_grid_compares_runs(ui: UI, page: Page) -> None:
             slider.press("ArrowRight")
             page.wait_for_function(MOVED, arg=[slider.element_handle(), now])
         for name in NAMES:
-            run_id = ui.url(name).rpartition("/")[2]
+            run_id = ui.folders[name].published["run_id"]
             image = card.locator(f"img[src*='{run_id}'][src*='step%2B{step}%2B']")
             assert eventually(image, LOADED), f"no image of {name} at step {step}"
 
