@@ -11,8 +11,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -28,8 +28,7 @@ log = logging.getLogger("cvae")
 KNOWN = (Expected, OSError)  # their message is enough, no traceback
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """A variant to run, where, and with how many threads."""
 
     number: int
@@ -40,24 +39,21 @@ class Job:
     threads: int
 
 
-@dataclass(frozen=True)
-class LogMessage:
+class LogMessage(NamedTuple):
     """A line for the user."""
 
     number: int
     text: str
 
 
-@dataclass(frozen=True)
-class Progressed:
+class Progressed(NamedTuple):
     """So many epochs of the run are done."""
 
     number: int
     epoch: int
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(NamedTuple):
     """FINISHED, FAILED, KILLED or BUSY, and why."""
 
     number: int

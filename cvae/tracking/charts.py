@@ -35,8 +35,11 @@ SIZES = {  # cards of a section: side by side, and pixels; by itself three that 
     "results": {"columns": 2, "cardHeight": 220},
     "grids": {"columns": 1, "cardHeight": 560},
 }
-COLUMNS = (HEADLINE, "recon", "kl", CONTROL[0])  # of a list that scrolls sideways
-PARAMS = ("model.latent_dim", "objective.beta", "training.epochs", "training.seed")
+COLUMNS = [
+    *(f"metrics.`test/{name}`" for name in (HEADLINE, "recon", "kl", CONTROL[0])),
+    *("metrics.`time/training`", "params.`model.latent_dim`"),
+    *("params.`objective.beta`", "params.`training.epochs`", "params.`training.seed`"),
+]
 
 
 def view() -> str:
@@ -44,26 +47,16 @@ def view() -> str:
     charts = [
         _chart(section, key) for section, keys in SECTIONS.items() for key in keys
     ]
-    columns = [f"metrics.`test/{key}`" for key in COLUMNS]
-    columns += ["metrics.`time/training`"]
-    columns += [f"params.`{key}`" for key in PARAMS]
     sections = [
         {"uuid": name, "name": name, "display": name != "time", "isReordered": True}
         | {"deleted": False, "isGenerated": False}
         | SIZES.get(name, {})
         for name in SECTIONS
     ]
-    return json.dumps(
-        {
-            "searchFilter": RUNS_ONLY,
-            **BEST_FIRST,
-            "selectedColumns": columns,
-            "compareRunCharts": charts,
-            "compareRunSections": sections,
-            "isAccordionReordered": True,
-            "autoRefreshEnabled": True,
-        }
-    )
+    found = {"searchFilter": RUNS_ONLY, **BEST_FIRST, "selectedColumns": COLUMNS}
+    found |= {"compareRunCharts": charts, "compareRunSections": sections}
+    found |= {"isAccordionReordered": True, "autoRefreshEnabled": True}
+    return json.dumps(found)
 
 
 def link(address: str, experiment_id: str, *, view: bool) -> str:
@@ -74,13 +67,8 @@ def link(address: str, experiment_id: str, *, view: bool) -> str:
 
 
 def _chart(section: str, key: str) -> dict[str, Any]:
-    chart: dict[str, Any] = {
-        "uuid": key,
-        "runsCountToCompare": 10,
-        "metricSectionId": section,
-        "deleted": False,
-        "isGenerated": False,
-    }
+    chart: dict[str, Any] = {"uuid": key, "metricSectionId": section}
+    chart |= {"runsCountToCompare": 10, "deleted": False, "isGenerated": False}
     if section == "grids":
         images = {"imageKeys": [key], "step": 0, "showRunParams": False}
         return chart | {"type": "IMAGE", "displayName": key} | images

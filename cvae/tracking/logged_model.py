@@ -41,13 +41,9 @@ def publish(client: MlflowClient, folder: RunFolder, run_id: str) -> str:
     """
     run = client.get_run(run_id)
     experiment, last = run.info.experiment_id, folder.records()[-1]["epoch"]
-    model = _find_model(client, experiment, run_id) or client.create_logged_model(
-        experiment,
-        re.sub("[/:.%\"']", "_", display_name(folder)),  # which MLflow refuses
-        run_id,
-        tags={"cvae.id": folder.info["id"], "cvae.uid": folder.info["uid"]},
-        params={key: text(value) for key, value in flatten(folder.spec()).items()},
-    )
+    query = f"source_run_id = '{run_id}'"
+    models = client.search_logged_models([experiment], query)
+    model = models[0] if models else _create(client, folder, experiment, run_id)
     name = str(model.model_id)
     if not model.status.is_finalized(model.status):
         with tempfile.TemporaryDirectory() as place:
@@ -64,12 +60,16 @@ def publish(client: MlflowClient, folder: RunFolder, run_id: str) -> str:
     return name
 
 
-def _find_model(
-    client: MlflowClient, experiment: str, run_id: str
-) -> LoggedModel | None:
-    query = f"source_run_id = '{run_id}'"
-    models = client.search_logged_models([experiment], query)
-    return models[0] if models else None
+def _create(
+    client: MlflowClient, folder: RunFolder, experiment: str, run_id: str
+) -> LoggedModel:
+    return client.create_logged_model(
+        experiment,
+        re.sub("[/:.%\"']", "_", display_name(folder)),  # which MLflow refuses
+        run_id,
+        tags={"cvae.id": folder.info["id"], "cvae.uid": folder.info["uid"]},
+        params={key: text(value) for key, value in flatten(folder.spec()).items()},
+    )
 
 
 def save(folder: RunFolder, place: Path, facts: Model) -> Path:
@@ -112,17 +112,10 @@ def _without_requirements_check() -> Iterator[None]:
 def _figures(folder: RunFolder, run_id: str, model_id: str) -> list[Metric]:
     """Every test figure as a point of the model's, on the test images."""
     data = folder.info["data"]
+    about = {"model_id": model_id, "run_id": run_id}
+    about |= {"dataset_name": f"{data['name']}-test", "dataset_digest": data["digest"]}
     return [
-        Metric(
-            key,
-            value,
-            record["time"],
-            record["epoch"],
-            model_id=model_id,
-            dataset_name=f"{data['name']}-test",
-            dataset_digest=data["digest"],
-            run_id=run_id,
-        )
+        Metric(key, value, record["time"], record["epoch"], **about)
         for record in folder.records()
         for key, value in record["metrics"].items()
         if key.startswith("test/")

@@ -124,7 +124,8 @@ class Tracker(Store):
             self._named |= set(new)
             cures = [CURES[part] for part in new if part in CURES]
             log.warning(
-                "%s: MLflow refuses its %s, nothing else: %s; make sync tries again%s",
+                "%s: MLflow refuses its %s and has all else: %s; "
+                "make sync tries again%s",
                 *(folder.name, ", ".join(new)),
                 " ".join(redacted(refused[new[0]]).split())[:300],
                 "".join(f"; {cure}" for cure in cures),
@@ -176,7 +177,6 @@ class Tracker(Store):
         experiment = self.experiment(info["experiment"])
         cursor = _read_cursor(folder, self.uri)
         if cursor.get("experiment_id") == experiment and self.has_run(cursor["run_id"]):
-            self._leave(adopt, cursor["run_id"])
             return cursor
         tags = {"cvae.kind": "sweep", "cvae.sweep": folder.name}
         tags |= parts.source_tags(info)
@@ -201,7 +201,6 @@ class Tracker(Store):
         """The run in the store, found by its uid or made; what was published so far."""
         cursor = _read_cursor(folder, self.uri)
         if cursor.keys() >= {"records", "images"} and self.has_run(cursor["run_id"]):
-            self._leave(adopt, cursor["run_id"])
             return cursor
         spec, info = folder.spec(), folder.info
         run = self._made(
@@ -233,22 +232,12 @@ class Tracker(Store):
         """The store's run with the uid of these tags: found, adopted or made."""
         query = f"tags.`cvae.uid` = '{tags['cvae.uid']}'"
         if runs := self.client.search_runs([experiment], query):
-            self._leave(adopt, runs[0].info.run_id)
             return runs[0]
         if not adopt or "cvae.uid" in self.client.get_run(adopt).data.tags:
             return self.client.create_run(experiment, began, tags, name)
         self.client.log_batch(adopt, tags=[RunTag(*tag) for tag in tags.items()])
         self.client.update_run(adopt, name=name)
         return self.client.get_run(adopt)
-
-    def _leave(self, outer: str, run_id: str) -> None:
-        """End the run that `mlflow run` made, and link it to the one resumed."""
-        if outer in ("", run_id):
-            return
-        place = self.client.get_run(run_id).info.experiment_id
-        note = f"[Resumed](#/experiments/{place}/runs/{run_id})"
-        self.client.set_tag(outer, "mlflow.note.content", note)
-        self.client.set_terminated(outer, "FINISHED")
 
     def _tags(self, folder: RunFolder) -> dict[str, str]:
         """What the run is found, sorted and nested by."""

