@@ -12,13 +12,15 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 
 from cvae.errors import Terminated
 from cvae.run.torch_settings import plain_torch
 from cvae.sweep.worker import Ended, Event, Job, perform
+
+log = logging.getLogger("cvae")
 
 
 def run_jobs(jobs: Sequence[Job], workers: int) -> Generator[Event, None, None]:
@@ -45,32 +47,18 @@ def run_jobs(jobs: Sequence[Job], workers: int) -> Generator[Event, None, None]:
                 said.put(perform(waiting.popleft(), say))
 
     threads = [threading.Thread(target=work) for _ in range(workers)]
-    with _quiet(), plain_torch(flush_denormal=True):  # which every run finds set
+    ended = 0
+    log.propagate = False  # what runs log reaches the user as what they said
+    with plain_torch(flush_denormal=True):  # which every run finds set
         for thread in threads:
             thread.start()
         try:
-            for _ in jobs:
-                yield from _until_one_ends(said)
+            while ended < len(jobs):
+                event = said.get()
+                ended += isinstance(event, Ended)
+                yield event
         finally:
             over.set()
             for thread in threads:
                 thread.join()
-
-
-def _until_one_ends(said: queue.SimpleQueue[Event]) -> Iterator[Event]:
-    while True:
-        event = said.get()
-        yield event
-        if isinstance(event, Ended):
-            return
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What runs log reaches the user as what they said, and not a second time."""
-    log = logging.getLogger("cvae")
-    propagates, log.propagate = log.propagate, False
-    try:
-        yield
-    finally:
-        log.propagate = propagates
+            log.propagate = True

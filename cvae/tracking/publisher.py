@@ -84,7 +84,11 @@ class Publisher:
         if time.monotonic() - self._failed < PAUSE:
             return
         try:
-            self._connect()
+            if self.tracker is None:
+                from cvae.tracking.publish import Tracker  # takes seconds
+
+                self.tracker = Tracker(self.runs)
+                os.nice(NICE)  # from then on the processor is the training's
             for folder in self._members():
                 now = [_stamp(folder.path / name) for name in CHANGING]
                 missing = self.over and not self._is_told(folder)
@@ -96,10 +100,7 @@ class Publisher:
                 self._tell_of_the_dead()
         except TrackingError as error:
             self._failed = time.monotonic()
-            goes_on = (
-                "" if self.over else "; training goes on, all is kept in its folder"
-            )
-            self._say(f"{error}{goes_on}")
+            self._say(f"{error}; all is kept in the run's folder")
 
     def _tell_of_the_dead(self) -> None:
         """Of runs that ended and the store, which has them, was not told."""
@@ -130,14 +131,6 @@ class Publisher:
             self._say(f"{folder.name}: {error}")
         except UNREADABLE as error:
             self._say(f"{folder.name}: not published: {error}")
-
-    def _connect(self) -> None:
-        """Open the store, and from then on leave the processor to the training."""
-        if self.tracker is None:
-            from cvae.tracking.publish import Tracker
-
-            self.tracker = Tracker(self.runs)
-            os.nice(NICE)
 
     def _is_told(self, folder: RunFolder | SweepFolder) -> bool:
         with contextlib.suppress(*UNREADABLE):

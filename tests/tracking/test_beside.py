@@ -12,6 +12,7 @@ import pytest
 from cvae.errors import TrackingError
 from cvae.tracking import beside
 from cvae.tracking.address import reach
+from cvae.tracking.publish import Tracker
 from cvae.tracking.publisher import Publisher
 from tests import children
 from tests.children import Done
@@ -71,12 +72,11 @@ def test_a_store_that_cannot_be_there_is_refused_without_mlflow(
 
 
 def test_the_publisher_tells_of_ends_that_the_store_has_missed(
-    tmp_path: Path, finished: tuple[Path, Done], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, finished: tuple[Path, Done]
 ) -> None:
     """A run that finished after a failed attempt, and one whose process died; one that
     was made offline is left to `sync`. Times are milliseconds, as MLflow counts them.
     """
-    monkeypatch.setattr(os, "nice", lambda steps: 0)  # this process stays as it is
     shutil.copy(finished[0] / "mlflow.db", tmp_path)
     fields: dict[str, Any] = {"tracking__experiment": "tests", "started": 1e9}
     missed = made_run(tmp_path, 90.0, **fields)
@@ -86,7 +86,7 @@ def test_the_publisher_tells_of_ends_that_the_store_has_missed(
     missed.update(status="RUNNING")
     publisher, (read, write) = Publisher(tmp_path), os.pipe()
     publisher.pipe = read
-    publisher._connect()
+    publisher.tracker = Tracker(tmp_path)
     with missed.lock(), dead.lock():
         publisher.tracker.publish(missed)
         publisher.tracker.publish(dead)
