@@ -93,8 +93,13 @@ def test_published_in_parts_and_again_it_has_no_holes_and_no_doubles(
     folder = runner.run(wanted, runs=runs, offline=True)
     whole = (folder.path / "records.jsonl").read_text().splitlines(keepends=True)
     tracker = Tracker(runs)
-    for count in [*range(1, len(whole) + 1), len(whole)]:
+    folder.update(status="KILLED")
+    for count in range(1, len(whole)):
         (folder.path / "records.jsonl").write_text("".join(whole[:count]))
+        tracker.publish(folder)
+    (folder.path / "records.jsonl").write_text("".join(whole))
+    folder.update(status="FINISHED")
+    for _ in range(2):
         tracker.publish(folder)
     (folder.path / "tracking.json").unlink()  # as from another machine's copy
     Tracker(runs).publish(folder)
