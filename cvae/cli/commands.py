@@ -94,6 +94,7 @@ def sweep(
     changes: str,
     offline: bool,
     dry: bool,
+    jobs: int | None,
     **use: Any,
 ) -> None:
     from cvae.spec.document import split_overrides
@@ -110,7 +111,8 @@ def sweep(
             print_table(table.dry_run(plan, runs))
             return
         command, resources = make_command("sweep", config, changes), sweep.resources
-        given: dict[str, Any] = {"use": resources(**use), "publisher": publisher}
+        wanted = resources(workers=jobs, **use)
+        given: dict[str, Any] = {"use": wanted, "publisher": publisher}
         folder = sweep.sweep(plan, runs=runs, command=command, **given)
         seeds = f"{len(plan.variants)} runs finished; mean ± sd over seeds"
         print(f"\n{plan.name}: {seeds}\n")
