@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -60,30 +57,6 @@ def test_both_directions_find_the_normaliser() -> None:
     torch.testing.assert_close(upper, NORMALISER.double(), rtol=0, atol=0.2)
 
 
-def test_single_chains_with_few_temperatures_bound_it_on_both_sides() -> None:
-    path, betas = towards(), annealed.temperatures(8)
-    start = torch.randn(500, IMAGES, LATENT, generator=generator())
-    below = (weights(path, start, betas) - NORMALISER).mean()
-    above = (-weights(path, exact_draws(500), betas[::-1]) - NORMALISER).mean()
-    assert -3 < float(below) < -0.5
-    assert 0.3 < float(above) < 3
-
-
-def test_two_modes_are_both_found_from_the_prior() -> None:
-    def gain(z: Tensor) -> Tensor:
-        modes = [gaussian_log_density((z - m) / 0.3) - math.log(0.3) for m in (-2, 2)]
-        return torch.logaddexp(*modes) - gaussian_log_density(z)
-
-    path = Path(
-        gaussian_log_density, gain, lambda noise: noise, (torch.ones(IMAGES, 1),) * 2
-    )
-    start = torch.randn(300, IMAGES, 1, generator=generator())
-    found = annealed.log_mean(weights(path, start, annealed.temperatures(60)))
-    torch.testing.assert_close(
-        found, torch.full((IMAGES,), math.log(2)).double(), rtol=0, atol=0.2
-    )
-
-
 def test_moves_leave_their_density_as_it_is() -> None:
     z = exact_draws(2000)
     betas = [1.0] * 6
@@ -95,27 +68,6 @@ def test_moves_leave_their_density_as_it_is() -> None:
     torch.testing.assert_close(moved.mean(0), correlated().mean, rtol=0, atol=0.03)
     covariance = correlated().covariance_matrix
     torch.testing.assert_close(moved.T.cov(), covariance, rtol=0, atol=0.03)
-
-
-def test_steps_are_adapted_to_the_share_that_is_wanted() -> None:
-    path, betas, random = towards(), annealed.temperatures(100), generator()
-    noise = torch.randn(20, IMAGES, LATENT, generator=random)
-    steps = annealed.adapted_steps(path, betas, noise, random, leapfrogs=4)
-    shares = [
-        float(stage.accepted.mean())
-        for stage in annealed.anneal(path, noise, betas, steps, random, leapfrogs=4)
-    ]
-    assert sum(shares[30:]) / len(shares[30:]) == pytest.approx(
-        annealed.ACCEPTED, abs=0.1
-    )
-
-
-def test_temperatures_go_from_nothing_to_all_and_are_closest_at_the_ends() -> None:
-    betas = annealed.temperatures(10)
-    assert (betas[0], betas[-1], len(betas)) == (0.0, 1.0, 11)
-    apart = [b - a for a, b in itertools.pairwise(betas)]
-    assert min(apart) == pytest.approx(apart[0])
-    assert max(apart) == pytest.approx(apart[5], rel=0.3)
 
 
 @pytest.mark.parametrize("prior", ["standard", "learned", "flow", "mixture"])

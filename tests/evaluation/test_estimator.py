@@ -21,7 +21,8 @@ from tests.evaluation.made import images, model, request
 def test_a_row_of_the_table_is_a_function_and_its_metrics_have_units(name: str) -> None:
     assert callable(ESTIMATORS[name].load())
     for each in ESTIMATORS[name].metrics:
-        assert metric(f"test/{each.name}_is5").unit, each.name
+        known = metric(f"test/{each.name}_is5")
+        assert known.unit or known.share, each.name
 
 
 def test_an_interrupted_estimate_resumes_with_the_same_bits(tmp_path: Path) -> None:
@@ -68,17 +69,6 @@ def test_nll_of_x_is_nll_of_x_given_y_and_ln_10_less_the_label_s_log_loss() -> N
     )
     error = float(apart.std()) / len(apart) ** 0.5
     assert abs(float(apart.mean())) < 4 * error + 0.01
-
-
-def test_even_spending_comes_down_to_the_same_nll_of_x() -> None:
-    made, data = model(3), images(300)
-    cheap = nll.nll(made, data, request(3000)).figures["marginal_nll_is3000_20"]
-    even = [
-        likelihood.label_posterior(made, data, generator(3), samples=k)[1]
-        for k in (5, 3000)
-    ]
-    assert even[0] > even[1] - 0.01
-    assert cheap == pytest.approx(even[1], abs=0.05)
 
 
 @pytest.mark.parametrize("estimator", [nll.nll, gaps.gaps])

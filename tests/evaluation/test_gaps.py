@@ -13,7 +13,7 @@ from cvae import mnist
 from cvae.evaluation import gaps as of_gaps
 from cvae.evaluation import rate_distortion as of_rates
 from cvae.evaluation.gaps import elbo, gaps, optimise
-from cvae.evaluation.rate_distortion import rate_at, rate_distortion
+from cvae.evaluation.rate_distortion import rate_distortion
 from cvae.model import CVAE
 from tests.conftest import generator, linear
 from tests.evaluation.made import exact, images, model, request
@@ -123,13 +123,3 @@ def test_the_curve_is_that_of_the_integrals(monkeypatch: pytest.MonkeyPatch) -> 
     kl = kl_divergence(Normal(q[0], (q[1] / 2).exp()), Normal(0.0, 1.0))
     assert own_rate == pytest.approx(float(kl.mean()), rel=1e-4)
     assert own_distortion > float(found.arrays["distortion"][-1])
-
-
-def test_rates_are_read_between_two_points_of_the_curve() -> None:
-    rate = torch.tensor([[0.0, 0.0], [2.0, 4.0], [4.0, 8.0]])
-    distortion = torch.tensor([[10.0, 10.0], [6.0, 6.0], [5.0, 5.0]])
-    found = rate_at(rate, distortion, torch.tensor(7.0))
-    torch.testing.assert_close(found, torch.tensor([1.5, 3.0]))
-    beyond = rate_at(rate, distortion, torch.tensor(1.0))
-    torch.testing.assert_close(beyond, rate[2])
-    assert torch.equal(rate_at(rate, distortion, torch.tensor(99.0)), rate[0])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from sklearn.metrics import confusion_matrix, log_loss
@@ -107,30 +105,6 @@ def test_labels_drawn_from_their_posterior_are_calibrated() -> None:
     assert sharper > 0.1
 
 
-def test_labels_shuffled_are_named_by_chance() -> None:
-    logs, y = constructed()
-    order = torch.randperm(len(y), generator=generator(3))
-    found = measured(logs, y[order])
-    assert found.figures["label_accuracy_is5"] == pytest.approx(0.1, abs=0.02)
-    assert found.figures["label_log_loss_is5"] > math.log(10)
-
-
-def test_every_image_named_wrongly_is_listed_the_surest_first() -> None:
-    p = torch.tensor([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.05, 0.9, 0.05]])
-    logs, y = p.log() - 50, torch.tensor([0, 0, 2])
-    found = measured(logs, y)
-    assert found.per_image["label_named"].tolist() == [0, 1, 1]
-    assert found.per_image["label_runner_up"][:2].tolist() == [1, 0]
-    arrays = labels.misclassified(logs, images(y), (2, 2))
-    assert torch.equal(arrays["wrong_images"].flatten(1), images(y).images[[2, 1]])
-    named, second = [2, 1], [0, 1, 0, math.log(2)]
-    assert arrays["wrong_said"][0, :2].tolist() == named
-    assert float(arrays["wrong_said"][0, 3]) == pytest.approx(math.log(18), rel=1e-4)
-    assert arrays["wrong_said"][1].tolist() == pytest.approx(second, rel=1e-4)
-    assert int(arrays["wrong_count"]) == 2
-    assert int(arrays["wrong_second"]) >= 1
-
-
 def test_the_calibration_error_is_its_definition_on_three_bins() -> None:
     confidence = torch.tensor([0.50, 0.52, 0.90, 0.92, 0.92, 1.0])
     right = torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 1.0])
@@ -142,35 +116,6 @@ def test_the_calibration_error_is_its_definition_on_three_bins() -> None:
     assert table[:, 0].nonzero()[:, 0].tolist() == [7, 13, 14]
     assert table[13].tolist() == pytest.approx([0.5, 2.74 / 3, 2 / 3])
     assert table[0, 1:].isnan().all()
-
-
-@pytest.mark.parametrize("sure", [0.1, 0.35, 2 / 3, 0.99, 1.0])
-def test_a_confidence_that_is_as_often_right_has_no_error(sure: float) -> None:
-    right = torch.zeros(600)
-    right[: round(600 * sure)] = 1
-    error = labels.calibration_error(torch.full((600,), sure), right)
-    assert error == pytest.approx(0, abs=1e-6)
-    none = labels.calibration_error(torch.full((600,), sure), 0 * right)
-    assert none == pytest.approx(sure, abs=1e-6)
-
-
-def test_what_is_no_digit_is_made_of_the_same_pixels() -> None:
-    x = torch.arange(24, dtype=torch.uint8).view(2, 12)
-    made = labels.non_digits(x, (3, 4), generator())
-    assert sorted(made) == ["flipped", "inverted", "noise"]
-    assert torch.equal(made["noise"].sort(1).values, x)
-    assert not torch.equal(made["noise"], x)
-    assert torch.equal(made["inverted"], 255 - x)
-    assert made["flipped"][0].tolist() == [3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8]
-    square = torch.arange(9, dtype=torch.uint8).view(1, 9)
-    turned = labels.non_digits(square, (3, 3), generator())["rotated"]
-    assert turned[0].tolist() == [2, 5, 8, 1, 4, 7, 0, 3, 6]
-
-
-def test_auroc_is_the_share_of_pairs_in_order() -> None:
-    high, low = torch.tensor([3.0, 1.0, 5.0]), torch.tensor([2.0, 0.0, 5.0, -1.0])
-    pairs = [(h > v) + 0.5 * (h == v) for h in high for v in low]
-    assert labels.auroc(high, low) == pytest.approx(float(sum(pairs)) / 12)
 
 
 def test_likelihoods_tell_apart_what_they_order_and_the_ratio_takes_pixels_off() -> (

@@ -51,20 +51,6 @@ def test_nll_is_the_integral_within_its_error(prior: str) -> None:
     )
 
 
-def test_the_curve_goes_down_from_the_bound() -> None:
-    made, data = model(3), images(80)
-    found = nll(made, data, request(1000)).figures
-    names = [f"nll_is{k}" for k in (1, 5, 50, 500, 1000)]
-    assert [name for name in found if name.startswith("nll_is")] == names
-    values = [found[name] for name in names]
-    assert values == sorted(values, reverse=True)
-    bounds = [
-        likelihood.bound(made, data, generator(seed), samples=30)["neg_elbo"]
-        for seed in range(3)
-    ]
-    assert found["nll_is1"] == pytest.approx(sum(bounds) / 3, abs=0.15)
-
-
 def test_the_curve_averages_all_groups_of_the_same_draws() -> None:
     log_weights = torch.randn(11, 4, generator=generator(5))
     pairs = log_weights[:10].double().exp().reshape(5, 2, 4).mean(1).log().mean(0)
@@ -78,15 +64,6 @@ def test_effective_samples_are_all_of_equal_weights_and_one_of_a_single() -> Non
     log_weights[:10, 2] += 60
     found = effective_samples(log_weights)
     torch.testing.assert_close(found, torch.tensor([20.0, 1.0, 10.0]).double())
-
-
-def test_the_integral_stands_beside_the_estimate() -> None:
-    made, data = model(), images(30)
-    found = nll(made, data, request(2000)).figures
-    assert found["nll_quadrature"] == pytest.approx(-float(exact(made, data).mean()))
-    apart = found["nll_is2000"] - found["nll_quadrature"]
-    assert found["nll_bias_is2000"] == pytest.approx(apart, abs=1e-6)
-    assert abs(apart) < 0.02
 
 
 def test_passes_of_a_large_k_hold_few_images_and_change_nothing(
@@ -119,9 +96,3 @@ def test_nll_of_x_is_the_sum_over_the_labels(
     many = nll(made, data, request(3000)).figures["marginal_nll_is3000_3000"]
     assert many == pytest.approx(truth, abs=0.02)
     assert few == pytest.approx(truth, abs=0.3)
-
-
-def test_a_plain_model_has_no_marginal() -> None:
-    found = nll(model(conditional=False), images(5), request(5))
-    assert "nll_is5" in found.figures
-    assert not any(name.startswith("marginal") for name in found.figures)

@@ -42,21 +42,6 @@ def test_a_decoder_that_ignores_z_gives_its_pixels_alone(
     torch.testing.assert_close(found.log_p, truth, rtol=0, atol=1e-3)
 
 
-def test_a_second_latent_that_is_not_used_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(quadrature.GRIDS, 2, (8.0, 0.1))
-    two, one, data = model(2), model(1), images(20)
-    with torch.no_grad():
-        first = linear(two.decoder, 0)
-        first.weight[:, 1] = 0
-        linear(one.decoder, 0).weight.copy_(first.weight[:, [0, *range(2, 12)]])
-        linear(one.decoder, 0).bias.copy_(first.bias)
-        linear(one.decoder, -1).load_state_dict(linear(two.decoder, -1).state_dict())
-    found = integrate(two, data, track)
-    torch.testing.assert_close(found.log_p, exact(one, data), rtol=0, atol=1e-3)
-
-
 def test_a_grid_that_is_too_coarse_is_doubted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(quadrature.GRIDS, 1, (9.0, 3.0))
     made, data = model(scale=4.0), images(30)
@@ -64,15 +49,3 @@ def test_a_grid_that_is_too_coarse_is_doubted(monkeypatch: pytest.MonkeyPatch) -
     apart = (found.log_p - exact(made, data)).abs()
     assert float(apart.mean()) > 0.02
     assert float(found.doubt.mean()) > float(apart.mean()) / 2
-
-
-def test_a_plain_model_needs_one_grid() -> None:
-    made, data, seen = model(conditional=False), images(10), list[Any]()
-
-    def counted(items: Any) -> Any:
-        seen.extend(items)
-        return iter(items)
-
-    found = integrate(made, data, counted)
-    assert {label for label, _ in seen} == {0}
-    torch.testing.assert_close(found.log_p, exact(made, data), rtol=0, atol=1e-3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import lzma
 import math
 import shutil
 from pathlib import Path
@@ -142,19 +141,6 @@ def test_facts_stay_but_those_of_the_machine_alone(runs: Path, once: Path) -> No
     assert shown.records() == own.records()
 
 
-def test_matrices_are_float16_biases_and_the_prior_s_table_are_not(
-    runs: Path, once: Path
-) -> None:
-    data = lzma.decompress(weights_of(once, "alone").read_bytes())
-    weights = safetensors.torch.load(data)
-    kinds = {key.split(".")[-1]: weight.dtype for key, weight in weights.items()}
-    exact = dict.fromkeys(("bias", "prior_table"), torch.float32)
-    assert kinds == {"weight": torch.float16} | exact
-    own = load_run("alone", runs=runs).model.state_dict()
-    for key, weight in weights.items():
-        torch.testing.assert_close(weight.float(), own[key], rtol=2**-8, atol=1e-7)
-
-
 def test_rounding_goes_to_the_nearest_and_twice_is_once() -> None:
     weight = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
     bits = rounding.BITS[0]
@@ -170,32 +156,22 @@ def test_rounding_goes_to_the_nearest_and_twice_is_once() -> None:
     [
         ({"status": "KILLED"}, "killed, not finished"),
         ({"git": GIT | {"dirty": "true"}}, "changed after the commit 0123456789"),
-        ({"git": GIT}, "changed after"),
         ({"git": {"commit": "unknown"}}, "unknown commit"),
-        ({"git": {}}, "unknown commit"),
     ],
 )
-@pytest.mark.parametrize("name", ["two", "one-in-a-sweep"])
 def test_what_may_not_be_published_is_named_and_nothing_written(
-    changes: dict[str, object], words: str, name: str, tmp_path: Path
+    changes: dict[str, object], words: str, tmp_path: Path
 ) -> None:
     folder = made_run(tmp_path / "runs", 100.0, name="two", info={"git": CLEAN})
-    sweep = SweepFolder(tmp_path / "runs" / "sweeps" / "one-in-a-sweep")
-    sweep.path.mkdir(parents=True)
-    listed = {"folder": folder.name, "id": folder.info["id"], "swept": {}}
-    sweep.update(name=sweep.name, keys=[], status="FINISHED", runs=[listed])
     folder.update(**changes)
     with pytest.raises((UsageError, RunUnfinished), match=words):
-        results.publish([name], runs=tmp_path / "runs", results=tmp_path / "results")
+        results.publish(["two"], runs=tmp_path / "runs", results=tmp_path / "results")
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("status", ["RUNNING", "FAILED", "KILLED"])
-def test_a_sweep_that_is_not_finished_is_refused(
-    runs: Path, status: str, tmp_path: Path
-) -> None:
+def test_a_sweep_that_is_not_finished_is_refused(runs: Path, tmp_path: Path) -> None:
     copied = Path(shutil.copytree(runs, tmp_path / "runs"))
-    SweepFolder(copied / "sweeps" / "pair").update(status=status)
+    SweepFolder(copied / "sweeps" / "pair").update(status="KILLED")
     with pytest.raises(UsageError, match="not finished; the same make sweep command"):
         results.publish(["pair"], runs=copied, results=tmp_path / "results")
     assert not (tmp_path / "results").exists()
@@ -210,16 +186,6 @@ def test_weights_of_another_run_are_not_published(runs: Path, tmp_path: Path) ->
     with pytest.raises(UsageError, match=r"give .* nats per image .* recorded"):
         results.publish([folder.name], runs=copied, results=tmp_path / "results")
     assert not (tmp_path / "results").exists()
-
-
-def test_more_than_allowed_is_refused(
-    runs: Path, there: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = files(there)
-    monkeypatch.setattr(results, "MAX_SIZE", 10_000)
-    with pytest.raises(UsageError, match=r"would hold 0\.\d MB.*the largest are"):
-        results.publish(["alone"], runs=runs, results=there)
-    assert files(there) == before
 
 
 def test_a_sweep_made_anew_takes_the_place_of_the_old(runs: Path, there: Path) -> None:
@@ -283,15 +249,6 @@ def test_runs_of_ones_own_come_first(
         load_run("alone")
 
 
-def test_a_folder_of_runs_that_was_named_is_not_replaced(
-    fresh: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(RunNotFound, match="no run 'alone'"):
-        load_run("alone", runs=tmp_path / "elsewhere")
-    with pytest.raises(RunNotFound, match="no published run 'nothing'; with weights: "):
-        load_run("nothing")
-
-
 def test_of_a_run_without_weights_no_sample_is_drawn(once: Path) -> None:
     every = {folder.name for folder in find.folders(once)}
     (other,) = every - {
@@ -299,16 +256,6 @@ def test_of_a_run_without_weights_no_sample_is_drawn(once: Path) -> None:
     }
     with pytest.raises(RunNotFound, match="only the records of pair-"):
         load_run(other, runs=once)
-
-
-def test_evaluating_a_published_run_changes_nothing(
-    fresh: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = files(fresh)
-    words = ["evaluate", "--run", "alone", "--importance-samples", "4"]
-    assert __main__.main(words) == 0
-    assert "nll_is4" in capsys.readouterr().out
-    assert files(fresh) == before
 
 
 def test_an_evaluated_published_run_gets_its_figures_from_there(
@@ -433,8 +380,7 @@ def damage(path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     "pattern",
     [
-        *("alone-*/model.safetensors.xz", "alone-*/records.jsonl", "alone-*/run.json"),
-        *("alone-*/spec.yaml", "sweeps/pair/*.gz", "sweeps/pair/sweep.json"),
+        *("alone-*/model.safetensors.xz", "alone-*/spec.yaml", "sweeps/pair/*.gz"),
     ],
 )
 def test_a_damaged_file_is_named(
@@ -451,10 +397,9 @@ def test_a_damaged_file_is_named(
 
 
 @pytest.mark.parametrize("how", ["missing", "cut", "changed"])
-@pytest.mark.parametrize("file", [published.WEIGHTS, "run.json", "spec.yaml"])
-def test_nothing_is_drawn_from_a_damaged_run(fresh: Path, file: str, how: str) -> None:
-    damage(weights_of(fresh, "alone").with_name(file), how)
-    with pytest.raises(Altered, match=file):
+def test_nothing_is_drawn_from_a_damaged_run(fresh: Path, how: str) -> None:
+    damage(weights_of(fresh, "alone"), how)
+    with pytest.raises(Altered, match=published.WEIGHTS):
         load_run("alone")
 
 
@@ -483,9 +428,7 @@ def test_a_published_figure_that_is_not_found_again_is_named(there: Path) -> Non
     [
         ('{"format": 2, "read_by": "cvae 3.1"}', "format 2, which cvae 3.1 reads"),
         ("{", "manifest.json: damaged"),
-        ('{"format": 1, "read_by": "cvae 1.0.0"}', "manifest.json: damaged"),
         ('{"format": 1, "read_by": "", "files": [], "runs": {}}', "damaged"),
-        ("[]", "damaged"),
         (None, "manifest.json: missing"),
     ],
 )
