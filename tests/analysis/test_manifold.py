@@ -96,9 +96,9 @@ def test_a_sheet_says_how_many_of_its_digits_are_the_digit_asked_for(
     (run.folder.path / "records.jsonl").write_text(json.dumps(record) + "\n")
     found = captions()
     for name in sheets[:2]:
-        assert "reads 35.1 % of samples as the digit asked for" in found[name]
+        assert "reads 35.10 % of samples as the digit asked for" in found[name]
         assert "Under 95 %" in found[name]
-    assert "98.2 % of test images decoded as another digit" in found["transfer"]
+    assert "98.20 % of test images decoded as another digit" in found["transfer"]
     assert "Under" not in found["transfer"]
     assert "A CNN with 99.48 % test accuracy" in found["transfer"]
 
