@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import logging
@@ -52,8 +53,11 @@ def _warn_of_refusal(cure: str) -> None:
 
 def versions() -> dict[str, str]:
     """Python and the packages that could change a result."""
-    installed = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version()} | installed
+    installed = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            installed[name] = importlib.metadata.version(name)
+    return installed
 
 
 def hardware(device: Any) -> dict[str, Any]:

@@ -133,15 +133,12 @@ class Recorder:
         if epoch.epoch > len(self.folder.records()):
             line = self._line(epoch.epoch, epoch.step, metrics)
             self.folder.append(line | {"seconds": self.clock.take()})
-        if epoch.epoch == last or self._checkpoint_is_due():
+        # on a GPU an epoch can be shorter than writing a checkpoint of it
+        pause = GPU_PAUSE if self.state.device.type == "cuda" else 0.0
+        if epoch.epoch == last or time.monotonic() - self.saved >= pause:
             with self.clock("checkpoints"):
                 state.save(self.folder, self.state, epoch=epoch.epoch)
             self.saved = time.monotonic()
-
-    def _checkpoint_is_due(self) -> bool:
-        """On a GPU an epoch can be shorter than writing a checkpoint of it."""
-        on_gpu = self.state.device.type == "cuda"
-        return not on_gpu or time.monotonic() - self.saved >= GPU_PAUSE
 
     def finish(self) -> None:
         """Weights, final pictures, test figures; the clock's totals come last.

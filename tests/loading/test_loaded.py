@@ -15,10 +15,8 @@ import torch
 
 import cvae
 from cvae import likelihood, mnist
-from cvae.errors import RunNotFound
 from cvae.loading.loaded import generate_conditional_samples, load_run
 from tests import children
-from tests.run.test_checkpoint import Bomb
 from tests.test_commands import Done, the_run
 
 RAW = children.ROOT / "mnist_data" / "raw"
@@ -59,20 +57,6 @@ def test_a_run_is_found_by_name_id_folder_and_mlflow_run_id(here: Path) -> None:
         run = load_run(reference)
         assert run.folder.path.resolve() == folder.path.resolve()
         assert (run.spec, run.shape) == (folder.spec(), (28, 28))
-
-
-def test_weights_that_are_a_pickle_are_refused_and_not_executed(
-    here: Path, tmp_path: Path
-) -> None:
-    victim, weights = tmp_path / "executed", load_run().folder.weights
-    whole = weights.read_bytes()
-    torch.save({"weight": Bomb(victim)}, weights)
-    try:
-        with pytest.raises(RunNotFound, match="cannot be read"):
-            load_run()
-    finally:
-        weights.write_bytes(whole)
-    assert not victim.exists()
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,18 @@ def test_an_edited_spec_is_not_used_with_the_run(tmp_path: Path) -> None:
     assert (folder.path / "records.jsonl").read_bytes() == before
 
 
+def test_other_versions_are_said_when_a_run_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted, runs, folder = stopped(tmp_path)
+    facts = folder.info["facts"] | {"version.torch": "1.0", "threads": 77}
+    folder.update(facts=facts, git={"commit": "c0ffee"})
+    runner.run(wanted, runs=runs, offline=True)
+    for words in ("begun with commit c0ffee, now ", "torch 1.0, now ", "threads 77, "):
+        assert words in caplog.text
+    assert folder.info["facts"] == facts  # those of the beginning stay
+
+
 def test_a_figure_asked_for_again_is_compared_with_the_recorded_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
