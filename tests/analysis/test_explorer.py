@@ -23,7 +23,7 @@ from cvae.loading.loaded import LoadedRun, load_run
 from cvae.mixture import Mixture
 from cvae.model import CVAE
 from cvae.priors import Prior
-from tests.conftest import generator, linear, untrained_run
+from tests.conftest import generator, untrained_run
 
 MOST = 3_000_000  # bytes of the default network's page, a plain twin beside it
 DOCS = Path("docs/explorer.html")
@@ -103,20 +103,6 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
     )
 
 
-def test_rounding_keeps_seven_bits_and_changes_nothing_twice() -> None:
-    weight = torch.randn(100, 50, generator=generator())
-    once = torch.from_numpy(packed.rounded(weight)).float()
-    assert float(((once - weight) / weight).abs().max()) <= 2**-8
-    assert torch.equal(torch.from_numpy(packed.rounded(once)).float(), once)
-    assert not (packed.rounded(weight).view(np.int16) & 0b111).any()
-
-
-def test_a_weight_beyond_half_precision_is_refused() -> None:
-    for value in (1e5, float("nan")):
-        with pytest.raises(ValueError, match="half precision"):
-            packed.rounded(torch.tensor([[value]]))
-
-
 @pytest.mark.parametrize("prior", ["standard", "learned", "mixture"])
 def test_every_prior_is_a_mixture_with_an_affine_map(prior: str) -> None:
     """Read back by the table's own formulas, it is the prior of the model."""
@@ -149,20 +135,6 @@ def test_every_prior_is_a_mixture_with_an_affine_map(prior: str) -> None:
     assert not factor.reshape(10, 3, 3).triu(1).any()
 
 
-def test_dimensions_are_ordered_by_their_nats(tmp_path: Path) -> None:
-    run = untrained_run(tmp_path, model__hidden=[16], model__latent_dim=4)
-    with torch.no_grad():  # the fourth dimension alone tells the images apart
-        last = linear(run.model.encoder, -1)
-        last.weight[:3] = 0
-        last.bias[:3] = 0
-        last.weight[4:7] = 0
-        last.bias[4:7] = 0
-    found = facts(explorer.page(run))
-    assert found["order"][0] == 3
-    assert found["axes"] == found["order"][:2]
-    assert found["kl"][1:] == ["0.00"] * 3
-
-
 def test_text_of_a_run_cannot_end_the_script(tmp_path: Path) -> None:
     run = untrained_run(tmp_path, model__hidden=[16])
     text = explorer.page(run, again="</script><script>alert(1)</script>")
@@ -171,11 +143,10 @@ def test_text_of_a_run_cannot_end_the_script(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["encode", "decode"])
-@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu", "silu"])
 def test_a_model_whose_own_encode_or_decode_differs_is_refused(
-    method: str, activation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = untrained_run(tmp_path, model__hidden=[16], model__activation=activation)
+    run = untrained_run(tmp_path, model__hidden=[16])
     assert "<canvas" in explorer.page(run)
     usual = getattr(CVAE, method)
 
@@ -194,51 +165,20 @@ def test_a_model_whose_own_encode_or_decode_differs_is_refused(
         ({"run": "plain"}, "is unconditional: .* AGAINST="),
         ({"run": "own", "against": "own"}, "AGAINST=.* is conditional"),
         ({"run": "small"}, "its images are 14 × 14; .* 28 × 28"),
-        ({"run": "own", "against": "small plain"}, "its images are 14 × 14"),
         ({"run": "conv"}, "decodes with linear layers .* architecture: mlp"),
-        ({"run": "deep"}, "decodes with linear layers .* normalisation: none"),
         ({"run": "flow"}, "not from a flow .* name another run"),
-        ({"run": "own", "against": "plain flow"}, "not from a flow"),
     ],
 )
 def test_a_run_of_the_wrong_kind_is_refused(
     asked: dict[str, str], words: str, tmp_path: Path
 ) -> None:
     own = untrained_run(tmp_path, model__hidden=[16])
-    plain = untrained_run(tmp_path, model__hidden=[16], model__conditional=False)
-    small = (14, 14)
     kinds = {
         "conv": untrained_run(tmp_path, model__architecture="conv"),
-        "deep": untrained_run(tmp_path, model__normalisation="layer"),
         "flow": untrained_run(tmp_path, model__hidden=[16], model__prior="flow"),
         "own": own,
-        "plain": plain,
-        "plain flow": untrained_run(
-            tmp_path, model__conditional=False, model__prior="flow"
-        ),
-        "small": LoadedRun(own.model, own.spec, own.folder, small),
-        "small plain": LoadedRun(plain.model, plain.spec, plain.folder, small),
+        "plain": untrained_run(tmp_path, model__conditional=False),
+        "small": LoadedRun(own.model, own.spec, own.folder, (14, 14)),
     }
     with pytest.raises(UsageError, match=words):
         explorer.page(kinds[asked["run"]], kinds.get(asked.get("against", "")))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--run", "nothing"], "no run 'nothing'"),
-        (["--run", "seed-notebook", "--against", "nothing"], "no run 'nothing'"),
-        (["--run", "seed-notebook", "--out", "page.pdf"], "end the name in .html"),
-    ],
-)
-def test_a_mistake_gets_one_message_and_exit_code_2(
-    arguments: list[str],
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert explorer.main(arguments) == 2
-    assert words in caplog.text
-    assert not list(tmp_path.iterdir())

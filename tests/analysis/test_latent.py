@@ -41,20 +41,6 @@ def test_neighbours_name_separate_clusters_and_know_nothing_of_shuffled_ones() -
     assert mixed == pytest.approx(0.1, abs=0.03)
 
 
-def test_a_point_has_no_vote_on_itself() -> None:
-    points, labels = np.array([[0.0], [1.0], [10.0], [11.0]]), np.array([0, 1, 2, 3])
-    assert latent.neighbour_accuracy(points, labels, neighbours=1) == 0.0
-    pairs = np.array([0, 0, 1, 1])
-    assert latent.neighbour_accuracy(points, pairs, neighbours=1) == 1.0
-
-
-def test_the_majority_of_the_neighbours_decides() -> None:
-    points = np.array([[0.0], [0.1], [0.2], [0.3], [9.0]])
-    labels = np.array([1, 0, 1, 1, 1])
-    # of its three nearest, each has at least two ones: only the zero is named wrongly
-    assert latent.neighbour_accuracy(points, labels, neighbours=3) == pytest.approx(0.8)
-
-
 def test_the_aggregate_posterior_has_the_variance_of_means_and_of_widths() -> None:
     random = np.random.default_rng(1)
     wanted = np.array([[2.0, 0.6], [0.6, 0.5]])
@@ -105,20 +91,6 @@ def test_the_arc_keeps_the_norm_and_the_line_does_not() -> None:
     assert np.ptp(cosines) < 1e-9  # equal angles
 
 
-def test_a_wide_arc_between_unequal_norms_never_leaves_the_ring_they_bound() -> None:
-    start, end = np.array([1.0, 0.0]), 3 * np.array([-1.0, 0.01])
-    norms = np.linalg.norm(latent.slerp(start, end, 21), axis=1)
-    assert norms.min() == pytest.approx(1.0)
-    assert norms.max() == pytest.approx(np.linalg.norm(end))
-
-
-@pytest.mark.parametrize("end", [[2.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
-def test_where_no_arc_is_defined_it_is_the_line(end: list[float]) -> None:
-    start = np.array([1.0, 0.0])
-    path = latent.slerp(start, np.array(end), 5)
-    assert path == pytest.approx(latent.lerp(start, np.array(end), 5))
-
-
 @pytest.mark.parametrize("dims", [[0], [0, 1]])
 def test_the_density_is_that_of_the_gaussians_and_its_gap_their_kl(
     dims: list[int],
@@ -134,15 +106,6 @@ def test_the_density_is_that_of_the_gaussians_and_its_gap_their_kl(
     )
 
 
-def test_the_prior_itself_leaves_no_gap_and_far_means_are_inside_the_grid() -> None:
-    still = posterior(np.zeros((3, 2)), 1.0)
-    at, found = latent.density(still, np.arange(3), [0, 1])
-    assert latent.kl_to_prior(at, found) == pytest.approx(0, abs=1e-4)
-    far = posterior(np.array([[11.0, -11.0]]), 0.5)
-    at, found = latent.density(far, np.array([0]), [0, 1])
-    assert found.sum() * (at[1] - at[0]) ** 2 == pytest.approx(1.0, rel=1e-3)
-
-
 def test_a_posterior_is_that_of_the_encoder(tmp_path: Path) -> None:
     run = untrained_run(tmp_path, model__latent_dim=3)
     found = latent.encode(run)
@@ -153,22 +116,6 @@ def test_a_posterior_is_that_of_the_encoder(tmp_path: Path) -> None:
     assert found.labels.tolist() == test.labels.tolist()
     kl = gaussian_kl_per_dim((mu, logvar))
     assert found.kl == pytest.approx(kl.detach().numpy(), abs=1e-6)
-
-
-def test_a_learned_prior_is_taken_out(tmp_path: Path) -> None:
-    run = untrained_run(tmp_path, model__prior="learned")
-    assert run.model.prior_table is not None
-    with torch.no_grad():  # an encoder that answers with the prior of the label
-        for layer in (0, 2, 4):
-            linear(run.model.encoder, layer).weight.zero_()
-            linear(run.model.encoder, layer).bias.zero_()
-        answer = torch.tensor([3.0, -2.0, 1.0, -1.0])
-        linear(run.model.encoder, 4).bias.copy_(answer)
-        run.model.prior_table.copy_(answer.expand(10, 4))
-    found = latent.encode(run)
-    assert found.mu == pytest.approx(0, abs=1e-6)
-    assert found.sigma == pytest.approx(1, abs=1e-6)
-    assert found.kl == pytest.approx(0, abs=1e-6)
 
 
 def test_a_learned_priors_scale_is_taken_out_of_mean_and_width(tmp_path: Path) -> None:
@@ -184,11 +131,3 @@ def test_a_learned_priors_scale_is_taken_out_of_mean_and_width(tmp_path: Path) -
     assert found.mu == pytest.approx(2.0, abs=1e-5)
     assert found.sigma == pytest.approx(0.25, abs=1e-5)
     assert found.kl == pytest.approx(0.5 * (4 + 1 / 16 - 1 + math.log(16)), abs=1e-5)
-
-
-def test_an_encoder_that_is_not_finite_is_said(tmp_path: Path) -> None:
-    run = untrained_run(tmp_path)
-    with torch.no_grad():
-        linear(run.model.encoder, 4).bias.fill_(torch.nan)
-    with pytest.raises(ValueError, match="not finite"):
-        latent.encode(run)

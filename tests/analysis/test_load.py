@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-import pandas as pd
 import pytest
-from mlflow import MlflowClient
 
 from analysis.reading.load import load_runs
 from cvae.errors import RunNotFound
@@ -44,18 +41,6 @@ def test_published_runs_stand_in_where_there_are_none_of_ones_own(
         load_runs(sweep="none")
     made_run(Path("runs"), 101.0)
     assert [run.metrics["test/neg_elbo"] for run in load_runs().rows] == [101.0]
-
-
-def test_a_row_has_only_the_fields_that_differ(tmp_path: Path) -> None:
-    made_run(tmp_path, 101.0, training__seed=0)
-    made_run(tmp_path, 102.0, status="FAILED", training__seed=1, model__hidden=[16])
-    table = load_runs(runs=tmp_path).table()
-    fields = [key for key in table.columns if "/" not in key]
-    assert fields == ["run", "model.hidden", "training.seed", "seconds", "status"]
-    assert table["test/neg_elbo"][0] == 101.0
-    assert pd.isna(table["test/neg_elbo"][1])
-    assert table["model.hidden"][1] == [16]
-    assert table["status"].tolist() == ["FINISHED", "FAILED"]
 
 
 @pytest.fixture
@@ -128,53 +113,6 @@ def test_a_sweep_is_its_runs_and_not_their_parent(
     entry = {"folder": before.name, "id": before.info["id"]}
     sweep.update(runs=[*sweep.info["runs"], entry | {"swept": {"objective.beta": 8.0}}])
     assert len(load_runs(sweep="beta", runs=tmp_path).rows) == 5
-
-
-def test_mlflows_filter_is_understood(published: Path, named: str) -> None:
-    found = load_runs(filter="metrics.`test/neg_elbo` < 105.5", runs=published)
-    assert [run.metrics["test/neg_elbo"] for run in found.rows] == [105.0, 90.0]
-    narrowed = load_runs(
-        sweep="beta", filter="params.`training.seed` = '1'", runs=published
-    )
-    assert {run.seed for run in narrowed.rows} == {1}
-    with pytest.raises(ValueError, match="filter"):
-        load_runs(filter="metrics.", runs=published)
-
-
-def test_infinity_comes_back_from_the_store(
-    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    children.copy(published.glob("mlflow.db*"), tmp_path)
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    client, run = MlflowClient(uri), load_runs(runs=tmp_path / "none").rows[-1]
-    assert run.run_id is not None
-    client.log_metric(run.run_id, "test/kl", math.inf, step=9)
-    client.log_metric(run.run_id, "test/recon", math.nan, step=9)
-    again = load_runs(ids=[run.run_id], runs=tmp_path / "none").rows[0]
-    assert again.metrics["test/kl"] == math.inf
-    assert math.isnan(again.metrics["test/recon"])
-
-
-def test_a_run_is_found_by_whatever_names_it(published: Path) -> None:
-    run = load_runs(runs=published).rows[-1]
-    assert run.folder is not None
-    assert run.run_id is not None
-    for name in (run.name, run.id, run.run_id, "123", str(run.folder.path)):
-        (found,) = load_runs(ids=[name], runs=published).rows
-        assert found.uid == run.uid
-
-
-def test_mistakes_name_what_there_is(published: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunNotFound, match="did you mean tests"):
-        load_runs(experiment="test", runs=published)
-    with pytest.raises(RunNotFound, match=r"did you mean beta-\w+"):
-        load_runs(ids=["beta-00000000"], runs=published)
-    for wrong in ("gamma", "x' or '1'='1"):
-        with pytest.raises(RunNotFound, match=r"no .*sweeps? .*: beta"):
-            load_runs(sweep=wrong, runs=published)
-    with pytest.raises(ValueError, match="FROM=sqlite:///"):
-        load_runs(filter="metrics.x > 1", runs=tmp_path)
 
 
 def test_reading_writes_nothing(published: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
 from dataclasses import replace
@@ -12,13 +11,11 @@ from pathlib import Path
 
 import matplotlib
 import pytest
-from PIL import Image
 
 from analysis import compare, report
 from analysis.reading import attach
 from analysis.reading.load import load_runs
 from cvae.errors import RunNotFound
-from cvae.run.folder import SweepFolder
 from cvae.tracking.store import Store
 from tests import children
 from tests.analysis.test_compare import analysis, sweep
@@ -84,28 +81,6 @@ def test_the_page_says_what_was_asked_found_and_run(written: Path) -> None:
     assert "make report SWEEP=x" in text
 
 
-def test_the_digits_of_every_setting_stand_side_by_side(written: Path) -> None:
-    """Of each setting's first seed, at half the size, in the settings' order."""
-    html = (written / "report.html").read_text()
-    beside = html.partition('<div class="beside">')[2].partition("</div>")[0]
-    captions = re.findall(r"<figcaption>(.*?)</figcaption>", beside)
-    assert [caption.partition(":")[0] for caption in captions] == [
-        *("beta = 0.5", "beta = 1", "beta = 4")
-    ]
-    assert captions[1] == "beta = 1: 99.75 ± 1.06 (n = 2)"
-    for data in re.findall('base64,([^"]+)"', beside):
-        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
-            assert picture.size == (60, 20)  # of the 120 × 40 that are saved
-
-
-def test_the_same_runs_give_the_same_bytes(written: Path, tmp_path: Path) -> None:
-    result = compare.compare(load_runs(runs=written.parent))
-    files = report.write(result, tmp_path, "make report SWEEP=x")
-    assert len(files) == len(list(written.iterdir()))
-    for file in files:
-        assert file.read_bytes() == (written / file.name).read_bytes()
-
-
 def test_nothing_that_a_run_says_becomes_part_of_the_page(tmp_path: Path) -> None:
     folder = made_run(tmp_path, 100.0, data__root=HOSTILE, tracking__experiment=HOSTILE)
     made_run(tmp_path, 101.0, data__root="other", tracking__experiment="other")
@@ -140,21 +115,6 @@ def test_ten_lines_make_a_report_of_ones_own(tmp_path: Path) -> None:
     for name in re.findall(r"\((\w+\.png)\)", page):
         assert (tmp_path / "reports" / "own" / name).exists()
     assert page.count(".png)") == 4
-
-
-def test_a_sweep_asks_the_question_of_its_file(tmp_path: Path) -> None:
-    folder = made_run(tmp_path, 100.0, info={"sweep": "s", "swept": {}})
-    for picture in folder.figures.iterdir():
-        picture.unlink()
-    SweepFolder(tmp_path / "sweeps" / "s").path.mkdir(parents=True)
-    SweepFolder(tmp_path / "sweeps" / "s").update(
-        header="Question: of the sweep?", runs=[{"folder": folder.name}]
-    )
-    report.write(compare.compare(load_runs(sweep="s", runs=tmp_path)), tmp_path / "out")
-    text = Page((tmp_path / "out" / "report.html").read_text()).text
-    assert "Question: of the sweep?" in text
-    assert "what does it do" not in text
-    assert "Its pictures are missing." in text
 
 
 def test_with_attach_a_report_goes_where_its_runs_are(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,7 @@ from analysis.drawing import plates
 from analysis.reading import needed
 from analysis.reading.needed import SINGLE, Needed
 from analysis.reproduce import Compared
-from cvae.errors import RunNotFound
 from cvae.publishing import results
-from cvae.run import published
 from cvae.run.find import finished_run
 from cvae.run.folder import RunFolder, SweepFolder
 from tests.analysis.test_figures import MARKERS, pretend
@@ -75,22 +72,6 @@ def test_published_runs_give_the_figures_of_ones_own_byte_for_byte(
     assert {"aevb_figure2.png", "beta_plane.png", "latent_beta_plane.png"} <= set(files)
     assert b"(n = 2) | 112.50" in files["README.md"]  # both seeds
     assert drawn(shown, tmp_path / "published") == files
-
-
-def test_what_is_not_published_is_said_and_not_trained(
-    shown: Needed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(needed, "_command", lambda *words: pytest.fail(str(words)))
-    with pytest.raises(RunNotFound, match="width: not all of its runs are published"):
-        shown.make("width", once=False, jobs=None, offline=True)
-
-
-def test_without_published_runs_the_way_to_train_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert figures.main([]) == 2
-    assert "nothing is published in results/; make figures FROM=runs" in caplog.text
 
 
 # -- reproduce -------------------------------------------------------------------------
@@ -168,25 +149,3 @@ def test_what_chance_allows(
     published: list[float], own: list[float], within: str
 ) -> None:
     assert Compared("any", "test/neg_elbo", published, own).within == within
-
-
-def test_a_wrong_name_is_said_with_those_there_are(
-    own: Needed, shown: Needed, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert reproduce.main(words(own, shown, "nothing")) == 2
-    assert "'nothing': there is digits" in caplog.text
-
-
-def test_a_damaged_archive_ends_it(
-    own: Needed, shown: Needed, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    place = tmp_path / "results"
-    for name in published.Results(shown.runs).files:
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_bytes((shown.runs / name).read_bytes())
-    manifest = json.loads((shown.runs / published.MANIFEST).read_text())
-    (place / published.MANIFEST).write_text(json.dumps(manifest))
-    (archive,) = place.glob("sweeps/beta/*.gz")
-    archive.write_bytes(archive.read_bytes()[:-1])
-    assert reproduce.main(words(own, Needed(place), "beta")) == 3
-    assert f"{archive}: altered" in caplog.text
