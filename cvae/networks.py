@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import math
 import threading
@@ -185,6 +186,13 @@ class ToPixels(Transposed):
 
 
 _GLOBAL = threading.RLock()  # runs of a sweep may share a process
+
+
+def stream(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """The generator of one named stream; no two names or seeds share one."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    value = int.from_bytes(digest[:8], "big") >> 1
+    return torch.Generator(device).manual_seed(value)
 
 
 @contextlib.contextmanager

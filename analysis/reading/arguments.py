@@ -13,7 +13,6 @@ from cvae.cli.exits import guarded
 from cvae.errors import RunNotFound
 from cvae.run.find import sweeps
 from cvae.run.folder import RUNS
-from cvae.tracking.address import VARIABLE
 
 if TYPE_CHECKING:
     from analysis.reading.runs import Runs
@@ -81,6 +80,8 @@ def selected_runs(options: argparse.Namespace) -> Runs:
     from analysis.reading.load import load_runs
 
     if options.store:
+        from cvae.tracking.address import VARIABLE
+
         os.environ[VARIABLE] = options.store
     ids = (options.run or "").split()
     if options.last_sweep:

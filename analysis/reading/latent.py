@@ -19,8 +19,8 @@ from torch import Tensor
 
 from cvae import likelihood, mnist
 from cvae.loading.loaded import LoadedRun, load_data
+from cvae.networks import stream
 from cvae.priors import gaussian_kl_per_dim
-from cvae.run.state import stream
 
 Array = NDArray[np.float64]
 NEIGHBOURS = 10

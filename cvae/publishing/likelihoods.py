@@ -24,9 +24,9 @@ from cvae import likelihood, mnist
 from cvae.errors import Altered
 from cvae.evaluation import nll, quadrature
 from cvae.loading.loaded import LoadedRun, load_data
+from cvae.networks import stream
 from cvae.run import evaluation
 from cvae.run.published import LIKELIHOOD
-from cvae.run.state import stream
 
 SAMPLES = 1000  # K
 PASS_IMAGES = {"mlp": 200, "conv": 20}  # a convolution decodes five times as long

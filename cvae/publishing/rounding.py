@@ -14,7 +14,6 @@ from torch import Tensor
 
 from cvae.errors import Damaged, UsageError
 from cvae.loading.loaded import LoadedRun, load_data
-from cvae.run import evaluation
 from cvae.run.folder import RunFolder
 
 BITS = (7, 8, 10)  # of the 10 of a float16's mantissa; the fewest that do are taken
@@ -24,6 +23,8 @@ log = logging.getLogger("cvae")
 
 def rounded_weights(folder: RunFolder, run: LoadedRun) -> dict[str, Tensor]:
     """The state dict with as few of `BITS` as cost no more than `ROUNDING`."""
+    from cvae.run import evaluation  # the explorer, which only rounds, loads it not
+
     spec, own = run.spec, folder.metrics.get("test/neg_elbo")
     if own is None:
         raise Damaged(f"{folder.path}: finished, but test/neg_elbo is not recorded")

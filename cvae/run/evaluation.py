@@ -29,13 +29,13 @@ from cvae.evaluation.estimator import Measured, Request
 from cvae.evaluation.metrics import ERROR, ESTIMATORS
 from cvae.loading.loaded import load_data
 from cvae.model import CVAE
+from cvae.networks import stream
 from cvae.run import progress, provenance
 from cvae.run.classifiers import classifier_of, warn_without_classifier
 from cvae.run.files import write_atomic
 from cvae.run.folder import Record, RunFolder
 from cvae.run.progress import decoding_progress
 from cvae.run.published import Published
-from cvae.run.state import stream
 from cvae.spec.fields import Spec
 
 PART_SAMPLES = (5000, 100)  # draws of z an image, and for each of its labels

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from cvae import likelihood, mixture, mnist
 from cvae.errors import CheckpointError, UsageError
 from cvae.model import CVAE
+from cvae.networks import stream as stream  # its former home, for `state.stream`
 from cvae.optimizer import Adam, Hyperparameters
 from cvae.run import checkpoint
 from cvae.run.find import find_published
@@ -62,13 +62,6 @@ class State:
         for name, generator in self.streams.items():
             if name in parts["stream"]:  # "layers" is newer than others
                 generator.set_state(parts["stream"][name])
-
-
-def stream(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """The generator of one named stream; no two names or seeds share one."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    value = int.from_bytes(digest[:8], "big") >> 1
-    return torch.Generator(device).manual_seed(value)
 
 
 def hyperparameters(spec: Spec) -> Hyperparameters:

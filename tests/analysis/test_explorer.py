@@ -182,3 +182,8 @@ def test_a_run_of_the_wrong_kind_is_refused(
     }
     with pytest.raises(UsageError, match=words):
         explorer.page(kinds[asked["run"]], kinds.get(asked.get("against", "")))
+
+
+def test_the_explorer_imports_no_trainer() -> None:
+    code = "import sys, analysis.explorer\nassert 'cvae.training' not in sys.modules"
+    assert children.python("-c", code).returncode == 0
