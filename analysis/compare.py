@@ -156,10 +156,7 @@ def _nothing_to_compare(
     runs: Runs, finished: list[RunRow], scored: list[RunRow], metric: str
 ) -> str:
     if not finished:
-        states = ", ".join(
-            f"{run.title} ({run.status.lower()})" for run in runs.rows[:8]
-        )
-        return f"none of {len(runs.rows)} runs is finished: {states}"
+        return f"no run is finished; {_list_runs(runs.rows, metric)}"
     if scored:
         return f"no run's {metric} is finite: {_list_runs(scored, metric)}"
     known = sorted({key for run in finished for key in run.metrics if "test/" in key})

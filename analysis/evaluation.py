@@ -9,7 +9,6 @@ Everything is read from `evaluation/` in the run's folder; nothing is computed a
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -28,8 +27,6 @@ from analysis.drawing import (
 from analysis.drawing.plates import Plate
 from analysis.reading import arguments
 from analysis.reading.attach import attach_to_run
-from analysis.reading.load import load_runs
-from analysis.reading.runs import RunRow
 from analysis.report import embedded, render
 from cvae.errors import RunNotFound
 from cvae.evaluation.estimator import Measured
@@ -43,20 +40,12 @@ from cvae.evaluation.metrics import (
 from cvae.loading.loaded import LoadedRun, load_run
 from cvae.run.evaluation import Facts, Stored, directory, load_parts
 from cvae.run.find import display_name
-from cvae.spec.identity import flatten
 
 PIXELS = {
     "none": "grey",
     "threshold": "thresholded",
     "dynamic": "randomly binarised",
 }
-
-
-# What runs have in common whose points stand in one plane, besides the network.
-SHARED = (
-    *("data.root", "data.binarize", "data.corrupt", "data.train_images"),
-    "objective.importance_samples",
-)
 
 
 # The pictures of an estimator; one without an entry has its table alone.
@@ -72,10 +61,8 @@ DRAWINGS: dict[str, Drawing] = {
 }
 
 
-def write(run: LoadedRun, out: Path, others: Sequence[RunRow] = ()) -> Path:
+def write(run: LoadedRun, out: Path) -> Path:
     """evaluation.html, which holds its figures.
-
-    `others` are runs whose points are drawn beside the model's own curve.
 
     Raises:
         RunNotFound: nothing of this run was evaluated yet.
@@ -89,7 +76,6 @@ def write(run: LoadedRun, out: Path, others: Sequence[RunRow] = ()) -> Path:
         )
     out.mkdir(parents=True, exist_ok=True)
     parts = [name for name in ESTIMATORS if name in stored]
-    betas = other_betas(run, others)
     content: dict[str, Any] = {
         "title": f"{display_name(run.folder)}: evaluation",
         "subtitle": _subtitle(run, stored[parts[0]][1]),
@@ -102,7 +88,7 @@ def write(run: LoadedRun, out: Path, others: Sequence[RunRow] = ()) -> Path:
             draw = DRAWINGS.get(name, _no_pictures)
             figures = [
                 embedded(plate.name, plate.caption, plate.save(Path(aside))[0])
-                for plate in draw(measured, facts | {"betas": betas})
+                for plate in draw(measured, facts)
             ]
             content["sections"].append(
                 {
@@ -150,26 +136,6 @@ def _estimate(measured: Measured, name: str) -> str:
         return ""
     error = measured.errors.get(name)
     return number(measured.figures[name], f"test/{name}", error=error)
-
-
-def other_betas(
-    run: LoadedRun, others: Sequence[RunRow]
-) -> list[tuple[float, float, float]]:
-    """β, kl and recon of the same network and data with another β: means over runs."""
-    own = flatten(run.spec)
-    same = [key for key in own if key.startswith("model.") or key in SHARED]
-    by_beta: dict[float, list[tuple[float, float]]] = {}
-    for other in others:
-        if all(other.fields.get(key) == own[key] for key in same):
-            kl, recon = (other.metrics.get(f"test/{key}") for key in ("kl", "recon"))
-            beta = other.fields["objective.beta"]
-            if kl is not None and recon is not None and beta != own["objective.beta"]:
-                by_beta.setdefault(beta, []).append((kl, recon))
-    means = []
-    for beta, points in sorted(by_beta.items()):
-        kls, recons = zip(*points, strict=True)
-        means.append((beta, statistics.fmean(kls), statistics.fmean(recons)))
-    return means
 
 
 def _subtitle(run: LoadedRun, facts: Facts) -> str:
@@ -231,7 +197,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace) -> None:
     run = load_run(options.run, runs=options.runs)
     out = options.out or Path("reports") / run.folder.name / "evaluation"
-    page = write(run, out, load_runs(runs=options.runs, folders_only=True).rows)
+    page = write(run, out)
     print(f"{page}: open it in a browser")
     if options.attach:
         home = directory(run.folder)

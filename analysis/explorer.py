@@ -88,30 +88,20 @@ def _check(run: LoadedRun, against: LoadedRun | None) -> None:
             "stands a plain one, such as AGAINST=plain-vae"
         )
     for each in (run, against) if against else (run,):
-        if each.model.flow is not None:
-            raise UsageError(
-                f"{each.folder.name}: the explorer's page draws from Gaussians and "
-                "their mixtures, not from a flow (model.prior: flow); name another run"
-            )
         kind = each.spec.model
-        if (kind.architecture, kind.residual, kind.normalisation) != PLAIN:
-            raise UsageError(
-                f"{each.folder.name}: the explorer's page decodes with linear layers "
-                "and activations; name a run with architecture: mlp, residual: false "
-                "and normalisation: none"
-            )
-        if not packed.reproduces(each.model, kind.activation):
-            raise UsageError(
-                f"{each.folder.name}: the explorer's page computes linear layers and "
-                "activations, but this model's own encode or decode gives other "
-                "values; undo that change, or name another run"
-            )
-        if each.shape != (28, 28):
-            rows, columns = each.shape
-            raise UsageError(
-                f"{each.folder.name}: its images are {rows} × {columns}; the "
-                "explorer's pad and tiles are those of MNIST, 28 × 28"
-            )
+        if each.model.flow is not None:
+            why = "draws from Gaussians and their mixtures, not from model.prior: flow"
+        elif (kind.architecture, kind.residual, kind.normalisation) != PLAIN:
+            why = "decodes with linear layers: architecture mlp, normalisation none"
+        elif not packed.reproduces(each.model, kind.activation):
+            why = "decodes by itself, and this model's own encode or decode differs"
+        elif each.shape != (28, 28):
+            why = f"shows 28 × 28 pixels, and its images are {each.shape}"
+        else:
+            continue
+        raise UsageError(
+            f"{each.folder.name}: the explorer's page {why}; name another run"
+        )
 
 
 def _example_rows(labels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -242,19 +232,12 @@ def _main(options: argparse.Namespace) -> None:
 
 
 def _file(out: Path) -> Path:
-    """`out` itself, or explorer.html in it if it has no suffix.
-
-    Raises:
-        UsageError: the suffix is that of another format.
-    """
-    if out.is_dir() or not out.suffix:
-        return out / "explorer.html"
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(
-            f"OUT={out}: the explorer is an HTML page; end the name in .html, or name "
-            "a folder"
-        )
-    return out
+    """`out` itself if it ends in .html, or explorer.html in the folder `out`."""
+    if out.suffix.lower() in (".html", ".htm"):
+        return out
+    if out.suffix and not out.is_dir():
+        raise UsageError(f"OUT={out}: the explorer is an HTML page; end it in .html")
+    return out / "explorer.html"
 
 
 def _explorer_command(run: LoadedRun, against: LoadedRun | None) -> str:

@@ -37,14 +37,12 @@ def manifold(
     *,
     digit: int | None = None,
     formats: Sequence[str] = ("png",),
-    ellipses: bool = False,
 ) -> list[Path]:
     """Draw the latent space of `run` into the folder `out`.
 
     Args:
         digit: large sheets of this digit only; all ten by default.
         formats: of `arguments.FORMATS`; the page shows the PNGs.
-        ellipses: add the 1-σ ellipses of the posteriors to the scatter.
 
     Returns:
         The files written, the page `manifold.md` first.
@@ -59,7 +57,7 @@ def manifold(
             "leave the digit out, or name another run"
         )
     posterior = latent.encode(run)
-    shown = draw_latent(run, posterior, digit=digit, ellipses=ellipses)
+    shown = draw_latent(run, posterior, digit=digit)
     written = [file for each in shown for file in each.save(out, formats)]
     page = write_latent(run, posterior, shown, out)
     return [page, *write_tables(posterior, out), *written]
@@ -102,8 +100,7 @@ def write_latent(
         f"{'Conditional' if run.model.classes else 'Plain'} VAE, "
         f"{latent_plates.dimensions(size)}, {len(posterior.active)} of them active; "
         f"{count:,} test images. "
-        f"z is in units of the prior. Total correlation of the aggregate posterior "
-        f"(as a Gaussian): {latent.total_correlation(posterior):.3f} nats.",
+        "z is in units of the prior.",
         *(each.markdown for each in shown if each.caption),
         ""
         if pairs(run, posterior)
@@ -121,10 +118,6 @@ def main(words: Sequence[str] | None = None) -> int:
             "choices": range(10),
             "help": "large sheets of it only",
         },
-        "--ellipses": {
-            "action": "store_true",
-            "help": "1-σ ellipses of the posteriors",
-        },
     }
     options |= arguments.ONE_RUN
     options |= {"--formats": arguments.OPTIONS["--formats"]} | arguments.COMMON
@@ -138,7 +131,6 @@ def _main(options: argparse.Namespace) -> None:
         options.out or Path("reports") / run.folder.name / "manifold",
         digit=options.digit,
         formats=arguments.formats(options),
-        ellipses=options.ellipses,
     )
     print(f"{page}: the latent space of {run.folder.name}, with {len(files)} files")
     if options.attach:

@@ -49,15 +49,15 @@ def interval(*samples: NDArray[np.float64]) -> tuple[float, float]:
     """
     if min(len(sample) for sample in samples) < MIN_VALUES:
         return math.nan, math.nan
-    middle = float(_difference(*samples))
-    errors = [float(sample.var(ddof=1)) / len(sample) for sample in samples]
-    if sum(errors) == 0:
+    if all(np.ptp(sample) == 0 for sample in samples):
+        middle = float(_difference(*samples))
         return middle, middle
-    # Welch and Satterthwaite; of one sample this is n − 1
-    parts = [e**2 / (len(s) - 1) for e, s in zip(errors, samples, strict=True)]
-    freedom = sum(errors) ** 2 / sum(parts)
-    reach = float(scipy.stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(sum(errors))
-    return middle - reach, middle + reach
+    if len(samples) == 1:
+        test = scipy.stats.ttest_1samp(samples[0], 0)
+    else:
+        test = scipy.stats.ttest_ind(*samples, equal_var=False)
+    low, high = test.confidence_interval(LEVEL)
+    return float(low), float(high)
 
 
 def paired_test(differences: NDArray[np.float64]) -> float:

@@ -13,11 +13,8 @@ AXES: dict[str, tuple[tuple[str, str], ...]] = {
     "plane": (("rate, {rate}", "distortion, {distortion}"),),
     "control": (("bound, {bound}", "control, {fidelity}"),),
     "swept": (("{field}", "{metric}"),),
-    "active": (("latent dimensions, of which blue are active (number)", "setting"),),
     "learning": (("training images seen", f"bound −neg_elbo, {NATS}"),),
     "posterior": (("{first}", "{second}"),),
-    "densities": (("{first}", "{second}"),),
-    "pca": (("{first}", "{second}"),),
     "nll": (
         ("K, draws of z per image (number)", f"nll ({NATS})"),
         ("effective draws, of {samples} (number)", "test images (number)"),

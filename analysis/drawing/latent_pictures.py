@@ -13,11 +13,9 @@ import numpy as np
 import torch
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from numpy.typing import NDArray
-from scipy.stats import norm
 from torch import Tensor
 
 from analysis.drawing import style
@@ -29,7 +27,6 @@ from cvae.grids import Picture
 from cvae.loading.loaded import LoadedRun
 
 STEPS = 10  # tiles of a path
-ELLIPSES = 400  # more would cover each other
 NAMED = 10  # images from which on a digit is written at its middle
 RINGS = (1, 2, 3)  # of the prior, in standard deviations
 RING: dict[str, Any] = {"ls": "--", "lw": 0.8, "color": "0.2", "zorder": 3}
@@ -82,12 +79,12 @@ def pairs(run: LoadedRun, posterior: Posterior) -> list[tuple[int, int]]:
     return [(firsts[one][0], firsts[other][0]) for one, other in pairs]
 
 
-def interpolation(run: LoadedRun, posterior: Posterior, *, spherical: bool) -> Picture:
+def interpolation(run: LoadedRun, posterior: Posterior) -> Picture:
     """A row a pair: the first image, the path between their means, the second image."""
     rows = []
     for start, end in pairs(run, posterior):
         ends = posterior.mu[start], posterior.mu[end]
-        u = (latent.slerp if spherical else latent.lerp)(*ends, STEPS)
+        u = latent.lerp(*ends, STEPS)
         images = decoded(run, u, int(posterior.labels[start]))
         seen = torch.from_numpy(posterior.pixels[[start, end]]).float()
         rows.append(torch.cat([seen[:1], images, seen[1:]]))
@@ -108,13 +105,11 @@ def scatter(
     labels: NDArray[np.int64],
     names: Sequence[str],
     title: str,
-    *,
-    sigma: Array | None = None,
 ) -> Figure:
     """Points (N, 2) coloured by digit under the rings of the prior.
 
-    In one dimension, (N, 1), each digit has a line of its own. `sigma` (N, 2) adds the
-    1-σ ellipses of the first few hundred. What lies far out is counted, not drawn.
+    In one dimension, (N, 1), each digit has a line of its own. What lies far out is
+    counted, not drawn.
     """
     drawn = style.figure(5.4)
     style.title(drawn, title)
@@ -133,12 +128,9 @@ def scatter(
     else:
         axes.set(ylim=(-edge, edge), aspect="equal")
         _rings(axes)
-    if sigma is not None and sigma.shape[1] == 2:
-        axes.add_collection(_ellipses(points, sigma, colours, axes))
     order = random.permutation(len(points))  # no digit lies on top of the others
     x, y = points[order].T
-    alpha = 1.0 if sigma is None else 0.25  # or the ellipses drown in them
-    axes.scatter(x, y, s=4, c=colours[order], lw=0, alpha=alpha, rasterized=True)
+    axes.scatter(x, y, s=4, c=colours[order], lw=0, alpha=1.0, rasterized=True)
     _digit_legend(axes, points, labels)
     return drawn
 
@@ -202,59 +194,3 @@ def apart(places: Array, gap: float) -> Array:
 def _rings(axes: Axes) -> None:
     for radius in RINGS:
         axes.add_patch(Circle((0, 0), radius, fill=False, **RING))
-
-
-def _ellipses(
-    points: Array, sigma: Array, colours: NDArray[np.str_], axes: Axes
-) -> EllipseCollection:
-    few = slice(ELLIPSES)
-    widths, heights = 2 * sigma[few].T
-    return EllipseCollection(
-        widths,
-        heights,
-        angles=0,
-        units="xy",
-        offsets=points[few],
-        offset_transform=axes.transData,
-        facecolors="none",
-        edgecolors=colours[few],
-        linewidths=0.8,
-        zorder=2.5,
-    )
-
-
-@style.house()
-def densities(
-    posterior: Posterior, dims: list[int], names: Sequence[str], title: str
-) -> Figure:
-    """Each digit's aggregate posterior against the prior, with the gap between them."""
-    drawn = style.figure(4.2)
-    style.title(drawn, title)
-    panels = drawn.subplots(2, 5, sharex=True, sharey=True)
-    digits = posterior.digits
-    by_digit = {d: latent.density(posterior, posterior.of(d), dims) for d in digits}
-    peak = max(float(np.quantile(mixture, 0.999)) for _, mixture in by_digit.values())
-    for panel, (digit, (at, mixture)) in zip(
-        panels.flat, by_digit.items(), strict=False
-    ):
-        count, nats = len(posterior.of(digit)), latent.kl_to_prior(at, mixture)
-        panel.set_title(f"{digit} · n={count:,}\n{nats:.2f} nats", size=8)
-        panel.grid(False)
-        panel.set(xlim=(-3.5, 3.5), xticks=(-2, 0, 2))
-        if mixture.ndim == 1:
-            panel.fill_between(at, mixture, color=style.COLOURS[5], lw=0)
-            panel.plot(at, norm.pdf(at), **RING)
-        else:
-            seen = np.abs(at) <= 3.5
-            extent = (at[seen][0], at[seen][-1]) * 2
-            panel.imshow(
-                mixture[seen][:, seen],
-                **{"extent": extent, "origin": "lower", "vmin": 0, "vmax": peak},
-                cmap="Blues",
-                interpolation="bilinear",
-            )
-            panel.set(ylim=(-3.5, 3.5), yticks=(-2, 0, 2))
-            _rings(panel)
-    drawn.supxlabel(names[0], size=9)
-    drawn.supylabel(names[1] if len(dims) == 2 else "density", size=9)
-    return drawn

@@ -29,13 +29,12 @@ def draw_latent(
     posterior: Posterior,
     *,
     digit: int | None = None,
-    ellipses: bool = False,
 ) -> list[Plate]:
     """All that is drawn of a run, in the order of the page."""
     large = [digit] if digit is not None else list(range(run.model.classes or 1))
     return [
         *planes(run, posterior, large),
-        *positions(run, posterior, ellipses=ellipses),
+        posterior_means(run, posterior),
         *paths(run, posterior, large),
     ]
 
@@ -92,9 +91,7 @@ def planes(run: LoadedRun, posterior: Posterior, chosen: Sequence[int]) -> list[
     return sheets
 
 
-def posterior_means(
-    run: LoadedRun, posterior: Posterior, *, ellipses: bool = False
-) -> Plate:
+def posterior_means(run: LoadedRun, posterior: Posterior) -> Plate:
     """The posterior means by digit, and whether they mix."""
     dims = posterior.plane
     points = latent_pictures.scatter(
@@ -102,51 +99,8 @@ def posterior_means(
         posterior.labels,
         axis_names(run, posterior, dims),
         f"{title(run)}: posterior means of {len(posterior.labels):,} test images",
-        sigma=posterior.sigma[:, dims] if ellipses else None,
     )
-    around = (
-        f" Ellipses: the 1-σ contours of the first {latent_pictures.ELLIPSES} "
-        "posteriors."
-        if ellipses and len(dims) == 2
-        else ""
-    )
-    return Plate("posterior", points, mixing_caption(run, posterior) + around)
-
-
-def positions(run: LoadedRun, posterior: Posterior, *, ellipses: bool) -> list[Plate]:
-    """The posterior means by digit, the densities behind them, and their PCA."""
-    dims = posterior.plane
-    names = axis_names(run, posterior, dims)
-    images = f"{len(posterior.labels):,} test images"
-    densities = latent_pictures.densities(
-        posterior, dims, names, f"{title(run)}: q(z|y) of {images}"
-    )
-    caption = (
-        "Each digit's aggregate posterior against the prior (dashed), with the nats "
-        "between them, KL(q(z|y) ‖ p). For a random tenth of all images it is "
-        f"{random_gap(posterior, dims):.2f} nats."
-    )
-    shown = [posterior_means(run, posterior, ellipses=ellipses)]
-    shown.append(Plate("densities", densities, caption))
-    if run.model.latent_dim > 2:
-        variances, axes = latent.principal(posterior)
-        share = 100 * variances / variances.sum()
-        pca = latent_pictures.scatter(
-            posterior.mu @ axes[:2].T,
-            posterior.labels,
-            [
-                f"principal axis {k + 1} ({share[k]:.1f} % of the variance)"
-                for k in (0, 1)
-            ],
-            f"{title(run)}: PCA, {images}",
-        )
-        caption = (
-            "The posterior means along the principal axes of the aggregate posterior. "
-            "If it were the prior, its variance would be 1 along every axis; here it "
-            f"is {variances[0]:.2f} and {variances[1]:.2f} along the two shown."
-        )
-        shown.append(Plate("pca", pca, caption))
-    return shown
+    return Plate("posterior", points, mixing_caption(run, posterior))
 
 
 def paths(run: LoadedRun, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]:
@@ -173,22 +127,15 @@ def paths(run: LoadedRun, posterior: Posterior, chosen: Sequence[int]) -> list[P
     between = latent_pictures.pairs(run, posterior)
     digits = [str(posterior.labels[first]) for first, _ in between]
     if between:
-        both = [
-            Panel(
-                name,
-                latent_pictures.interpolation(run, posterior, spherical=spherical),
-                ends,
-                digits,
-            )
-            for name, spherical in (("linear", False), ("spherical", True))
-        ]
+        picture = latent_pictures.interpolation(run, posterior)
+        panel = Panel(title(run), picture, ends, digits)
         caption = (
             "First and last column: two test images"
             + (" of one digit" if run.model.classes else "")
-            + ". Between them: decoder means from one posterior mean to the other, on "
-            "the left along a line, on the right along an arc around 0."
+            + ". Between them: decoder means along the line from one posterior mean to "
+            "the other."
         )
-        shown.append(Plate("interpolation", mosaic(both, 2), caption))
+        shown.append(Plate("interpolation", mosaic([panel], 1), caption))
     if run.model.classes:
         sheet = latent_pictures.transfer(run, posterior)
         asked = ["image", *map(str, range(run.model.classes))]
@@ -236,10 +183,3 @@ def mixing_caption(run: LoadedRun, posterior: Posterior) -> str:
         f"frequent digit gives {100 * posterior.commonest:.1f} %, nearest neighbours "
         f"in pixels {100 * pixels:.1f} %."
     )
-
-
-def random_gap(posterior: Posterior, dims: list[int]) -> float:
-    """The gap of a random tenth of the images: that of a digit without a meaning."""
-    count = len(posterior.labels)
-    tenth = np.random.default_rng(0).permutation(count)[: max(1, count // 10)]
-    return latent.kl_to_prior(*latent.density(posterior, tenth, dims))

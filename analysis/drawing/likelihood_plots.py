@@ -113,7 +113,7 @@ def draw_gaps(measured: Measured, facts: Facts) -> list[Plate]:
 
 
 def draw_rate_distortion(measured: Measured, facts: Facts) -> list[Plate]:
-    """The curve of the decoder, the model's own point, and those of other β."""
+    """The curve of the decoder, and the model's own point."""
     betas, rate, distortion = (
         measured.arrays[name].numpy() for name in ("betas", "rate", "distortion")
     )
@@ -125,23 +125,13 @@ def draw_rate_distortion(measured: Measured, facts: Facts) -> list[Plate]:
     at = int(np.abs(betas - 1).argmin())
     axes.plot(rate[at], distortion[at], "o", color=BLUE, label="its β = 1: −log p")
     axes.plot(own_rate, own_distortion, "s", color=ORANGE, label="the model: −ELBO")
-    others = facts.get("betas", [])
-    for beta, kl, recon in others:
-        axes.plot(kl, recon, "^", color="black", ms=4)
-        axes.annotate(f"β = {beta:g}", (kl, recon), (4, 3), textcoords="offset points")
     name_axes(axes, "rate_distortion")
     figure.legend(loc="outside right upper")
     style.title(figure, "Rate and distortion")
-    more = (
-        " Triangles are the same network trained with another β (means over runs, all "
-        "test images): each has a decoder, and so a curve, of its own."
-        if others
-        else ""
-    )
     images = max(map(len, measured.per_image.values()))
     caption = (
         f"Every rate and distortion that this decoder can have on {images} test "
         "images, from one annealing run (Huang et al. 2020). An encoder lies above the "
-        f"curve; how far to the right is its excess of rate.{more}"
+        f"curve; how far to the right is its excess of rate."
     )
     return [Plate("rate_distortion", figure, caption)]

@@ -23,7 +23,6 @@ from analysis.drawing.plates import Plate
 from analysis.reading.runs import Runs
 from cvae.evaluation import metrics
 
-ROWS = 24  # settings told apart by a row
 PANELS = 4  # swept fields with a panel each
 LABELS = 40  # characters that fit below a panel
 Lines = dict[str, list[Setting]]
@@ -37,7 +36,6 @@ def draw_comparison(runs: Runs, comparison: Comparison) -> list[Plate]:
         planes.rate_distortion(comparison),
         planes.control(comparison),
         swept(comparison),
-        active_units(comparison),
     )
     return [plate for plate in drawn if plate]
 
@@ -189,39 +187,11 @@ def _tick_labels(panel: Axes, ticks: Sequence[float]) -> list[str]:
     return labels
 
 
-def active_units(comparison: Comparison) -> Plate | None:
-    """Active units of each setting, inside the latent dimensions that it has."""
-    key = f"{comparison.metric.partition('/')[0]}/active_units"
-    shown = [each for each in _best_settings(comparison, ROWS) if len(each.column(key))]
-    if not shown:
-        return None
-    figure = style.figure(1.1 + 0.26 * len(shown))
-    panel = figure.subplots()
-    for row, each in enumerate(shown):
-        sizes = [int(run.fields["model.latent_dim"]) for run in each.runs]
-        units = each.column(key)
-        panel.barh(row, max(sizes), color="#dddddd", height=0.7)
-        panel.barh(row, units.mean(), color=style.COLOURS[0], height=0.7)
-        panel.plot(units, [row] * len(units), "o", color="black", ms=2.5)
-    panel.set_yticks(range(len(shown)), map(comparison.name, shown))
-    panel.set_ylim(len(shown) - 0.4, -0.6)
-    panel.grid(visible=False, axis="y")
-    name_axes(panel, "active")
-    panel.xaxis.set_major_locator(_integer_ticks())
-    n = sum(len(each.column(key)) for each in shown)
-    style.title(figure, f"Active units ({runs_words(n)})")
-    caption = (
-        "Latent dimensions (grey) and those in use (blue: the mean over runs; one dot "
-        "per run). A unit is active if Var_x(mu) > 0.01 (Burda et al. 2016)."
-    )
-    return Plate("active", figure, caption + KEY * comparison.lettered)
-
-
-def _best_settings(comparison: Comparison, count: int = SHOWN) -> list[Setting]:
+def _best_settings(comparison: Comparison) -> list[Setting]:
     """The best settings by the metric, kept in the order of their values."""
     sign = metrics.metric(comparison.metric).sign
     means = [sign * whole.mean for whole in comparison.summaries]
-    best = sorted(range(len(means)), key=lambda at: means[at])[:count]
+    best = sorted(range(len(means)), key=lambda at: means[at])[:SHOWN]
     return [comparison.settings[at] for at in sorted(best)]
 
 

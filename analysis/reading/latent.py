@@ -24,7 +24,6 @@ from cvae.priors import gaussian_kl_per_dim
 
 Array = NDArray[np.float64]
 NEIGHBOURS = 10
-EDGE, SPACING = 5.0, 0.025  # of densities: ± at least so far, and between two points
 
 
 @dataclass(frozen=True)
@@ -134,96 +133,14 @@ def neighbour_accuracy(
 
     Euclidean distance, each point left out of its own vote; of tied labels the smaller.
     """
-    spots, classes = torch.from_numpy(points).float(), torch.from_numpy(labels)
+    from sklearn.neighbors import KNeighborsClassifier  # takes a second to load
+
     neighbours = min(neighbours, len(labels) - 1)
-    votes = torch.nn.functional.one_hot(classes)
-    right = 0
-    for start in range(0, len(spots), 1000):
-        rows = torch.arange(start, min(start + 1000, len(spots)))
-        apart = torch.cdist(spots[rows], spots)
-        apart[torch.arange(len(rows)), rows] = torch.inf
-        nearest = apart.topk(neighbours, largest=False).indices
-        chosen = votes[nearest].sum(1).argmax(1)
-        right += int((chosen == classes[rows]).sum())
-    return right / len(spots)
-
-
-def covariance(posterior: Posterior) -> Array:
-    """Of the aggregate posterior 1/N Σ q(z|x,y): Cov(mu) + mean of σ², (Z, Z)."""
-    between = np.atleast_2d(np.cov(posterior.mu, rowvar=False, bias=True))
-    return np.asarray(between + np.diag((posterior.sigma**2).mean(0)))
-
-
-def total_correlation(posterior: Posterior) -> float:
-    """−½ log det of the aggregate posterior's correlation matrix, nats.
-
-    That of the Gaussian with its covariance: 0 if no two dimensions go together.
-    """
-    cov = covariance(posterior)
-    scale = np.sqrt(np.diag(cov))
-    return float(-0.5 * np.linalg.slogdet(cov / np.outer(scale, scale))[1]) + 0.0
-
-
-def principal(posterior: Posterior) -> tuple[Array, Array]:
-    """PCA of the aggregate posterior: variances (Z,), largest first; axes (Z, Z), rows.
-
-    Each axis points to where its largest component is positive.
-    """
-    variances, columns = np.linalg.eigh(covariance(posterior))
-    axes = columns.T[::-1]
-    largest = np.abs(axes).argmax(1)
-    return variances[::-1], axes * np.sign(axes[np.arange(len(axes)), largest])[:, None]
+    nearest = KNeighborsClassifier(neighbours).fit(points.astype(np.float32), labels)
+    return float((nearest.predict(None) == labels).mean())
 
 
 def lerp(start: Array, end: Array, steps: int) -> Array:
     """The line from `start` to `end`, both (Z,), in equal steps: (steps, Z)."""
     t = np.linspace(0, 1, steps)[:, None]
     return np.asarray((1 - t) * start + t * end)
-
-
-def slerp(start: Array, end: Array, steps: int) -> Array:
-    """The arc from `start` to `end`, both (Z,), in equal angles: (steps, Z).
-
-    The length goes evenly from the one's to the other's. Where no arc is defined
-    (parallel, opposite or zero vectors) the line takes its place.
-    """
-    lengths = np.linalg.norm(start), np.linalg.norm(end)
-    cosine = start @ end / (lengths[0] * lengths[1]) if min(lengths) else 1.0
-    angle = np.arccos(np.clip(cosine, -1, 1))
-    if np.sin(angle) < 1e-6:
-        return lerp(start, end, steps)
-    t = np.linspace(0, 1, steps)[:, None]
-    here, there = np.sin((1 - t) * angle), np.sin(t * angle)
-    arc = here * start / lengths[0] + there * end / lengths[1]
-    return np.asarray(arc / np.sin(angle) * ((1 - t) * lengths[0] + t * lengths[1]))
-
-
-def density(
-    posterior: Posterior, rows: NDArray[np.int64], dims: list[int]
-) -> tuple[Array, Array]:
-    """The mixture 1/n Σ q(z|x,y) over `rows`, in one or two dimensions.
-
-    Exact at every point, since the Gaussians are diagonal. Returns the points (G,) of
-    an axis, and the density (G,), or (G, G) with the second dimension going down.
-    """
-    mu, sigma = posterior.mu[rows][:, dims], posterior.sigma[rows][:, dims]
-    edge = max(EDGE, float((np.abs(mu) + 4 * sigma).max()))
-    at = np.linspace(-edge, edge, 1 + 2 * int(edge / SPACING))
-    first, *second = (
-        norm.pdf(at[:, None], mu[:, k], sigma[:, k]) for k in range(len(dims))
-    )
-    mixture = second[0] @ first.T if second else first.sum(1)
-    return at, np.asarray(mixture / len(rows))
-
-
-def kl_to_prior(at: Array, mixture: Array) -> float:
-    """KL(mixture ‖ standard normal) in nats, by quadrature over the points `at`.
-
-    0 if the images fill the prior. A mixture of few narrow posteriors is never smooth:
-    compare it with one of as many images drawn at random.
-    """
-    prior = norm.logpdf(at)
-    if mixture.ndim == 2:
-        prior = prior[:, None] + prior
-    ratio = np.log(np.maximum(mixture, 1e-300)) - prior
-    return float((mixture * ratio).sum() * (at[1] - at[0]) ** mixture.ndim)

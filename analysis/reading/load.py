@@ -137,28 +137,22 @@ def _no_match(
     known: Sequence[str],
 ) -> str:
     """Why nothing was found, and what would be; `known` are the experiments."""
-    if experiment and known and experiment not in known:
-        return f"no experiment {experiment[:80]!r}; {_hint(experiment, known)}"
     if query:
         return f"no run fits the filter {query!r}"
     if sweep:
         return f"no runs of a sweep {sweep!r}; {_list_sweeps(runs)}"
     if experiment and known:
-        return f"the experiment {experiment!r} has no runs"
+        return f"no experiment {experiment[:80]!r}; {_hint(experiment, known)}"
     return f"no runs in {runs}/; make one with\n  {FIRST}"
 
 
 def _hint(wanted: str, names: Sequence[str]) -> str:
     near = difflib.get_close_matches(wanted[:300], names, 3, 0.4)
-    return (
-        f"did you mean {' or '.join(near)}?" if near else f"there is {_listed(names)}"
-    )
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"there is {', '.join(names[:8])}"
 
 
 def _list_sweeps(runs: Path) -> str:
-    return f"sweeps in {runs}/: {_listed([sweep.name for sweep in sweeps(runs)])}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:8]) or "none"
-    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
+    names = [sweep.name for sweep in sweeps(runs)]
+    return f"sweeps in {runs}/: {', '.join(names[:8]) or 'none'}"

@@ -86,7 +86,7 @@ ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "WEIGHTS": ("--weights", {**ON, "help": "of each sweep's first seed, too"}),
     "FULL": ("--full", {**ON, "help": "slow importance-sampled numbers, too"}),
 }
-SWITCHES = {"OFFLINE", "DRY", "WEIGHTS", "FULL", "ELLIPSES", "ATTACH"}
+SWITCHES = {"OFFLINE", "DRY", "WEIGHTS", "FULL", "ATTACH"}
 RESULTS = {"--results": {"type": Path, "default": Path("results")}}
 ALL = {"--run": {"help": "one run's name, id or folder; all if left out"}}
 MARKDOWN = {"--markdown": {**ON, "help": "as the tables of docs/fields.md"}}
@@ -126,7 +126,7 @@ COMMANDS = {
         "EXPERIMENT=cvae", "analysis.report:main", CHOSEN),
     "manifold": Command("draw a finished run's latent space",
         "RUN=quickstart DIGIT=3 FORMATS=svg", "analysis.manifold:main",
-        "RUN DIGIT FORMATS ELLIPSES OUT ATTACH"),
+        "RUN DIGIT FORMATS OUT ATTACH"),
     "explorer": Command("a page to play with a run's z",
         "RUN=quickstart AGAINST=plain-vae ATTACH=1", "analysis.explorer:main",
         "RUN AGAINST OUT ATTACH"),

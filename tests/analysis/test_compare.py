@@ -192,7 +192,7 @@ def test_the_command_writes_page_tables_and_figures(
     assert "1 unreadable: lost-" in done.stdout
     assert "(inf)" in done.stdout
     assert str(out) in done.stdout
-    for name in ("curves", "plane", "swept", "active"):
+    for name in ("curves", "plane", "swept"):
         assert "<text" in (out / f"{name}.svg").read_text()
         assert f"({name}.png)" in (out / "compare.md").read_text()
     assert len(pd.read_csv(out / "runs.csv")) == 11
@@ -269,7 +269,7 @@ def test_every_axis_of_a_comparison_has_a_name_with_its_unit(tmp_path: Path) -> 
         rewrite(RunFolder(folder), "test/label_fidelity", "0.9")
     plates = compare.draw(compare.compare(load_runs(runs=tmp_path)))
     assert [plate.name for plate in plates] == [
-        *("curves", "plane", "control", "swept", "active")
+        *("curves", "plane", "control", "swept")
     ]
     for plate in plates:
         assert isinstance(plate.figure, Figure)

@@ -23,6 +23,7 @@ from cvae.loading.loaded import LoadedRun, load_run
 from cvae.mixture import Mixture
 from cvae.model import CVAE
 from cvae.priors import Prior
+from tests import children
 from tests.conftest import generator, untrained_run
 
 MOST = 3_000_000  # bytes of the default network's page, a plain twin beside it
@@ -155,7 +156,7 @@ def test_a_model_whose_own_encode_or_decode_differs_is_refused(
         return found + 0.1 if method == "decode" else (found[0] * 1.1, found[1])
 
     monkeypatch.setattr(CVAE, method, edited)
-    with pytest.raises(UsageError, match="own encode or decode gives other values"):
+    with pytest.raises(UsageError, match="own encode or decode differs"):
         explorer.page(run)
 
 
@@ -164,9 +165,9 @@ def test_a_model_whose_own_encode_or_decode_differs_is_refused(
     [
         ({"run": "plain"}, "is unconditional: .* AGAINST="),
         ({"run": "own", "against": "own"}, "AGAINST=.* is conditional"),
-        ({"run": "small"}, "its images are 14 × 14; .* 28 × 28"),
-        ({"run": "conv"}, "decodes with linear layers .* architecture: mlp"),
-        ({"run": "flow"}, "not from a flow .* name another run"),
+        ({"run": "small"}, "its images are .14, 14."),
+        ({"run": "conv"}, "decodes with linear layers"),
+        ({"run": "flow"}, "not from model.prior: flow"),
     ],
 )
 def test_a_run_of_the_wrong_kind_is_refused(

@@ -66,7 +66,7 @@ def test_a_plane_has_the_first_axis_to_the_right_and_the_second_upwards(
 def test_a_path_runs_from_the_first_image_to_the_second(tmp_path: Path) -> None:
     run = linear_run(tmp_path)
     posterior = latent.encode(run)
-    picture = latent_pictures.interpolation(run, posterior, spherical=False)
+    picture = latent_pictures.interpolation(run, posterior)
     assert picture.shape == (10 * STEP + GAP, (latent_pictures.STEPS + 2) * STEP + GAP)
     for digit in range(10):
         start, end = posterior.of(digit)[:2]

@@ -23,7 +23,7 @@ def drawn(root: Path, *, scale: float = 1.0, **dotted: Any) -> tuple[set[str], s
     run = untrained_run(root, scale=scale, model__hidden=[16], **dotted)
     posterior = latent.encode(run)
     digit = 3 if run.model.classes else None
-    shown = draw_latent(run, posterior, digit=digit, ellipses=True)
+    shown = draw_latent(run, posterior, digit=digit)
     page = manifold.write_latent(run, posterior, shown, root)
     return {each.name for each in shown}, page.read_text()
 
@@ -79,12 +79,10 @@ def test_latents_have_the_same_order_everywhere(tmp_path: Path) -> None:
     assert facts["axes"] == posterior.plane
     planes = {plate.name: plate for plate in draw_latent(run, posterior, digit=0)}
     assert re.search("z4 .* to the right, z2 .* upwards", planes["planes"].caption)
-    for name in ("posterior", "densities"):
-        figure = planes[name].figure
-        assert isinstance(figure, Figure)
-        across = figure.axes[0].get_xlabel() or figure.get_supxlabel()
-        up = figure.axes[0].get_ylabel() or figure.get_supylabel()
-        assert (across[:2], up[:2]) == ("z4", "z2")
+    figure = planes["posterior"].figure
+    assert isinstance(figure, Figure)
+    assert figure.axes[0].get_xlabel().startswith("z4")
+    assert figure.axes[0].get_ylabel().startswith("z2")
 
 
 @pytest.mark.parametrize(("count", "labels"), [(1, [7]), (3, [7, 7, 7])])
