@@ -97,16 +97,14 @@ def draw(result: Result) -> list[Plate]:
 
 
 def write(result: Result, out: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
-    """compare.md, runs.csv, statistics.csv and the figures; the files written.
+    """runs.csv, statistics.csv and the figures; the files written.
 
     Raises:
         OSError: the folder cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
-    plates = draw(result)
-    drawn = [file for plate in plates for file in plate.save(out, formats)]
-    page = tables.write_page(out / "compare.md", page_parts(result, plates))
-    return [page, *write_tables(result, out), *drawn]
+    drawn = [file for plate in draw(result) for file in plate.save(out, formats)]
+    return [*write_tables(result, out), *drawn]
 
 
 def write_tables(result: Result, out: Path) -> list[Path]:
@@ -115,24 +113,6 @@ def write_tables(result: Result, out: Path) -> list[Path]:
     result.runs.table().to_csv(written[0], index=False)
     tables.statistics(result.comparison).to_csv(written[1], index=False)
     return written
-
-
-def page_parts(result: Result, plates: Sequence[Plate]) -> list[str]:
-    """The comparison as the parts of a page that stands next to its figures."""
-    rows = tables.runs(result.runs.rows, result.runs.differing, result.best)
-    title = f"{tables.escaped(result.runs.name)} compared by {result.comparison.metric}"
-    return [
-        f"# {title}",
-        tables.bullets(result.sentences),
-        tables.bullets(result.notes),
-        "## Settings",
-        tables.markdown(tables.settings(result.comparison)),
-        sentences.METHOD,
-        tables.markdown(tables.other_scores(result.comparison)),
-        *(plate.markdown for plate in plates),
-        "## Runs",
-        tables.markdown(rows),
-    ]
 
 
 def _reference(wanted: str, every: Sequence[Setting]) -> Setting | None:

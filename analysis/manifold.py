@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.comparing.tables import escaped, write_page
 from analysis.drawing import latent_plates
 from analysis.drawing.latent_pictures import pairs
 from analysis.drawing.latent_plates import draw_latent
@@ -26,6 +25,7 @@ from analysis.reading.attach import attach_to_run
 from analysis.reading.latent import Posterior
 from cvae.evaluation.metrics import markdown
 from cvae.loading.loaded import LoadedRun, load_run
+from cvae.run.files import write_atomic
 from cvae.run.find import display_name
 
 DIMENSION = ("dimension", "kl, nats", "Var(mu)", "mean σ")
@@ -96,7 +96,7 @@ def write_latent(
     for name, *values in dimensions(posterior).itertuples(index=False):
         rows.append((name, *(f"{value:.4f}" for value in values)))
     parts = [
-        f"# {escaped(display_name(run.folder))}: the latent space",
+        f"# {display_name(run.folder)}: the latent space",
         f"{'Conditional' if run.model.classes else 'Plain'} VAE, "
         f"{latent_plates.dimensions(size)}, {len(posterior.active)} of them active; "
         f"{count:,} test images. "
@@ -108,7 +108,9 @@ def write_latent(
         f"Each digit in full: {' · '.join(large)}" if large else "",
         markdown(rows),
     ]
-    return write_page(out / "manifold.md", parts)
+    page = out / "manifold.md"
+    write_atomic(page, ("\n\n".join(filter(None, parts)) + "\n").encode())
+    return page
 
 
 def main(words: Sequence[str] | None = None) -> int:

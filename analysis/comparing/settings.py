@@ -59,14 +59,13 @@ class Setting:
 class Difference:
     """A setting minus the reference: of pairs of runs, or of means if none pair up.
 
-    p is nan with too few seeds; it is of the permutation test, welch of Welch's, and
-    adjusted is p controlled for all settings (Benjamini & Hochberg 1995).
+    p is of the permutation test, nan with too few seeds; adjusted is p controlled for
+    all settings (Benjamini & Hochberg 1995).
     """
 
     pairs: int
     summary: Summary
     p: float
-    welch: float
     adjusted: float = MISSING
 
 
@@ -219,15 +218,14 @@ def difference(setting: Setting, reference: Setting, metric: str) -> Difference:
     else:
         mean = float(one.mean() - two.mean())
         summary = Summary(0, mean, MISSING, *significance.interval(one, two))
-    p = welch = MISSING
+    p = MISSING
     counts = setting.seeds, reference.seeds, len(one), len(two)
     if min(counts) >= significance.MIN_SEEDS:
         if not (setting.pooled or reference.pooled):
             p = significance.permutation_test(one, two)
-            welch = significance.welch(one, two)
         elif len(seeds) >= significance.MIN_SEEDS:
             p = significance.paired_test(paired)
-    return Difference(len(paired), summary, p, welch)
+    return Difference(len(paired), summary, p)
 
 
 def differing_fields(one: Setting, other: Setting) -> dict[str, Any]:

@@ -87,13 +87,6 @@ def permutation_test(one: NDArray[np.float64], other: NDArray[np.float64]) -> fl
     )
 
 
-def welch(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """p of equal means with unequal variances; nan where neither has spread."""
-    if np.ptp(one) == np.ptp(other) == 0:
-        return math.nan
-    return float(scipy.stats.ttest_ind(one, other, equal_var=False).pvalue)
-
-
 def adjusted(ps: Sequence[float]) -> list[float]:
     """Benjamini and Hochberg's p-values; nan stays nan and counts for nothing."""
     known = ~np.isnan(np.array(ps, dtype=float))

@@ -1,19 +1,16 @@
-"""Tables of a comparison as rows of text, and as Markdown; its numbers for the CSV."""
+"""Tables of a comparison as rows of text; its numbers for the CSV."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis.comparing.settings import Comparison, Setting, short, text
 from analysis.reading.runs import RunRow
-from cvae.evaluation import metrics
 from cvae.evaluation.metrics import ERROR, SCORES, mean_sd, number
-from cvae.run.files import write_atomic
 
 Row = dict[str, Any]
 LONGEST = 60  # rows of a table that people read; the CSV has all
@@ -97,7 +94,7 @@ def statistics(comparison: Comparison) -> pd.DataFrame:
             row |= {"against": comparison.reference.label, "pairs": each.pairs}
             for key in ("mean", "sd", "low", "high"):
                 row[f"difference_{key}"] = getattr(each.summary, key)
-            row |= {"p": each.p, "p_welch": each.welch, "p_adjusted": each.adjusted}
+            row |= {"p": each.p, "p_adjusted": each.adjusted}
         rows.append(row)
     return pd.DataFrame(rows, dtype=object)
 
@@ -115,36 +112,3 @@ def p_value(p: float) -> str:
 def columns(rows: Sequence[Row]) -> list[str]:
     """The columns that have something in them."""
     return [key for key in rows[0] if any(row.get(key, "") != "" for row in rows)]
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """A table; text that Markdown or HTML would read is made harmless."""
-    if not rows:
-        return ""
-    names = columns(rows)
-    lines = [[escaped(name) for name in names]]
-    for row in rows[:LONGEST]:
-        cells = [escaped(str(row.get(key, ""))) for key in names]
-        if row.get("") == "best":
-            cells = [f"**{cell}**" if cell else "" for cell in cells]
-        lines.append(cells)
-    more = len(rows) - LONGEST
-    rest = f"\n\n{more} more rows are in the CSV." if more > 0 else ""
-    return metrics.markdown(lines) + rest
-
-
-def bullets(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {escaped(line)}" for line in lines)
-
-
-def write_page(path: Path, parts: Sequence[str]) -> Path:
-    """A Markdown page of its parts, those that are empty left out."""
-    text = "\n\n".join(part for part in parts if part)
-    write_atomic(path, f"{text}\n".encode())
-    return path
-
-
-def escaped(text: str) -> str:
-    """Text for a Markdown page: no tag, link, table or emphasis comes out of it."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{c}" if c in "|*`[]!" else c for c in " ".join(text.split()))

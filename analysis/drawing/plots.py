@@ -161,30 +161,17 @@ def _field_panel(panel: Axes, key: str, lines: Lines, comparison: Comparison) ->
     if not numbers:
         panel.set_xticks(range(len(values)), values)
         panel.margins(x=0.15)
-        if sum(map(len, values)) > LABELS:
-            panel.tick_params("x", rotation=90)
     else:
         ticks = sorted(set(map(float, every)))
         if ticks[0] > 0 and ticks[-1] >= 8 * ticks[0]:
             panel.set_xscale("log")
             panel.minorticks_off()
         if len(ticks) <= 8:
-            panel.set_xticks(ticks, _tick_labels(panel, ticks))
+            panel.set_xticks(ticks, values)
+    if sum(map(len, values)) > LABELS:
+        panel.tick_params("x", rotation=90)
     if few and len(lines) > 1:
         panel.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
-
-
-def _tick_labels(panel: Axes, ticks: Sequence[float]) -> list[str]:
-    """The labels of ticks; none where it would run into the one before."""
-    places = panel.transData.transform([(tick, 0) for tick in ticks])[:, 0]
-    width = 1.2 * panel.get_window_extent().width / LABELS  # of a character
-    labels, until = [], -math.inf
-    for tick, place in zip(ticks, places, strict=True):
-        label = f"{tick:g}"
-        half = width * (len(label) + 1) / 2
-        labels.append(label if place - half >= until else "")
-        until = place + half if labels[-1] else until
-    return labels
 
 
 def _best_settings(comparison: Comparison) -> list[Setting]:

@@ -54,17 +54,6 @@ def test_unpaired_p_counts_every_way_to_split(other: list[float]) -> None:
     assert significance.permutation_test(one, two) == pytest.approx(expected)
 
 
-def test_welch_by_its_formula() -> None:
-    one, two = np.array([1.0, 2.0, 3.0, 5.0, 9.0]), np.array([4.0, 4.1, 4.3, 4.2, 4.4])
-    a, b = one.var(ddof=1) / 5, two.var(ddof=1) / 5
-    t = (one.mean() - two.mean()) / math.sqrt(a + b)
-    freedom = (a + b) ** 2 / (a**2 / 4 + b**2 / 4)
-    assert significance.welch(one, two) == pytest.approx(
-        2 * stats.t.sf(abs(t), freedom)
-    )
-    assert math.isnan(significance.welch(np.ones(5), np.zeros(5)))
-
-
 def test_p_values_are_adjusted_by_benjamini_and_hochberg() -> None:
     found = significance.adjusted([0.01, 0.04, math.nan, 0.03])
     assert found[:2] == pytest.approx([0.03, 0.04])
