@@ -58,7 +58,7 @@ def test_the_page_holds_everything_and_asks_for_nothing(written: Path) -> None:
     html = (written / "report.html").read_text()
     page = Page(html)
     sources = [found["src"] for tag, found in page.elements if tag == "img"]
-    assert len(sources) == 9  # three of them beside each other
+    assert len(sources) == 8  # three of them beside each other
     for source in sources:
         assert source is not None
         kind, _, data = source.partition(";base64,")
@@ -114,7 +114,7 @@ def test_ten_lines_make_a_report_of_ones_own(tmp_path: Path) -> None:
     assert "beta = 5: 5.00 nats per image (one run), the best." in page
     for name in re.findall(r"\((\w+\.png)\)", page):
         assert (tmp_path / "reports" / "own" / name).exists()
-    assert page.count(".png)") == 4
+    assert page.count(".png)") == 3
 
 
 def test_with_attach_a_report_goes_where_its_runs_are(
