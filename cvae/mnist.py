@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -211,9 +210,8 @@ def _check_sums(root: Path, sha256: dict[str, str]) -> None:
     if wrong:
         name = wrong[0]
         raise DataError(
-            f"{root / name}: SHA-256 is {sha256[name]}, expected {SHA256[name]}; bring "
-            f"it back with\n  {shlex.join(['rm', str(root / name)])}; "
-            f"{shlex.join(['git', 'checkout', '--', str(root)])}"
+            f"{root / name}: SHA-256 is {sha256[name]}, expected {SHA256[name]}; "
+            "delete the file and take it from the repository again (git checkout)"
         )
 
 

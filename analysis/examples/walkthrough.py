@@ -4,13 +4,14 @@
 # repository, run cell by cell, here or in the notebook of the same name.
 # %%
 import gzip
+import lzma
 import struct
 
 import matplotlib.pyplot as plt
+import safetensors.torch
 import torch
 from torch import Tensor
 
-import cvae
 from cvae import likelihood, mnist
 from cvae.model import CVAE
 from cvae.objective import bernoulli_nll
@@ -65,9 +66,13 @@ for epoch in range(4):  # four times through 5,000 images
 # More images and steps and a wider network: `experiments/seed_notebook.yaml`, whose
 # weights lie in `results/`. Draw z, name a digit, decode: rows are labels, columns z.
 # %%
-run = cvae.load_run("seed-notebook")
-drawn = [cvae.generate_conditional_samples(d, 10, run, seed=0) for d in range(10)]
-show(torch.cat(drawn), 10, "the label chooses the digit, z the handwriting")
+results = mnist.SHIPPED_ROOT.parents[1] / "results"
+weights = results / "seed-notebook-67d5e32f" / "model.safetensors.xz"
+model = CVAE(latent_dim=2, hidden=(512, 256))
+model.load(safetensors.torch.load(lzma.decompress(weights.read_bytes())))
+z = torch.randn(10, 2, generator=torch.manual_seed(0))  # the same ten for every digit
+drawn = torch.sigmoid(model.decode(z.repeat(10, 1), torch.arange(100) // 10))
+show(drawn, 10, "the label chooses the digit, z the handwriting")
 
 # %% [markdown]
 # ## 4. Likelihood
@@ -77,7 +82,7 @@ show(torch.cat(drawn), 10, "the label chooses the digit, z the handwriting")
 test = mnist.load_mnist(mnist.SHIPPED_ROOT).test
 few, nll = mnist.Images(test.images[:100], test.labels[:100]), {}
 for k in (1, 10, 100):
-    nll[k] = likelihood.importance_nll(run.model, few, torch.manual_seed(0), samples=k)
+    nll[k] = likelihood.importance_nll(model, few, torch.manual_seed(0), samples=k)
     print(f"K = {k:3}: −log p(x given y) ≤ {nll[k]:.2f} nats per image")
 
 # %% [markdown]
@@ -88,9 +93,9 @@ for k in (1, 10, 100):
 # %%
 steps = torch.special.ndtri(torch.linspace(0.04, 0.96, 12))  # quantiles of N(0, 1)
 plane = torch.cartesian_prod(steps, steps)  # (144, 2)
-eights = run.model.decode(plane, torch.full((144,), 8))
+eights = model.decode(plane, torch.full((144,), 8))
 show(torch.sigmoid(eights), 12, "every 8")
-means, _ = run.model.encode(test.images[:2000] / 255, test.labels[:2000])
+means, _ = model.encode(test.images[:2000] / 255, test.labels[:2000])
 plt.figure(figsize=(4.5, 4), layout="constrained")
 tens = {"cmap": "tab10", "vmin": -0.5, "vmax": 9.5}
 plt.scatter(*means.detach().numpy().T, c=test.labels[:2000].numpy(), s=4, **tens)
