@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def test_the_core_can_be_read_in_an_afternoon() -> None:
     assert size.files <= 16
     assert size.lines <= 2500
     assert size.commented >= 0.08
+
+
+def test_readme_quotes_the_size_of_the_core() -> None:
+    text, size = (ROOT / "README.md").read_text(), core_size()
+    quoted = re.search(r"(\d+) files and ([\d,]+)\s+lines", text)
+    assert quoted
+    assert int(quoted[1]) == size.files
+    assert int(quoted[2].replace(",", "")) == pytest.approx(size.lines, rel=0.02)
 
 
 @pytest.mark.parametrize("file", CORE, ids=lambda file: file.stem)
