@@ -125,7 +125,7 @@ def slopes(model: CVAE, noise: Tensor, beta: float, *, doubly: bool) -> list[Ten
     return list(torch.autograd.grad(found.loss.mean(), list(model.parameters())))
 
 
-@pytest.mark.parametrize(("prior", "k"), [("standard", 4), ("flow", 1), ("flow", 4)])
+@pytest.mark.parametrize(("prior", "k"), [("flow", 1), ("flow", 4)])
 def test_only_the_encoders_gradient_differs_and_not_in_the_mean(
     prior: str, k: int
 ) -> None:

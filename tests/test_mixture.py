@@ -20,7 +20,6 @@ from torch.distributions import (
 from cvae import likelihood, mixture, mnist
 from cvae.loading.loaded import load_run
 from cvae.mixture import Mixture
-from cvae.model import CVAE
 from cvae.run import checkpoint, recorder, runner, state
 from cvae.spec.fields import Spec
 from cvae.spec.identity import flatten
@@ -81,26 +80,6 @@ def made(tmp_path: Path) -> tuple[Spec, Path]:
     root = write(tmp_path / "data", data_set(2000, 300))
     one = spec(data__root=str(root), training__epochs=2, data__validation_images=200)
     return one, tmp_path / "runs"
-
-
-def test_the_last_epoch_of_a_run_has_the_mixture_and_a_better_bound(
-    made: tuple[Spec, Path],
-) -> None:
-    one, runs = made
-    folder = runner.run(one, runs=runs, offline=True)
-    model = load_run(folder.path).model
-    assert isinstance(model.prior, Mixture)
-    data = mnist.load_mnist(one.data.root, validation_images=one.data.validation_images)
-    noise = state.stream(one.training.seed, "evaluate")
-    with_mixture = likelihood.bound(model, data.test, noise)
-    recorded = folder.metrics["test/neg_elbo"]
-    assert with_mixture["neg_elbo"] == pytest.approx(recorded, abs=1e-4)
-    plain = CVAE(**one.model.model_dump() | {"prior": "standard"})
-    weights = model.state_dict()
-    del weights["prior_table"]
-    plain.load_state_dict(weights)
-    noise = state.stream(one.training.seed, "evaluate")
-    assert recorded < likelihood.bound(plain, data.test, noise)["neg_elbo"]
 
 
 @pytest.mark.parametrize(("ema", "words"), [(0.0, "last"), (0.9, "ema 0.9")])

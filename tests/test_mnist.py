@@ -159,14 +159,6 @@ def test_a_folder_of_gz_files_gives_the_same_data(tmp_path: Path) -> None:
     assert zipped.sha256 == {k: hashlib.sha256(v).hexdigest() for k, v in files.items()}
 
 
-@pytest.mark.parametrize("name", mnist.SHA256)
-def test_the_digest_changes_with_any_file(tmp_path: Path, name: str) -> None:
-    files = data_set()
-    before = load_mnist(write(tmp_path, files)).digest
-    files[name] = files[name][:-1] + bytes([files[name][-1] ^ 1])
-    assert load_mnist(write(tmp_path, files)).digest != before
-
-
 def test_missing_folders_and_files_are_named(tmp_path: Path, tiny_root: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         load_mnist(tmp_path / "nowhere")
@@ -278,12 +270,6 @@ def test_more_images_than_there_are_is_refused(
 
 
 # -- pixels --------------------------------------------------------------------------
-
-
-def test_pixels_are_bytes_over_255() -> None:
-    every = torch.arange(256, dtype=torch.uint8)
-    assert mnist.pixels(every).dtype == torch.float32
-    assert mnist.pixels(every).tolist() == pytest.approx([i / 255 for i in range(256)])
 
 
 def test_threshold_splits_at_one_half(tiny_root: Path) -> None:

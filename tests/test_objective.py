@@ -47,12 +47,6 @@ def loud(latent_dim: int = 2, prior: str = "standard") -> CVAE:
 # -- recon ---------------------------------------------------------------------------
 
 
-def test_nll_of_black_and_white_pixels_is_bernoullis() -> None:
-    logits, x = draw(3, 7, 20, scale=4), (draw(7, 20, seed=1) > 0).double()
-    wanted = -Bernoulli(logits=logits).log_prob(x).sum(-1)
-    torch.testing.assert_close(bernoulli_nll(logits, x), wanted)
-
-
 @pytest.mark.parametrize("pixel", [0.0, 0.2, 0.5, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_nll_and_its_slope_are_cross_entropy_at_any_logit(
