@@ -9,6 +9,7 @@ doing. KL and densities are the same numbers in either unit, up to the unit's vo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,7 +109,7 @@ def redrawn(run: LoadedRun) -> float:
     for (x, _, y), share in zip(batches, shares, strict=True):
         logits = model.decode(model.encode(x, y)[0], y)
         variance += float((share.to(x) * (1 - share.to(x)) * logits**2).sum())
-    return variance**0.5 / len(grey)
+    return math.sqrt(variance) / len(grey)
 
 
 def by_nats(kl: Array) -> NDArray[np.int64]:

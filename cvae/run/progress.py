@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -16,6 +16,8 @@ from cvae.evaluation.metrics import number
 from cvae.model import CVAE
 from cvae.run.folder import RunFolder
 from cvae.training import Epoch
+
+T = TypeVar("T")
 
 # Epochs, the run's folder, epochs done before, epochs in all; passes the epochs on.
 Progress = Callable[[Iterator[Epoch], RunFolder, int, int], Iterator[Epoch]]
@@ -67,7 +69,11 @@ def decoding_progress(model: CVAE, name: str, total: int) -> Iterator[None]:
 
 def item_progress(name: str) -> Track:
     """Passes items on; a bar on a terminal."""
-    return functools.partial(tqdm, desc=name, bar_format=BAR, leave=False, disable=None)
+
+    def track(items: Sequence[T]) -> Iterator[T]:
+        yield from tqdm(items, name, bar_format=BAR, leave=False, disable=None)
+
+    return track
 
 
 def peak_memory() -> int:

@@ -244,8 +244,8 @@ def test_readmes_table_has_bound_nll_control_and_the_published_number(
     found.append(line | {"metrics": metrics})
     row = cells(readme_tables.results(some))[1]
     assert row[2:4] == ["98.77 (K = 5,000)", "97.50 ± 0.16 %"]  # the most draws
-    control = ["90.00 %", "95.00 %", "–", "91.00 % (K = 20)"]
-    assert ["`seed_notebook`", "4.55", "–", *control] in cells(
+    shares = ["90.00 %", "95.00 %", "–", "91.00 % (K = 20)"]
+    assert ["`seed_notebook`", "4.55", "–", *shares] in cells(
         readme_tables.details(some)
     )
 
