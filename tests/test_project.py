@@ -27,7 +27,13 @@ def checkout(tmp_path: Path) -> Path:
     copy = tmp_path / "checkout"
     for folder in ("cvae", "analysis", "experiments"):
         shutil.copytree(ROOT / folder, copy / folder)
-    for name in ("pyproject.toml", "README.md", "LICENSE", "MLproject"):
+    for name in (
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "MLproject",
+        "python_env.yaml",
+    ):
         shutil.copy(ROOT / name, copy)
     for name in ("mnist_data", "results"):
         (copy / name).symlink_to(ROOT / name)

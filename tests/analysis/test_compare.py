@@ -156,7 +156,7 @@ def test_accuracy_is_better_when_higher(tmp_path: Path) -> None:
         rewrite(folder, "test/label_accuracy_is10", str(accuracy))
     found = compare.compare(load_runs(runs=tmp_path), metric="test/label_accuracy_is10")
     assert found.comparison.best.label == "beta = 2"
-    assert "0.0500 worse" in found.sentences[1]
+    assert "5.00 % worse" in found.sentences[1]
 
 
 def analysis(command: str, *arguments: str) -> Done:
