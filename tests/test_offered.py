@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from cvae import mnist
 from cvae.cli import front
 from cvae.cli.table import SWITCHES
-from cvae.errors import Altered
+from cvae.errors import Altered, DataError
 from cvae.run import published
 from cvae.run.files import digest
 from tests import children
-from tests.conftest import write
+from tests.conftest import data_set, write
 
 ROOT = children.ROOT
 PROSE = {"and", "calls", "is", "it", "its", "one", "prints", "room", "the", "them"}
@@ -60,6 +61,25 @@ def repository(place: Path, files: dict[str, bytes]) -> None:
     for command in ("init -q", "add .", "-c user.name=a -c user.email=b commit -qm a"):
         done = children.run(["git", "-C", str(place), *command.split()])
         assert done.returncode == 0, done.stderr
+
+
+def test_a_shipped_file_that_was_changed_comes_back_as_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "the data"
+    repository(root, data_set(20, 20))
+    sums = mnist.load_mnist(root).sha256
+    monkeypatch.setattr(mnist, "SHIPPED_ROOT", root)
+    monkeypatch.setattr(mnist, "SHA256", sums)
+    changed = root / "t10k-labels-idx1-ubyte"
+    changed.write_bytes(changed.read_bytes()[:-1] + b"\1")
+    advice = r"SHA-256.*delete the file and take it from the repository.*git checkout"
+    with pytest.raises(DataError, match=f"(?s){advice}"):
+        mnist.load_mnist(root)
+    changed.unlink()
+    restored = children.run(["git", "checkout", "--", changed.name], cwd=root)
+    assert restored.returncode == 0
+    assert mnist.load_mnist(root).sha256 == sums
 
 
 def test_a_published_file_that_was_changed_comes_back_as_it_is_said(
