@@ -85,9 +85,10 @@ class Soak:
         *,
         seconds: float = np.inf,
         before: Callable[[], None] | None = None,
+        command: list[str] | None = None,
     ) -> int:
         """One start of the command; killed after `seconds`. Its exit code, or -9."""
-        command = ["run", str(self.spec), "--runs", str(runs)]
+        command = [*(command or ["run", str(self.spec)]), "--runs", str(runs)]
         sys.stdout.flush()
         if not (child := os.fork()):
             _be_the_command(command, self.place / "log", before)
@@ -170,7 +171,8 @@ class Soak:
                 code = self.start(runs, before=partial(_kill_at, at, after=after))
                 self.tally["at a durable call"] += code == -signal.SIGKILL
             self.tally["kills"] += code == -signal.SIGKILL
-            if code == -signal.SIGKILL and self.random.random() < 0.3:
+            alone = code == -signal.SIGKILL and self.random.random() < 0.3
+            if alone:
                 for publisher in _children():  # which follows a run without a trainer
                     os.kill(publisher, signal.SIGKILL)
                     self.tally["publishers"] += 1
@@ -181,6 +183,8 @@ class Soak:
             complete = any(f.status == "FINISHED" and not f.abandoned for f in folders)
             if code != -signal.SIGKILL or complete:  # or killed on its way out
                 break
+        if code and alone:  # nobody is left to publish what is complete
+            code = self.start(runs, command=["sync"])
         self.tally["rounds"] += 1
         self.tally["resumes"] += starts - 1
         if code == 0 or complete:
