@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cvae.errors import DataError
 from cvae.idx import read_idx, read_sizes
@@ -168,6 +170,35 @@ def salt_and_pepper(
     u = torch.rand(x.shape, generator=generator, device=x.device)
     salted = torch.where(u < probability / 2, 1.0, x)
     return torch.where(u >= 1 - probability / 2, 0.0, salted)
+
+
+def moved(
+    images: Tensor, shape: tuple[int, int], share: float, generator: torch.Generator
+) -> Tensor:
+    """A copy of `images` (N, D) uint8 with a share of them shifted and rotated.
+
+    Shifts are −1, 0 or 1 pixel along each axis, angles uniform within ±5°; pixels
+    between those of the original are interpolated bilinearly.
+    """
+    device = images.device
+    at = torch.rand(len(images), generator=generator, device=device) < share
+    which = at.nonzero().squeeze(1)
+    draws = torch.rand((3, len(which)), generator=generator, device=device)
+    angle = (2 * draws[0] - 1) * math.radians(5)
+    dy, dx = (3 * draws[1:]).floor() - 1
+    height, width = shape
+    sin, cos = angle.sin(), angle.cos()
+    # Output to input coordinates, in [−1, 1] along each axis: (n, 2, 3).
+    theta = torch.stack([cos, -sin, 2 * dx / width, sin, cos, 2 * dy / height], 1)
+    result = images.clone()
+    for rows, matrix in zip(
+        which.split(1000), theta.view(-1, 2, 3).split(1000), strict=True
+    ):
+        some = images[rows].view(-1, 1, height, width).float()
+        grid = F.affine_grid(matrix, some.shape, align_corners=False)
+        seen = F.grid_sample(some, grid, align_corners=False)
+        result[rows] = seen.round().to(torch.uint8).flatten(1)
+    return result
 
 
 def locate(root: Path, name: str) -> Path:

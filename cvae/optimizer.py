@@ -36,6 +36,7 @@ class Hyperparameters:
     binarize: str = "none"
     input_noise: str = "none"
     corrupt: float = 0.0
+    augment: float = 0.0
 
     @property
     def doubly(self) -> bool:

@@ -199,6 +199,9 @@ def train_epochs(
         Diverged: naming the first step whose loss, gradient or weights are not finite.
     """
     count = math.ceil(len(data) / wanted.batch_size)  # steps an epoch
+    original = data.images
+    if wanted.augment:
+        data = mnist.Images(original.clone(), data.labels)
     run_steps = steps(model, optimizer, data, wanted, streams)
     layers_draw = True  # known after an epoch; the global generator is then left alone
     for epoch in range(start, wanted.epochs):
@@ -206,6 +209,9 @@ def train_epochs(
         device, layers = data.images.device, streams["layers"]
         order = torch.randperm(len(data), generator=streams["shuffle"], device=device)
         controls = schedule(wanted, count, epoch)
+        if share := wanted.augment * (1 - epoch / wanted.epochs):
+            random = streams["corrupt"]
+            data.images.copy_(mnist.moved(original, model.shape, share, random))
         before = layers.get_state()
         model.train()
         with seeded(layers) if layers_draw else contextlib.nullcontext():

@@ -32,6 +32,9 @@ class Data(Section):
     corrupt: float = Field(0.0, ge=0, le=1)
     """Probability that a pixel of the encoder's input is replaced by 0 or 1; what is
     reconstructed stays clean."""
+    augment: float = Field(0.0, ge=0, le=1)
+    """Share of the training images that the first epoch shifts by up to a pixel and
+    rotates by up to 5°, drawn anew in each epoch; it falls to 0 by the last epoch."""
     train_images: int | None = Field(None, ge=1, le=10**9)
     """Images to train on, of those not held back; null: all of them."""
     validation_images: int = Field(5000, ge=0, le=10**9)
