@@ -95,7 +95,8 @@ def transfer(run: LoadedRun, posterior: Posterior) -> Picture:
     """A row a digit: its first image, then the same z decoded as each digit."""
     first = [int(posterior.of(digit)[0]) for digit in posterior.digits]
     seen = torch.from_numpy(posterior.pixels[first]).float()
-    drawn = [decoded(run, posterior.mu[first], digit) for digit in range(10)]
+    asked = range(run.model.classes)
+    drawn = [decoded(run, posterior.mu[first], digit) for digit in asked]
     return grids.tile(torch.stack([seen, *drawn], dim=1), run.shape)
 
 

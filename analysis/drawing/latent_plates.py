@@ -142,7 +142,7 @@ def paths(run: LoadedRun, posterior: Posterior, chosen: Sequence[int]) -> list[P
         rows = [str(digit) for digit in posterior.digits]
         panel = Panel(title(run), sheet, asked, rows)
         caption = (
-            "First column: a test image of each digit. Then its z, decoded as 0 to 9."
+            "First column: a test image of each digit. Then its z, decoded as each."
         )
         caption += shown_digits(run.folder.metrics, TRANSFER)
         shown.append(Plate("transfer", mosaic([panel], 1), caption))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cvae.cli.exits import guarded
 from cvae.errors import RunNotFound
 from cvae.run.find import sweeps
-from cvae.run.folder import RUNS
+from cvae.run.folder import RUNS, make_command
 
 if TYPE_CHECKING:
     from analysis.reading.runs import Runs
@@ -22,7 +22,7 @@ Options = dict[str, dict[str, Any]]
 OPTIONS: Options = {
     "--experiment": {"help": "an MLflow experiment"},
     "--sweep": {"help": "a sweep's name"},
-    "--last-sweep": {"action": "store_true", "help": "the sweep that was run last"},
+    "--last-sweep": {"metavar": "CONFIG", "help": "the last sweep of this file"},
     "--run": {"help": "names, ids or folders of runs, with blanks between"},
     "--filter": {"default": "", "help": "MLflow's filter string"},
     "--by": {"default": "", "help": "fields that set the settings apart"},
@@ -85,7 +85,9 @@ def selected_runs(options: argparse.Namespace) -> Runs:
         os.environ[VARIABLE] = options.store
     ids = (options.run or "").split()
     if options.last_sweep:
+        file = make_command("sweep", options.last_sweep, "")
         by_end = sorted(sweeps(options.runs), key=lambda s: s.info.get("ended", 0))
+        by_end = [s for s in by_end if file in s.info.get("command", "")]
         options.sweep = by_end[-1].name if by_end else None
     if not (options.experiment or options.sweep or ids or options.filter):
         everything = load_runs(runs=options.runs)

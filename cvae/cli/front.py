@@ -113,7 +113,7 @@ def lines(goal: str, values: dict[str, str]) -> Iterator[list[str]]:
         for line in command.act.split(";"):
             yield [*line.split(), *words]
     if goal == "sweep" and values.get("DRY", "").lower() not in ON:
-        yield ["cvae", "compare", "--last-sweep"]
+        yield ["cvae", "compare", f"--last-sweep={values['CONFIG']}"]
     if goal == "evaluate" and values.get("WHAT"):
         yield ["cvae", "page", *arguments("page", COMMANDS["page"], values)]
 

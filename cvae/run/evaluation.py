@@ -143,7 +143,7 @@ def evaluate_run(
     data = load_data(spec, folder)
     decoded = importance_samples + model.classes * label_samples  # of each image
     with folder.lock(), decoding_progress(model, folder.name, decoded * len(data.test)):
-        log.info("%s: %d samples of each test image", folder.name, decoded)
+        log.info("%s: %d draws of z per test image", folder.name, decoded)
         figures = importance_figures(
             model,
             data.test,

@@ -281,4 +281,4 @@ class SweepFolder(FactsFolder):
         """The runs of its variants that have been begun, in the sweep's order."""
         home = self.path.parent.parent
         members = [RunFolder(home / run["folder"]) for run in self.info.get("runs", [])]
-        return [folder for folder in members if folder.info]
+        return [folder for folder in members if "started" in folder.info]

@@ -18,7 +18,7 @@ from analysis.drawing import planes
 from analysis.drawing.axes import AXES
 from analysis.reading.load import load_runs
 from cvae.errors import RunNotFound
-from cvae.run.folder import RunFolder
+from cvae.run.folder import RunFolder, SweepFolder
 from tests import children
 from tests.children import Done
 from tests.made import made_run, rewrite
@@ -217,6 +217,18 @@ def test_a_mistake_gets_clear_words_and_exit_code_2(
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_after_two_sweeps_at_once_each_compares_its_own(tmp_path: Path) -> None:
+    for end, name in enumerate(["one", "other"]):
+        made = made_run(tmp_path, 90.0 + end, name=name)
+        folder = SweepFolder(tmp_path / "sweeps" / name)
+        folder.path.mkdir(parents=True)
+        entry = {"folder": made.name, "id": made.info["id"], "swept": {}}
+        command = f"make sweep CONFIG={name}.yaml SET=training.epochs=2"
+        folder.update(name=name, runs=[entry], command=command, ended=end)
+    asked = ["--last-sweep=one.yaml", "--runs", str(tmp_path), "--out", str(tmp_path)]
+    assert "90.00 nats" in children.python("-m", "analysis.compare", *asked).stdout
 
 
 def test_n_counts_finished_runs_alone(tmp_path: Path) -> None:

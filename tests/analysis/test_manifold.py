@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from analysis import explorer, manifold
 from analysis.drawing import latent_pictures, latent_plates, plates
 from analysis.drawing.latent_plates import draw_latent
 from analysis.reading import latent
-from tests.conftest import data_set, idx, linear, untrained_run, write
+from cvae.model import CVAE
+from tests.conftest import data_set, generator, idx, linear, untrained_run, write
 
 
 def drawn(root: Path, *, scale: float = 1.0, **dotted: Any) -> tuple[set[str], str]:
@@ -97,3 +99,15 @@ def test_one_test_image_or_one_digit_is_drawn_without_what_needs_more(
     assert ("interpolation" in names) == (count > 1)
     assert ("There is no interpolation: no digit has two" in page) == (count == 1)
     assert "a single digit" in page
+
+
+def test_classes_may_be_fewer_than_ten(tmp_path: Path) -> None:
+    files = data_set(100, 20)
+    files["t10k-labels-idx1-ubyte"] = idx(np.arange(20, dtype=np.uint8) % 8)
+    write(tmp_path / "data", files)
+    run = untrained_run(tmp_path, model__hidden=[16])
+    values = run.spec.model.model_dump()
+    model = CVAE(**values, classes=8, generator=generator())
+    run = dataclasses.replace(run, model=model)
+    drawn = draw_latent(run, latent.encode(run), digit=3)
+    assert "transfer" in {plate.name for plate in drawn}

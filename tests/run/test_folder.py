@@ -7,7 +7,7 @@ import pytest
 
 from cvae.errors import Damaged
 from cvae.run.find import folder_for
-from cvae.run.folder import RunFolder
+from cvae.run.folder import RunFolder, SweepFolder
 from tests.conftest import spec
 
 LINE = {"epoch": 1, "step": 3, "time": 0, "metrics": {"train/loss": 0.1}, "seconds": {}}
@@ -98,3 +98,13 @@ def test_an_unfinished_run_is_gone_on_with_and_a_finished_one_begun_anew(
         assert made(tmp_path, status) == f"{stem}-2"
     for number in range(3, 13):
         assert made(tmp_path, "FINISHED") == f"{stem}-{number}"
+
+
+def test_of_a_sweep_those_runs_count_that_have_begun(folder: RunFolder) -> None:
+    """A made folder has no start that a store could be told yet."""
+    sweep = SweepFolder(folder.path.parent / "sweeps" / "many")
+    sweep.path.mkdir(parents=True)
+    sweep.update(runs=[{"folder": folder.name}, {"folder": "not-made"}])
+    assert sweep.runs() == []
+    folder.update(status="RUNNING", started=1.0)
+    assert [run.name for run in sweep.runs()] == [folder.name]
