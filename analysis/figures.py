@@ -94,11 +94,32 @@ def replace_section(text: str, name: str, table_text: str, path: Path) -> str:
     return f"{before}{begin}\n{table_text}\n{end}{rest.split(end)[1]}"
 
 
+INTRODUCTION = """Every number and figure of the published runs, made by `make figures`.
+
+**`seed_notebook`** is the original network, from which this repository grew: image and
+one-hot label, 784 + 10 = 794 numbers, through 512 and 256 hidden units to two latents,
+and back. Other words: [learn.md](learn.md)."""
 TITLES = {
     "best": "The best rows beside what is published",
     "details": "All experiments in detail",
     "latents": "What z tells of the digit",
     "sweeps": "Sweeps",
+    "digits": "Samples of the original network",
+    "digits_20": "Samples with twenty latents",
+    "digits_best": "Samples of the best network",
+    "manifold_conditional": "The latent plane of a conditional VAE",
+    "posterior_conditional": "Test images in that plane",
+    "manifold_plain": "The latent plane of a plain VAE",
+    "posterior_plain": "Test images in the plane of a plain VAE",
+    "reconstructions": "Reconstructions with two and with twenty latents",
+    "denoising": "Noise removed",
+    "aevb_figure2": "Do more latents overfit?",
+    "aevb_figure3": "Few and all training images",
+    "plain_samples": "Samples without a label",
+    "beta_plane": "β: rate and distortion",
+    "beta_metrics": "β: the bound",
+    "latent_beta_plane": "β and latents: rate and distortion",
+    "control": "The bound and label fidelity",
 }
 
 
@@ -110,14 +131,13 @@ def results_page(drawn: Sequence[Plate]) -> str:
     }
     *first, last = tables
     parts = {title: tables[title] for title in first}
-    parts |= {name.replace("_", " ").capitalize(): text for name, text in shown.items()}
+    parts |= {TITLES[name]: text for name, text in shown.items()}
     parts[last] = tables[last]
     anchors = (
         re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in parts
     )
     links = [f"[{t}](#{a})" for t, a in zip(parts, anchors, strict=True)]
-    head = ["# Results", "Every number and figure of the published runs, made by"]
-    head[1] += f" `make figures`.\n\n{' · '.join(links)}"
+    head = ["# Results", INTRODUCTION, " · ".join(links)]
     return "\n\n".join([*head, *(f"## {t}\n\n{p}" for t, p in parts.items()), ""])
 
 

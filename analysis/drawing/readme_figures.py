@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis import compare
-from analysis.comparing.sentences import shown_digits
+from analysis.comparing.sentences import shown_digits, verdicts
 from analysis.comparing.settings import Comparison
 from analysis.drawing import latent_plates, planes, plots, style
 from analysis.drawing.axes import AXES
@@ -36,6 +36,7 @@ BELOW = 50.0  # nats under the lowest bound at the end that a frame has
 IMAGES = 2  # test images of each digit that are reconstructed
 TWO_AND_TWENTY = ("seed_notebook", "latent_20")  # latent dimensions
 PLAIN_TWO_AND_TWENTY = ("plain_vae", "pytorch_example")
+PARTS = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def reconstructions(needed: Needed) -> list[Plate]:
     caption = (
         f"{IMAGES} test images of each digit and what the decoder makes of their "
         "posterior means, with the test neg_elbo of the run (`seed_notebook`, "
-        "`latent_20`)."
+        "`latent_20`): two latents keep the label's average writing, twenty the "
+        "strokes of the image."
     )
     return [Plate("reconstructions", mosaic(panels, 1), caption)]
 
@@ -118,15 +120,17 @@ def denoising(needed: Needed) -> list[Plate]:
         Panel("restored", restored(run, posterior, places)),
     ]
     caption = (
-        f"The first {IMAGES} test images of each digit; the model sees the noisy row."
+        f"The first {IMAGES} test images of each digit; the model sees the noisy row. "
+        f"The clean image costs {run.folder.metrics['test/neg_elbo']:.1f} nats."
     )
     return [Plate("denoising", mosaic(panels, 1), caption)]
 
 
 def plain_samples(needed: Needed) -> list[Plate]:
     """Kingma & Welling 2014, Figure 5."""
-    panels = []
+    panels, bounds = [], []
     for run in map(needed.run, PLAIN_TWO_AND_TWENTY):
+        bounds.append(f"{run.folder.metrics['test/neg_elbo']:.1f}")
         noise = torch.randn(
             SQUARE**2, run.model.latent_dim, generator=torch.Generator().manual_seed(0)
         )
@@ -135,7 +139,8 @@ def plain_samples(needed: Needed) -> list[Plate]:
         panels.append(Panel(name, grids.sheet([images], SQUARE, run.shape)))
     caption = (
         f"{SQUARE**2} samples of plain VAEs with two and with twenty latent dimensions "
-        "(`plain_vae`, `pytorch_example`); cf. Kingma & Welling 2014, Figure 5."
+        "(`plain_vae`, `pytorch_example`), whose bounds are "
+        f"{' and '.join(bounds)} nats; cf. Kingma & Welling 2014, Figure 5."
     )
     return [Plate("plain_samples", mosaic(panels, len(PLAIN_TWO_AND_TWENTY)), caption)]
 
@@ -150,7 +155,7 @@ def aevb_figure2(needed: Needed) -> list[Plate]:
         "band from the lowest to the highest; cf. Kingma & Welling 2014, Figure 2. The "
         "training bound is the mean over an epoch in which the weights change, the "
         "held-out one is taken at its end. The first epochs may lie below the frame."
-    )
+    ) + overfitting(sizes)
     return [Plate("aevb_figure2", learning_curves(sizes, {}), caption)]
 
 
@@ -167,8 +172,21 @@ def aevb_figure3(needed: Needed) -> list[Plate]:
         f"dimensions; the points are K = {samples} bounds of log p(x) of the test "
         "images at the end, where the paper estimates log p(x) all along; cf. Kingma & "
         "Welling 2014, Figure 3."
-    )
+    ) + overfitting(images)
     return [Plate("aevb_figure3", learning_curves(images, at_end), caption)]
+
+
+def overfitting(settings: Mapping[str, Sequence[RunFolder]]) -> str:
+    """How much more held-out images cost than training images, for a caption."""
+    apart = []
+    for name, folders in settings.items():
+        ends = [-histories(folders, f"{part}/neg_elbo")[1][:, -1] for part in PARTS]
+        nats = f"{ends[1].mean() - ends[0].mean():.1f}".replace("-", "−")
+        apart.append(f"{nats} ({name})")
+    return (
+        " At the end, a held-out image costs this many nats more than a training "
+        f"image: {', '.join(apart)}."
+    )
 
 
 def learning_curves(
@@ -182,7 +200,7 @@ def learning_curves(
     panels = drawn.subplots(1, len(settings), sharey=True, squeeze=False)[0]
     marks, lowest = {"neg_elbo": "test, at the end"} | dict(at_end), 0.0
     for axes, (name, folders) in zip(panels, settings.items(), strict=True):
-        for part, colour in (("train", style.COLOURS[1]), ("val", style.COLOURS[0])):
+        for part, colour in zip(PARTS, style.COLOURS[1::-1], strict=True):
             seen, bounds = histories(folders, f"{part}/neg_elbo")
             low, high = bounds.min(0), bounds.max(0)
             axes.fill_between(seen, low, high, color=colour, alpha=0.25, lw=0)
@@ -215,16 +233,22 @@ def compared(needed: Needed, name: str) -> Comparison:
 def beta(needed: Needed) -> list[Plate]:
     one, two = compared(needed, "beta"), compared(needed, "latent_beta")
     plates = {
-        "beta_plane": planes.rate_distortion(one),
-        "beta_metrics": plots.swept(one),
-        "latent_beta_plane": planes.rate_distortion(two),
+        "beta_plane": (one, planes.rate_distortion(one)),
+        "beta_metrics": (one, plots.swept(one)),
+        "latent_beta_plane": (two, planes.rate_distortion(two)),
     }
-    return [replace(plate, name=name) for name, plate in plates.items() if plate]
+    return [
+        replace(plate, name=name, caption=f"{plate.caption} {verdicts(comparison)[0]}")
+        for name, (comparison, plate) in plates.items()
+        if plate
+    ]
 
 
 def control(needed: Needed) -> list[Plate]:
-    plate = planes.control(compared(needed, "control"))
-    return [plate] if plate else []
+    comparison = compared(needed, "control")
+    if not (plate := planes.control(comparison)):
+        return []
+    return [replace(plate, caption=f"{plate.caption} {verdicts(comparison)[0]}")]
 
 
 EXHIBITS = {
