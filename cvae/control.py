@@ -47,6 +47,7 @@ def control(
         (features[asked == digit], real_features[real_labels == digit])
         for digit in range(model.classes)
     ]
+    near = [float(covered(*pair).double().mean()) for pair in pairs]
     u, y = _whitened_means(model, data)
     return {
         "label_fidelity": overall,
@@ -54,7 +55,7 @@ def control(
         "transfer_fidelity": _transfer_fidelity(model, classifier, u, y),
         "label_in_z": label_in_z(u.cpu(), y),
         "sample_diversity": sum(diversity(*pair) for pair in pairs) / len(pairs),
-        "sample_coverage": sum(coverage(*pair) for pair in pairs) / len(pairs),
+        "sample_coverage": sum(near) / len(near),
     }
 
 
@@ -126,11 +127,6 @@ def _of_each_digit(data: mnist.Images, classes: int) -> Tensor:
         where = (data.labels == digit).nonzero()[:, 0]
         places.append(where[:: max(1, len(where) // PER_DIGIT)][:PER_DIGIT])
     return torch.cat(places)
-
-
-def coverage(drawn: Tensor, real: Tensor) -> float:
-    """The share of real images that are `covered`."""
-    return float(covered(drawn, real).double().mean())
 
 
 def covered(drawn: Tensor, real: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from cvae import mnist
 from cvae.model import CVAE
@@ -21,13 +22,9 @@ GAP = 2  # pixels between tiles
 def tile(images: Tensor, shape: tuple[int, int]) -> Picture:
     """(rows, columns, D) pixels in [0, 1] as one picture with dark gaps."""
     rows, columns, _ = images.shape
-    height, width = shape
-    picture = torch.zeros(rows * (height + GAP) + GAP, columns * (width + GAP) + GAP)
-    for row in range(rows):
-        for column in range(columns):
-            top, left = GAP + row * (height + GAP), GAP + column * (width + GAP)
-            part = images[row, column].reshape(height, width)
-            picture[top : top + height, left : left + width] = part
+    tiles = F.pad(images.view(rows, columns, *shape), (0, GAP, 0, GAP))
+    picture = tiles.transpose(1, 2).reshape(rows * tiles.shape[2], -1)
+    picture = F.pad(picture, (GAP, 0, GAP, 0))
     return (picture * 255).round().to(torch.uint8).numpy()
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -151,14 +152,26 @@ def label_likelihoods(
     for x, target, y in chunks(
         model, data, generator, corrupt=corrupt, size=at_once(samples)
     ):
-        logs = [
-            log_likelihood(
-                model, x, target, torch.full_like(y, label), generator, samples=samples
-            )
-            for label in range(model.classes)
-        ]
-        rows.append(torch.stack(logs, dim=1).double().cpu())
+        labels = (torch.full_like(y, label) for label in range(model.classes))
+        logs = of_labels(model, x, target, labels, generator, samples=samples)
+        rows.append(logs.cpu())
     return torch.cat(rows)
+
+
+def of_labels(
+    model: CVAE,
+    x: Tensor,
+    target: Tensor,
+    labels: Iterable[Tensor],
+    generator: torch.Generator,
+    *,
+    samples: int,
+) -> Tensor:
+    """log p̂(target|y) (B, L), double, of each of L labels y (B,)."""
+    logs = [
+        log_likelihood(model, x, target, y, generator, samples=samples) for y in labels
+    ]
+    return torch.stack(logs, 1).double()
 
 
 def log_evidence(logs: Tensor) -> Tensor:
@@ -256,11 +269,14 @@ def _by_decode(model: CVAE, target: Tensor, y: Tensor) -> LogDensity:
 
 
 def _by_layers(model: CVAE, target: Tensor, y: Tensor) -> LogDensity:
-    first, last = model.decoder[0], model.decoder[-1]
-    assert isinstance(first, nn.Linear)
-    assert isinstance(last, nn.Linear)
+    layers: Any = model.decoder
+    first, last, no_z = (
+        layers[0],
+        layers[-1],
+        target.new_zeros(len(y), model.latent_dim),
+    )
     of_z = first.weight[:, : model.latent_dim]
-    constant = first(_label_alone(model, y))  # (B, H)
+    constant = first(model.with_label(no_z, y))  # of label and bias alone, (B, H)
     slope = (target - 0.5) @ last.weight  # (B, H)
     offset = (target - 0.5) @ last.bias  # (B,)
 
@@ -272,11 +288,6 @@ def _by_layers(model: CVAE, target: Tensor, y: Tensor) -> LogDensity:
         return (hidden * slope).sum(-1) + offset - even
 
     return log_likelihood
-
-
-def _label_alone(model: CVAE, y: Tensor) -> Tensor:
-    # The decoder's input (B, Z + C) where z is 0.
-    return model.with_label(torch.zeros(len(y), model.latent_dim, device=y.device), y)
 
 
 def _even_softplus(logits: Tensor) -> Tensor:

@@ -141,11 +141,6 @@ def load_mnist(
             f"{root}: training images are {shape} and test images {test_shape} "
             "pixels; both must have one size"
         )
-    if 0 in shape:
-        rows, columns = shape
-        raise DataError(f"{root}: images of {rows} × {columns} pixels hold nothing")
-    if not len(test):
-        raise DataError(f"{root}: the test files hold no images")
     classes = 1 + max(
         int(part.labels.max()) for part in (everything, test) if len(part)
     )
@@ -237,9 +232,7 @@ def _read_pair(
 
 
 def _check_sums(root: Path, sha256: dict[str, str]) -> None:
-    wrong = [name for name in SHA256 if sha256[name] != SHA256[name]]
-    if wrong:
-        name = wrong[0]
+    for name in (name for name in SHA256 if sha256[name] != SHA256[name]):
         raise DataError(
             f"{root / name}: SHA-256 is {sha256[name]}, expected {SHA256[name]}; "
             "delete the file and take it from the repository again (git checkout)"

@@ -116,12 +116,21 @@ class Inputs:
         return torch.bernoulli(images, generator=self.streams["binarize"])
 
 
+def one_by_one(
+    step_for: StepFor, batches: Sequence[Tensor], controls: Tensor
+) -> Tensor:
+    pairs = zip(batches, controls, strict=True)
+    return torch.stack([step_for(len(rows))(rows, control) for rows, control in pairs])
+
+
 def autograd(
     model: CVAE,
     optimizer: Adam,
     data: mnist.Images,
     wanted: Hyperparameters,
     streams: Streams,
+    *,
+    run: Callable[[StepFor, Sequence[Tensor], Tensor], Tensor] = one_by_one,
 ) -> RunSteps:
     """Steps by torch's operators, one by one, differentiated by autograd.
 
@@ -133,17 +142,10 @@ def autograd(
     def step_for(n: int) -> Step:
         return build_step(gradient, model, optimizer, data, wanted, streams, n)
 
-    def run(batches: Sequence[Tensor], controls: Tensor) -> Tensor:
-        return one_by_one(step_for, batches, controls.to(data.images.device))
-
-    return lambda batches, controls: run(batches, controls).cpu().double()
-
-
-def one_by_one(
-    step_for: StepFor, batches: Sequence[Tensor], controls: Tensor
-) -> Tensor:
-    pairs = zip(batches, controls, strict=True)
-    return torch.stack([step_for(len(rows))(rows, control) for rows, control in pairs])
+    device = data.images.device
+    return lambda batches, controls: (
+        run(step_for, batches, controls.to(device)).cpu().double()
+    )
 
 
 def build_step(

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-NATS = "nats per image"
-ERROR = "_se"  # the end of a key: the standard error of the figure without it
-BASELINES = {  # the end of a name: what a figure of samples is held against
+NATS, REAL = "nats per image", "of real images'"
+ERROR = "_se"  # the end of a key: the standard error of the metric without it
+BASELINES = {  # the end of a name: what a metric of samples is held against
     "draws": "of Bernoulli draws instead of the decoder's means",
     "real": "of training images instead of samples: the ceiling",
     "shuffled": "with the samples' labels shuffled: the floor",
@@ -27,14 +27,13 @@ BASELINES = {  # the end of a name: what a figure of samples is held against
 
 @dataclass(frozen=True)
 class Metric:
-    """What a metric is; `words` say what it measures."""
+    """What a metric is; `words` say what it measures, and where it is defined."""
 
     name: str
     words: str
     unit: str = NATS
     decimals: int = 2
     higher_is_better: bool = False
-    source: str = ""  # where it is defined, or what it may be compared with
     share: bool = False  # of 1; shown in per cent, so that it has no unit
 
     @property
@@ -43,41 +42,25 @@ class Metric:
         return -1 if self.higher_is_better else 1
 
 
-def _share(name: str, words: str, source: str = "") -> Metric:
-    return Metric(name, words, "", 2, True, source, share=True)
+def _nats(decimals: int = 2, **words: str) -> tuple[Metric, ...]:
+    return tuple(Metric(name, w, decimals=decimals) for name, w in words.items())
 
 
-def _chance(name: str, words: str, source: str = "") -> Metric:
-    """A share of which more is not better."""
-    return Metric(name, words, "", 2, source=source, share=True)
+def _shares(*, better: bool = True, **words: str) -> tuple[Metric, ...]:
+    """Shares; of those that are not `better`, more is not better."""
+    return tuple(Metric(n, w, "", 2, better, share=True) for n, w in words.items())
 
 
-def _fine(name: str, words: str, source: str) -> Metric:
-    return Metric(name, words, decimals=3, source=source)
-
-
-# Of samples, by the judge's features: over all images, and within each digit.
+# Of samples, by the classifier's features: over all images, and within each digit.
 _BESIDE_REAL = (
     Metric("frechet", "the squared Fréchet distance of the features", "features²"),
-    _share(
-        "precision", "samples in the ball of a real image", "Kynkäänniemi et al. 2019"
+    *_shares(
+        precision="samples in the ball of a real image (Kynkäänniemi et al. 2019)",
+        recall="real images in the ball of a sample (Kynkäänniemi et al. 2019)",
     ),
-    _share("recall", "real images in the ball of a sample", "Kynkäänniemi et al. 2019"),
-    Metric(
-        "density",
-        "the balls of real images that a sample lies in, over 5",
-        "of real images'",
-        3,
-        higher_is_better=True,
-    ),
-    _share("coverage", "real images with a sample in their ball", "Naeem et al. 2020"),
-    Metric(
-        "diversity",
-        "the standard deviation over that of real images",
-        "of real images'",
-        2,
-        higher_is_better=True,
-    ),
+    Metric("density", "the balls that a sample lies in, over 5", REAL, 3, True),
+    *_shares(coverage="real images with a sample in their ball (Naeem et al. 2020)"),
+    Metric("diversity", "standard deviation over that of real images", REAL, 2, True),
 )
 _NO_DIGITS = {
     "noise": "its pixels in random order",
@@ -89,36 +72,26 @@ _NO_DIGITS = {
 
 # Of every run, in the order in which they are shown.
 _OF_RUNS = (
-    Metric("neg_elbo", "the bound on −log p(x given y): recon + kl, never weighted"),
-    Metric("recon", "the reconstruction term, E_q[−log p(x given y, z)]"),
-    Metric("kl", "KL(q(z given x, y) ‖ p(z given y))"),
+    *_nats(
+        neg_elbo="the bound on −log p(x given y): recon + kl, never weighted",
+        recon="the reconstruction term, E_q[−log p(x given y, z)]",
+        kl="KL(q(z given x, y) ‖ p(z given y))",
+    ),
     Metric("active_units", "latent dimensions that the model uses", "units", 1),
-    Metric("loss", "what was minimised: recon + β·kl, or a K-sample bound"),
-    _share(
-        "label_fidelity",
-        "the share of prior samples that the judge reads as the digit asked for",
+    *_nats(loss="the minimised loss: recon + β·kl, or a K-sample bound"),
+    *_shares(
+        label_fidelity="prior samples classified as the digit asked for",
+        label_fidelity_worst="the label fidelity of the digit where it is lowest",
+        transfer_fidelity="images classified as the other digit that their z, carried "
+        "over by whitening, is decoded as",
     ),
-    _share(
-        "label_fidelity_worst", "the label fidelity of the digit where it is lowest"
+    *_shares(better=False, label_in_z="how often z names the digit; chance is 10 %"),
+    Metric("sample_diversity", "spread within a digit over real", REAL, 2, True),
+    *_shares(
+        sample_coverage="real images that have a sample near",
+        judge_accuracy="real test images that the classifier classifies correctly",
+        accuracy="real images that a classifier classifies correctly",
     ),
-    _share(
-        "transfer_fidelity",
-        "the share of images whose z, carried over by whitening and decoded as another "
-        "digit, is read as that digit",
-    ),
-    _chance("label_in_z", "how often z alone names the digit; chance is 10 %"),
-    Metric(
-        "sample_diversity",
-        "the standard deviation within a digit over that of real images",
-        "of real images'",
-        2,
-        higher_is_better=True,
-    ),
-    _share("sample_coverage", "the share of real images that have a sample near"),
-    _share(
-        "judge_accuracy", "the share of real test images that the judge reads right"
-    ),
-    _share("accuracy", "of a judge: the share of real images that it reads right"),
 )
 
 
@@ -151,33 +124,14 @@ _ESTIMATORS = (
         "Likelihood",
         draws="K",
         metrics=(
-            Metric(
-                "nll",
-                "the importance-sampled estimate of −log p(x given y)",
-                source="Burda et al. 2016, eq. 8; with one sample it is −ELBO",
+            *_nats(
+                nll="−log p(x given y), importance-sampled (Burda et al. 2016, eq. 8)",
+                marginal_nll="−log p(x), p(x given y) averaged over all labels",
+                nll_quadrature="−log p(x given y) as an integral over a grid of z",
             ),
-            Metric(
-                "marginal_nll", "−log p(x), p(x given y) averaged over the ten labels"
-            ),
-            Metric(
-                "nll_quadrature",
-                "−log p(x given y) as an integral over a grid of z",
-                source="exact for one and two latents",
-            ),
-            Metric(
-                "nll_quadrature_doubt",
-                "how far the integral is from that with half of the points",
-                decimals=4,
-                source="its own error is smaller",
-            ),
-            _fine(
-                "nll_bias",
-                "how far the importance-sampled nll is above the integral",
-                "0 is none",
-            ),
-            Metric(
-                "ess", "the effective number of draws, (Σ w)² / Σ w²", "draws", 1, True
-            ),
+            *_nats(4, nll_quadrature_doubt="change of it with half of the points"),
+            *_nats(3, nll_bias="the importance-sampled nll less the integral"),
+            Metric("ess", "effective draws, (Σ w)² / Σ w²", "draws", 1, True),
         ),
     ),
     Estimator(
@@ -185,33 +139,18 @@ _ESTIMATORS = (
         "How sure it is",
         draws="K",
         metrics=(
-            Metric(
-                "bdmc_nll_lower",
-                "the lower bound of −log p(x given y) on images that the model drew",
-                source="Grosse et al. 2015; in expectation",
+            *_nats(
+                bdmc_nll_lower="lower bound of −log p(x given y) on images that the "
+                "model drew (Grosse et al. 2015)",
+                bdmc_nll_upper="upper bound on the same images (Wu et al. 2017)",
+                ais_nll="−log p(x given y) of the first test images by annealed "
+                "importance sampling, an upper bound in expectation (Wu et al. 2017)",
             ),
-            Metric(
-                "bdmc_nll_upper",
-                "the upper bound on the same images",
-                source="Wu et al. 2017; in expectation",
-            ),
-            Metric(
-                "bdmc_gap", "what is between the two", decimals=3, source="0 is certain"
-            ),
-            _fine(
-                "bdmc_bias",
-                "how far the importance-sampled nll is above that upper bound",
-                "its bias is this, or up to the gap more",
-            ),
-            Metric(
-                "ais_nll",
-                "annealed importance sampling of −log p(x given y), first test images",
-                source="Wu et al. 2017; an upper bound in expectation",
-            ),
-            _fine(
-                "ais_bias",
-                "how far the importance-sampled nll of these images is above it",
-                "0 is none",
+            *_nats(
+                3,
+                bdmc_gap="what is between the two bounds",
+                bdmc_bias="the importance-sampled nll less that upper bound",
+                ais_bias="the importance-sampled nll of these images less ais_nll",
             ),
         ),
     ),
@@ -220,47 +159,30 @@ _ESTIMATORS = (
         "What the bound misses",
         draws="K",
         metrics=(
-            _fine(
-                "approximation_gap",
-                "log p(x given y) less the bound of the image's best diagonal Gaussian",
-                "Cremer et al. 2018, eq. 6",
+            *_nats(
+                3,
+                approximation_gap="log p(x given y) less the bound of the image's best "
+                "diagonal Gaussian (Cremer et al. 2018, eq. 6)",
+                amortisation_gap="the bound of the best diagonal Gaussian less that of "
+                "the encoder's (Cremer et al. 2018, eq. 6)",
+                inference_gap="the sum of both, log p(x given y) − ELBO",
             ),
-            _fine(
-                "amortisation_gap",
-                "the bound of the best diagonal Gaussian less that of the encoder's",
-                "Cremer et al. 2018, eq. 6",
-            ),
-            Metric(
-                "inference_gap", "the sum of both", decimals=3, source="log p − ELBO"
-            ),
-            Metric(
-                "neg_elbo_encoder", "−ELBO of these images with the encoder's Gaussian"
-            ),
-            Metric(
-                "neg_elbo_local", "−ELBO of these images with the best Gaussian of each"
+            *_nats(
+                neg_elbo_encoder="−ELBO of these images with the encoder's Gaussian",
+                neg_elbo_local="−ELBO of these images with the best Gaussian of each",
             ),
         ),
     ),
     Estimator(
         "rate_distortion",
         "Rate and distortion",
-        metrics=(
-            Metric(
-                "rd_rate",
-                "KL(p(z given x, y) ‖ p(z given y)) of the exact posterior",
-                source="Huang et al. 2020, β = 1",
-            ),
-            Metric(
-                "rd_distortion",
-                "E[−log p(x given y, z)] under the exact posterior",
-                source="Huang et al. 2020, β = 1",
-            ),
-            Metric("rd_nll", "the sum of both", source="an upper bound of nll"),
-            Metric(
-                "rate_excess",
-                "the encoder's rate above the decoder's curve at the same distortion",
-                source="0: no encoder could do better",
-            ),
+        metrics=_nats(
+            rd_rate="KL(p(z given x, y) ‖ p(z given y)) of the exact posterior (Huang "
+            "et al. 2020, β = 1)",
+            rd_distortion="E[−log p(x given y, z)] under the exact posterior",
+            rd_nll="the sum of both, an upper bound of nll",
+            rate_excess="the encoder's rate above the decoder's curve at the same "
+            "distortion; at 0 no encoder could do better",
         ),
     ),
     Estimator(
@@ -269,23 +191,20 @@ _ESTIMATORS = (
         draws="LABEL_K",
         of_labels=True,
         metrics=(
-            _share(
-                "label_accuracy",
-                "the share of images whose label argmax p(y given x) names",
-            ),
-            Metric("label_log_loss", "−log p(y given x) of the true label", NATS, 3),
-            _chance(
-                "label_calibration_error",
-                "how far the accuracy is from the confidence, over 15 bins of it",
-                "Guo et al. 2017",
+            *_shares(label_accuracy="images whose label argmax p(y given x) names"),
+            *_nats(3, label_log_loss="−log p(y given x) of the true label"),
+            *_shares(
+                better=False,
+                label_calibration_error="accuracy against confidence, over 15 bins of "
+                "it (Guo et al. 2017)",
             ),
             *(
-                _share(
-                    f"auroc_{kind}{name}",
-                    f"how often {score} of a digit is above that of {of}",
-                )
+                each
                 for name, of in _NO_DIGITS.items()
                 for kind, score in (("", "log p(x)"), ("ratio_", "log p(x) / p₀(x)"))
+                for each in _shares(
+                    **{f"auroc_{kind}{name}": f"{score} of a digit is above that: {of}"}
+                )
             ),
         ),
     ),
@@ -293,12 +212,9 @@ _ESTIMATORS = (
         "fidelity",
         "Control",
         of_labels=True,
-        metrics=(
-            _share(
-                "transfer_fidelity_same_z",
-                "the share of images whose z as it is, decoded as another digit, is "
-                "read as that digit",
-            ),
+        metrics=_shares(
+            transfer_fidelity_same_z="images classified as the other digit that their "
+            "z as it is is decoded as"
         ),
     ),
     Estimator(
@@ -307,22 +223,17 @@ _ESTIMATORS = (
         metrics=(
             *_BESIDE_REAL[:-1],
             *(
-                replace(
-                    each, name=f"digit_{each.name}", words=f"{each.words}, by digit"
-                )
-                for each in _BESIDE_REAL
+                replace(m, name=f"digit_{m.name}", words=f"{m.words}, by digit")
+                for m in _BESIDE_REAL
             ),
-            _share(
-                "classification_accuracy",
-                "real test images read right by a network that was trained on samples",
-                "Ravuri & Vinyals 2019",
+            *_shares(
+                classification_accuracy="real test images that a network trained on "
+                "samples classifies correctly (Ravuri & Vinyals 2019)",
             ),
-            Metric(
-                "nearest_train", "the distance to the nearest training image", "pixels"
-            ),
-            _chance(
-                "copied",
-                "how often a training image is nearer than one held back; chance: 50 %",
+            Metric("nearest_train", "distance to the nearest training image", "pixels"),
+            *_shares(
+                better=False,
+                copied="a training image is nearer than one held back; chance: 50 %",
             ),
         ),
     ),
@@ -330,30 +241,22 @@ _ESTIMATORS = (
         "latents",
         "Latents",
         metrics=(
-            Metric("information", "I(x; z) of these N images, at most ln N"),
-            Metric(
-                "information_upper", "a bound from above on I(x; z) of all such images"
+            *_nats(
+                information="I(x; z) of these N images, at most ln N",
+                information_upper="a bound from above on I(x; z) of all such images",
+                information_in_digit="I(x; z given y), what z tells beyond the label",
+                label_information="I(y; z), what z tells of the label",
+                aggregate_kl="KL(q(z given y) ‖ p(z given y))",
+                marginal_kl="KL(q(z) ‖ p(z))",
+                total_correlation="KL(q(z) ‖ Π_j q(z_j)) (Chen et al. 2018)",
+                dimension_kl="Σ_j KL(q(z_j) ‖ p(z_j)) (Chen et al. 2018)",
             ),
-            Metric(
-                "information_in_digit", "I(x; z given y), what z tells beyond the label"
+            *_shares(
+                better=False,
+                label_in_z_neighbours="how often the neighbours in z name the digit",
+                label_in_z_linear="how often a linear classifier of z names the digit",
+                label_in_z_chance="the share of the commonest digit",
             ),
-            Metric(
-                "label_information", "I(y; z), what z tells of the label; at most ln 10"
-            ),
-            Metric("aggregate_kl", "KL(q(z given y) ‖ p(z given y))"),
-            Metric("marginal_kl", "KL(q(z) ‖ p(z))"),
-            Metric(
-                "total_correlation", "KL(q(z) ‖ Π_j q(z_j))", source="Chen et al. 2018"
-            ),
-            Metric(
-                "dimension_kl", "Σ_j KL(q(z_j) ‖ p(z_j))", source="Chen et al. 2018"
-            ),
-            _chance(
-                "label_in_z_neighbours",
-                "how often the neighbours in z name the digit, all test images",
-            ),
-            _chance("label_in_z_linear", "the same by a linear classifier"),
-            _chance("label_in_z_chance", "the share of the commonest digit"),
         ),
     ),
 )
@@ -384,7 +287,7 @@ def metric(key: str) -> Metric:
 
 
 def split_baseline(name: str) -> tuple[str, str]:
-    """A figure and what it is held against: recall, real of `recall_real`."""
+    """A metric and what it is held against: recall, real of `recall_real`."""
     stem, _, end = name.rpartition("_")
     return (stem, end) if stem in BY_NAME and end in BASELINES else (name, "")
 

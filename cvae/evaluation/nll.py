@@ -88,13 +88,8 @@ def of_others(
     samples: int,
 ) -> Tensor:
     """log p̂(x|y) (B, C − 1) of the labels after an image's own, y + 1, y + 2, …"""
-    columns = [
-        likelihood.log_likelihood(
-            model, x, target, (y + step) % model.classes, generator, samples=samples
-        )
-        for step in range(1, model.classes)
-    ]
-    return torch.stack(columns, 1).double()
+    labels = ((y + step) % model.classes for step in range(1, model.classes))
+    return likelihood.of_labels(model, x, target, labels, generator, samples=samples)
 
 
 def log_evidence(own: Tensor, others: Tensor) -> Tensor:

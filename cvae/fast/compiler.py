@@ -11,7 +11,6 @@ import hashlib
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -44,11 +43,7 @@ def load(source: Path) -> ctypes.CDLL:
 
 
 def _compiler() -> list[str]:
-    """The words that call a C compiler: those of CC, or the first that is there.
-
-    Raises:
-        OSError: there is none.
-    """
+    """The words that call a C compiler: those of CC, or the first that is there."""
     if words := shlex.split(os.environ.get("CC", "")):
         if not shutil.which(words[0]):
             raise OSError(f"CC={words[0]}: no such command")
@@ -87,33 +82,25 @@ def _built(source: Path, home: Path, compiler: list[str]) -> Path:
 
 
 def _compile(command: list[str]) -> None:
-    """Run a compiler in a process group of its own, which is killed after PATIENCE.
+    """Run a compiler, for at most PATIENCE.
 
     Raises:
         OSError: it failed.
         TimeoutError: it took too long.
     """
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
+    try:
+        done = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
+            capture_output=True,
+            timeout=PATIENCE,
         )
-        try:
-            code = process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            message = f"{command[0]} took longer than {PATIENCE:.0f} s"
-            raise TimeoutError(message) from None
-        finally:
-            if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        if code:
-            said.seek(0)
-            lines = [*said.read().decode(errors="replace").splitlines(), ""]
-            raise OSError(f"{command[0]} failed (exit code {code}): {lines[0]}")
+    except subprocess.TimeoutExpired:
+        message = f"{command[0]} took longer than {PATIENCE:.0f} s"
+        raise TimeoutError(message) from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").partition("\n")[0]
+        raise OSError(f"{command[0]} failed (exit code {done.returncode}): {said}")
 
 
 def _is_ours(path: Path) -> bool:

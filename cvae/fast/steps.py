@@ -23,7 +23,6 @@ from cvae.fast.gradient import AnalyticGradient
 from cvae.model import CVAE
 from cvae.optimizer import Adam, Hyperparameters
 from cvae.training import (
-    AutogradGradient,
     RunSteps,
     Step,
     Steps,
@@ -124,16 +123,8 @@ def replayed(
     streams: Streams,
 ) -> RunSteps:
     """Steps differentiated by autograd, replayed as a CUDA graph."""
-    gradient = AutogradGradient(model, doubly=wanted.doubly)
-
-    @functools.cache
-    def step_for(n: int) -> Step:
-        return build_step(gradient, model, optimizer, data, wanted, streams, n)
-
-    run, device = Replay(wanted.batch_size, streams), data.images.device
-    return lambda batches, controls: (
-        run(step_for, batches, controls.to(device)).cpu().double()
-    )
+    run = Replay(wanted.batch_size, streams)
+    return autograd(model, optimizer, data, wanted, streams, run=run)
 
 
 def agrees(

@@ -11,7 +11,7 @@ import json
 import logging
 import lzma
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from cvae.spec.document import dump
 from cvae.spec.variants import SEEDS
 
 JUDGE = "judge"  # its name, and its folder in `results`
-MAX_SIZE = 26_000_000  # bytes of results/ in all
 XZ: list[dict[str, Any]] = [
     {"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 3, "lp": 1, "pb": 1}  # 16-bit words
 ]
@@ -73,7 +72,10 @@ def publish(
     contents = _Contents(known)
     for sweep in sweeps:
         singles += contents.put_sweep(sweep, runs)
-        singles += _first_seeds(sweep, runs) if weights else []
+        if weights:
+            seeds = [run["swept"].get(SEEDS) for run in sweep.info["runs"]]
+            members = zip(_members(sweep, runs), seeds, strict=True)
+            singles += [folder for folder, seed in members if seed == seeds[0]]
     by_name = {_published_name(folder): folder for folder in singles}
     for name, folder in by_name.items():
         contents.put_run(name, folder, runs)
@@ -101,10 +103,13 @@ class _Contents:
     def put_sweep(self, sweep: SweepFolder, runs: Path) -> list[RunFolder]:
         """Put a sweep's records; returns its runs that were published with weights."""
         members = {_published_name(folder): folder for folder in _members(sweep, runs)}
-        for old in set(_published_runs(self.known, sweep.name)) - set(members):
+        home, before = f"sweeps/{sweep.name}", set[str]()
+        if self.known and f"{home}/{published.ARCHIVE}" in self.known.files:
+            before = {run["name"] for run in self.known.archive(sweep.name)}
+        for old in before - set(members):
             self.figures.pop(old, None)
             self._drop(old)
-        self._drop(f"sweeps/{sweep.name}")
+        self._drop(home)
         self.files |= _sweep_files(sweep, runs)
         return [run for name, run in members.items() if name in self.figures]
 
@@ -135,7 +140,6 @@ class _Contents:
     def write(self, results: Path) -> None:
         """Files first, the manifest last: until then the old one names what differs."""
         self.listed |= {name: digest(data) for name, data in self.files.items()}
-        _check_size(results, self.listed, self.files)
         for name, data in self.files.items():
             (results / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomic(results / name, data)
@@ -165,7 +169,7 @@ def _chosen(
     The last are published already, were evaluated since, and are not in `runs`.
     """
     by_name = {sweep.name: sweep for sweep in find.sweeps(runs)}
-    sweeps, singles, evaluated, unknown = [], [], [], []
+    sweeps, singles, evaluated = [], [], []
     for name in dict.fromkeys(names):
         if sweep := by_name.get(find.find_sweep(name, runs)):
             sweeps.append(sweep)
@@ -176,9 +180,7 @@ def _chosen(
             try:
                 evaluated.append(_evaluated_since(name, known, weights=weights))
             except RunNotFound as error:
-                unknown.append(f"{fault}\n{error}")
-    if unknown:
-        raise RunNotFound("\n".join(unknown))
+                raise type(fault)(f"{fault}\n{error}") from error
     return sweeps, singles, evaluated
 
 
@@ -198,17 +200,14 @@ def _evaluated_since(
         raise RunNotFound("nothing is published, either")
     folder = find.find_published(name.replace("_", "-"), known)
     assert isinstance(folder, published.Published)
-    home, new = evaluation.directory(folder), dict[str, float]()
-    parts = [
-        part
-        for part in evaluation.load_parts(home).values()
-        if part[1].get("weights") == folder.digest
-    ]
-    for measured, _ in parts:
-        new |= evaluation.cited_metrics(measured)
-    if not new and weights and folder.has_weights:
-        return folder, folder.records()
+    home, new, last = evaluation.directory(folder), dict[str, float](), dict[str, Any]()
+    for measured, facts in evaluation.load_parts(home).values():
+        if facts.get("weights") == folder.digest:
+            new |= evaluation.cited_metrics(measured)
+            last = max(last, facts, key=lambda of: of.get("written", 0.0))
     if not new:
+        if weights and folder.has_weights:
+            return folder, folder.records()
         raise RunNotFound(
             f"{folder.path} is published, and in {home}/ is no evaluation of its "
             f"weights: make evaluate RUN={folder.name} WHAT=all makes one"
@@ -220,7 +219,6 @@ def _evaluated_since(
             new = {key: new[key] for key in new.keys() - line["metrics"].keys()}
         elif kept := {k: v for k, v in line["metrics"].items() if k not in new}:
             lines.append(line | {"metrics": kept})
-    last = max((facts for _, facts in parts), key=lambda facts: facts["written"])
     added = evaluation.record(lines[-1]["epoch"], lines[-1]["step"], new)
     added |= {"time": int(1000 * last["written"]), "commit": last["commit"]}
     return folder, [*lines, added]
@@ -253,19 +251,6 @@ def _commit_fault(git: dict[str, str]) -> str:
             "commit, and train it again"
         )
     return ""
-
-
-def _first_seeds(sweep: SweepFolder, runs: Path) -> list[RunFolder]:
-    """The runs with the first seed of a sweep."""
-    seeds = [run["swept"].get(SEEDS) for run in sweep.info["runs"]]
-    members = zip(_members(sweep, runs), seeds, strict=True)
-    return [folder for folder, seed in members if seed == seeds[0]]
-
-
-def _published_runs(known: published.Results | None, sweep: str) -> Iterator[str]:
-    """The names of the runs that the published sweep of this name has."""
-    if known and f"sweeps/{sweep}/{published.ARCHIVE}" in known.files:
-        yield from (run["name"] for run in known.archive(sweep))
 
 
 def _published_name(folder: RunFolder) -> str:
@@ -342,16 +327,3 @@ def _judge_files(runs: Path) -> Files:
         raise UsageError(f"nothing was published:\n{made[-1].parent}: {fault}")
     names = ("judge.json", "judge.safetensors")
     return {f"{JUDGE}/{name}": (made[-1].parent / name).read_bytes() for name in names}
-
-
-def _check_size(results: Path, listed: dict[str, str], files: Files) -> None:
-    sizes = {
-        name: len(files[name]) if name in files else (results / name).stat().st_size
-        for name in listed
-    }
-    if (total := sum(sizes.values())) > MAX_SIZE:
-        largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
-        raise UsageError(
-            f"{results} would hold {total / 1e6:.1f} MB, {MAX_SIZE / 1e6:.0f} are "
-            f"allowed; the largest are {', '.join(largest)}"
-        )

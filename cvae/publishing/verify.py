@@ -20,8 +20,8 @@ from cvae.run import classifiers, evaluation, published
 
 BOUND = 0.01  # nats of the bound and its parts
 SAMPLED = 0.05  # nats of importance-sampled figures: the rarest samples weigh the most
-SHARE = 0.01  # of samples that are read as asked: some lie on the judge's border
-ACCURACY = 0.0005  # of the judge on real images
+SHARE = 0.01  # of samples classified as asked: some lie on the classifier's border
+ACCURACY = 0.0005  # of the classifier on real images
 DRAWS = 1_000_000  # decoded for one importance-sampled figure; `full` knows no limit
 UNLISTED = ("README.md", published.MANIFEST)
 
@@ -40,22 +40,33 @@ def verify(path: Path, *, full: bool = False) -> Iterator[Row]:
     if results is None:
         raise Altered(f"{path / published.MANIFEST}: missing; nothing is published")
     faults = list(_file_faults(results))
-    broken = {fault.partition(":")[0] for fault in faults}
-    for name in sorted(results.figures):
-        files = [file for file in results.files if file.startswith(f"{name}/")]
-        if any(str(path / file) in broken for file in files):
-            continue  # it is named, and nothing is computed from it
-        for row in _check_run(
-            load_run(name, runs=path), results.figures[name], full=full
-        ):
-            yield row
-            faults += _fault(path, row)
-    if not any(str(path / "judge") in name for name in broken):
-        for row in _check_judge(path):
-            yield row
-            faults += _fault(path, row)
+    for row in _rows(results, {fault.partition(":")[0] for fault in faults}, full=full):
+        yield row
+        name, figure, known, anew, allowed = row
+        if not abs(anew - known) <= allowed:
+            faults.append(
+                f"{path / name}: {figure} is {anew:.4f} anew, published {known:.4f}: "
+                f"more than {allowed} apart"
+            )
     if faults:
         raise Altered("\n".join(faults))
+
+
+def _rows(results: published.Results, broken: set[str], *, full: bool) -> Iterator[Row]:
+    """Of every run and the classifier whose files are not `broken`, which are named."""
+    path = results.path
+    for name in sorted(results.figures):
+        files = [file for file in results.files if file.startswith(f"{name}/")]
+        if not any(str(path / file) in broken for file in files):
+            yield from _check_run(
+                load_run(name, runs=path), results.figures[name], full=full
+            )
+    whole = not any(str(path / "judge") in name for name in broken)
+    if whole and (judged := classifiers.load_classifier(path / "judge")):
+        network, record = judged
+        test = mnist.load_mnist(mnist.SHIPPED_ROOT).test
+        anew = classifier.accuracy(network, test)
+        yield "judge", "test/accuracy", record["test_accuracy"], anew, ACCURACY
 
 
 def _file_faults(results: published.Results) -> Iterator[str]:
@@ -75,29 +86,24 @@ def _check_run(run: LoadedRun, known: dict[str, float], *, full: bool) -> Iterat
     """The figures of one run anew, those that are published and can be checked."""
     name, spec, data = run.folder.name, run.spec, load_data(run.spec, run.folder)
     for key, value in known.items():
-        recorded = run.folder.metrics.get(key)
-        if recorded != value:
+        if (recorded := run.folder.metrics.get(key)) != value:
             raise Altered(f"{run.folder.path}: {key} is {recorded}, published {value}")
     bound = evaluation.bound(run.model, data.test, spec, beta=spec.objective.beta)
     anew = {key: (bound[key], BOUND) for key in ("neg_elbo", "recon", "kl")}
     figures = evaluation.control_figures(
         run.model, data.test, data.digest, run.folder.path.parent
     )
-    for key in ("label_fidelity", "transfer_fidelity"):
-        if key in figures:
-            anew[key] = figures[key], SHARE
+    shares = "label_fidelity", "transfer_fidelity"
+    anew |= {key: (figures[key], SHARE) for key in shares if key in figures}
     for key in known:
-        sampled = re.fullmatch(r"test/(nll|label_accuracy|marginal_nll)_is(\d+)", key)
-        if sampled and sampled[1] != "label_accuracy":
+        # `label_accuracy_isK` comes with `marginal_nll_isK`
+        if sampled := re.fullmatch(r"test/(nll|marginal_nll)_is(\d+)", key):
             samples, by_label = int(sampled[2]), sampled[1] == "marginal_nll"
             draws = len(data.test) * samples * (run.model.classes if by_label else 1)
             if full or draws <= DRAWS:
+                counts = (0, samples) if by_label else (samples, 0)
                 estimates = evaluation.importance_figures(
-                    run.model,
-                    data.test,
-                    spec,
-                    importance_samples=0 if by_label else samples,
-                    label_samples=samples if by_label else 0,
+                    run.model, data.test, spec, *counts
                 )
                 for figure, estimate in estimates.items():
                     share = figure.startswith("label_accuracy")
@@ -112,21 +118,3 @@ def _check_run(run: LoadedRun, known: dict[str, float], *, full: bool) -> Iterat
     for figure, (value, allowed) in anew.items():
         if f"test/{figure}" in known:
             yield name, f"test/{figure}", known[f"test/{figure}"], value, allowed
-
-
-def _check_judge(path: Path) -> Iterator[Row]:
-    """The judge's accuracy on the shipped test images."""
-    if judged := classifiers.load_classifier(path / "judge"):
-        network, record = judged
-        data = mnist.load_mnist(mnist.SHIPPED_ROOT)
-        anew = classifier.accuracy(network, data.test)
-        yield "judge", "test/accuracy", record["test_accuracy"], anew, ACCURACY
-
-
-def _fault(path: Path, row: Row) -> Iterator[str]:
-    name, figure, known, anew, allowed = row
-    if not abs(anew - known) <= allowed:
-        yield (
-            f"{path / name}: {figure} is {anew:.4f} anew, published {known:.4f}: more "
-            f"than {allowed} apart"
-        )

@@ -12,13 +12,14 @@ from cvae.errors import TrackingError, UsageError
 from cvae.evaluation.estimator import chosen
 from cvae.loading.loaded import AnyRun, LoadedRun, integer, load_run
 from cvae.run import runner
-from cvae.run.evaluation import PART_SAMPLES, evaluate_run, measure_run
+from cvae.run.evaluation import PART_SAMPLES, evaluate_run
 from cvae.run.folder import RUNS, Origin, make_command
 from cvae.run.torch_settings import plain_torch
 from cvae.spec.document import (
     Document,
     apply_overrides,
     one_spec,
+    plain,
     read_document,
     split_overrides,
     validate,
@@ -65,23 +66,12 @@ def train(
         command = make_command("experiment", path, " ".join(changes))
     else:
         fields = nested(flatten(spec)) if isinstance(spec, Spec) else spec
-        document = Document("spec", _plain(fields))
+        document = Document("spec", plain(fields))
         apply_overrides(document, changes)
         wanted, command = validate(document), "cvae.train"
     origin = Origin(document.header, command, tuple(changes))
     folder = runner.run(wanted, runs=Path(runs), offline=offline, origin=origin)
     return load_run(folder.path)
-
-
-def _plain(value: Any) -> Any:
-    """The values of NumPy, tensors and paths in a tree as those that YAML has."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return value.tolist() if hasattr(value, "tolist") else value
 
 
 @plain_torch()
@@ -116,7 +106,7 @@ def evaluate(
         ValueError: a number of samples is not an integer of 0 to 10⁶.
         RunNotFound: no such run.
         UsageError: a part that there is not, labels of an unconditional run.
-        DataError: other data than the run was made with, or weights are not finite.
+        DataError: other data than the run was made with.
         Busy: another process is at this run.
     """
     counts = [
@@ -132,16 +122,13 @@ def evaluate(
         raise UsageError(
             f"{loaded.folder.name} is unconditional: it has no label posterior"
         )
-    folder, known = loaded.folder, (loaded.folder, loaded.spec, loaded.model)
-    samples, of_labels = counts
+    folder, (samples, of_labels) = loaded.folder, counts
+    parts = list[str]()
     if what:
         classes = bool(loaded.model.classes)
         parts = chosen(what, folder.name, classes, samples, of_labels)
-        figures = measure_run(*known, parts, samples=samples, label_samples=of_labels)
-    else:
-        figures = evaluate_run(
-            *known, importance_samples=samples, label_samples=of_labels
-        )
+    known = folder, loaded.spec, loaded.model
+    figures = evaluate_run(*known, parts, samples=samples, label_samples=of_labels)
     if folder.published:
         from cvae.tracking.publish import Tracker  # takes seconds
 

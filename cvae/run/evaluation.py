@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from cvae import control, likelihood, mnist
-from cvae.errors import Damaged, DataError, Diverged
+from cvae.errors import Damaged, Diverged
 from cvae.evaluation.estimator import Measured, Request
 from cvae.evaluation.metrics import ERROR, ESTIMATORS
 from cvae.loading.loaded import load_data
@@ -62,34 +63,22 @@ def bound(
 
 
 def importance_figures(
-    model: CVAE,
-    images: mnist.Images,
-    spec: Spec,
-    *,
-    importance_samples: int,
-    label_samples: int,
+    model: CVAE, images: mnist.Images, spec: Spec, samples: int, label_samples: int
 ) -> dict[str, float]:
     """`nll_isK`, and by Bayes' rule `label_accuracy_isK` and `marginal_nll_isK`.
 
-    A number of samples of 0 leaves its figures out.
+    A number of samples of 0 leaves its metrics out.
     """
-    seed, corrupt = spec.training.seed, spec.data.corrupt
     figures: dict[str, float] = {}
-    if importance_samples:
-        figures[f"nll_is{importance_samples}"] = likelihood.importance_nll(
-            model,
-            images,
-            stream(seed, "evaluate"),
-            samples=importance_samples,
-            corrupt=corrupt,
+    if samples:
+        noise, corrupt = stream(spec.training.seed, "evaluate"), spec.data.corrupt
+        figures[f"nll_is{samples}"] = likelihood.importance_nll(
+            model, images, noise, samples=samples, corrupt=corrupt
         )
     if label_samples:
+        noise, corrupt = stream(spec.training.seed, "evaluate"), spec.data.corrupt
         posterior, nll = likelihood.label_posterior(
-            model,
-            images,
-            stream(seed, "evaluate"),
-            samples=label_samples,
-            corrupt=corrupt,
+            model, images, noise, samples=label_samples, corrupt=corrupt
         )
         right = posterior.argmax(1) == images.labels.cpu()
         figures[f"label_accuracy_is{label_samples}"] = float(right.double().mean())
@@ -98,14 +87,10 @@ def importance_figures(
 
 
 def test_figures(model: CVAE, test: mnist.Images, spec: Spec) -> dict[str, float]:
-    """All figures of the test images that the spec asks for, as `test/…`."""
-    figures = bound(model, test, spec, beta=spec.objective.beta) | importance_figures(
-        model,
-        test,
-        spec,
-        importance_samples=spec.evaluation.importance_samples,
-        label_samples=spec.evaluation.label_samples,
-    )
+    """All metrics of the test images that the spec asks for, as `test/…`."""
+    asked = spec.evaluation.importance_samples, spec.evaluation.label_samples
+    figures = bound(model, test, spec, beta=spec.objective.beta)
+    figures |= importance_figures(model, test, spec, *asked)
     return {f"test/{key}": value for key, value in figures.items()}
 
 
@@ -129,28 +114,31 @@ def evaluate_run(
     folder: RunFolder,
     spec: Spec,
     model: CVAE,
+    parts: Sequence[str] = (),
     *,
-    importance_samples: int,
+    samples: int,
     label_samples: int,
 ) -> dict[str, float]:
-    """`importance_figures` of a finished run; new ones are added to its records.
+    """Metrics of a finished run; new ones are added to its records.
+
+    Args:
+        parts: estimators, each kept once it is whole; `importance_figures` if none.
+
+    Returns:
+        Metrics by key; the standard error of `test/…` is `test/…_se`.
 
     Raises:
         Busy: another process holds the run.
-        DataError: other data than the run was made with, or weights are not finite.
+        DataError: other data than the run was made with.
     """
-    check_weights(folder, model)
-    data = load_data(spec, folder)
-    decoded = importance_samples + model.classes * label_samples  # of each image
-    with folder.lock(), decoding_progress(model, folder.name, decoded * len(data.test)):
+    data, counts = load_data(spec, folder), (samples, label_samples)
+    with folder.lock():
+        if parts:
+            return measure_all(folder, spec, model, data, parts, counts)
+        decoded = samples + model.classes * label_samples  # of each image
         log.info("%s: %d draws of z per test image", folder.name, decoded)
-        figures = importance_figures(
-            model,
-            data.test,
-            spec,
-            importance_samples=importance_samples,
-            label_samples=label_samples,
-        )
+        with decoding_progress(model, folder.name, decoded * len(data.test)):
+            figures = importance_figures(model, data.test, spec, *counts)
         runs = folder.path.parent
         if model.classes:
             warn_without_classifier(data.digest, runs, spec.data)
@@ -160,52 +148,31 @@ def evaluate_run(
     return metrics
 
 
-def measure_run(
+def measure_all(
     folder: RunFolder,
     spec: Spec,
     model: CVAE,
-    parts: Sequence[str],
-    *,
-    samples: int,
-    label_samples: int,
+    data: mnist.MNIST,
+    parts: Sequence[str] = (),
+    counts: tuple[int, int] | None = None,
 ) -> dict[str, float]:
-    """The parts of an evaluation of a finished run; each is kept once it is whole.
+    """The estimators `parts` with draws of z an image and of each label.
 
-    Returns:
-        Figures by key; the standard error of `test/…` is `test/…_se`.
-
-    Raises:
-        Busy: another process holds the run.
-        DataError: other data than the run was made with, or weights are not finite.
+    By default those that the spec names, as at the end of a run.
     """
-    check_weights(folder, model)
-    data = load_data(spec, folder)
+    asked, (k, label_k) = spec.evaluation, PART_SAMPLES
+    if counts is None:
+        counts = asked.importance_samples or k, asked.label_samples or label_k
+    request, parts = request_of(folder, spec, model, data, *counts), parts or asked.what
     metrics: dict[str, float] = {}
-    with folder.lock():
-        request = request_of(folder, spec, model, data, samples, label_samples)
-        for at, part in enumerate(parts):
-            try:
-                metrics |= measure(folder, model, data, request, part)
-            except KeyboardInterrupt as stop:
-                kept = ", ".join(parts[:at]) or "nothing yet"
-                stop.add_note(f"interrupted in {part}; kept: {kept}")
-                raise
+    for at, part in enumerate(parts):
+        try:
+            metrics |= measure(folder, model, data, request, part)
+        except KeyboardInterrupt as stop:
+            kept = ", ".join(parts[:at]) or "nothing yet"
+            stop.add_note(f"interrupted in {part}; kept: {kept}")
+            raise
     return metrics
-
-
-def measure_all(folder: RunFolder, spec: Spec, model: CVAE, data: mnist.MNIST) -> None:
-    """The parts that the spec names, at the end of the run."""
-    asked = spec.evaluation
-    request = request_of(
-        folder,
-        spec,
-        model,
-        data,
-        asked.importance_samples or PART_SAMPLES[0],
-        asked.label_samples or PART_SAMPLES[1],
-    )
-    for part in asked.what:
-        measure(folder, model, data, request, part)
 
 
 def measure(
@@ -277,43 +244,19 @@ def request_of(
     )
 
 
-def check_weights(folder: RunFolder, model: CVAE) -> None:
-    """Raises DataError if a weight is NaN or infinite: nothing can be measured."""
-    for name, weights in model.state_dict().items():
-        if not bool(weights.isfinite().all()):
-            raise DataError(
-                f"{folder.weights}: {name} holds values that are not finite; train the "
-                "run again, or name another"
-            )
-
-
 def _append_new(folder: RunFolder, metrics: dict[str, float]) -> None:
-    """Add what is new to the run's records; a known figure stays as it was."""
-    commit = provenance.git_state()[0]["commit"]
-    _warn_of_changed(folder, metrics, commit)
+    """Add what is new to the run's records; a known metric stays as it was."""
     known = folder.metrics
+    for key in sorted(metrics.keys() & known.keys()):
+        if not math.isclose(known[key], metrics[key], rel_tol=TOLERANCE):
+            log.warning(
+                "%s: %s is %.6g now, but %.6g is recorded and stays, in MLflow, too",
+                *(folder.name, key, metrics[key], known[key]),
+            )
     if new := {key: value for key, value in metrics.items() if key not in known}:
         last = folder.records()[-1]
-        line = record(last["epoch"], last["step"], new)
-        folder.append(line | {"commit": commit})
-
-
-def _warn_of_changed(folder: RunFolder, metrics: dict[str, float], commit: str) -> None:
-    """Name each figure that the run has already, with another value."""
-    of_run = folder.info.get("git", {}).get("commit", "unknown")
-    recorded = {
-        key: (value, line.get("commit", of_run))
-        for line in folder.records()
-        for key, value in line["metrics"].items()
-    }
-    for key in sorted(metrics.keys() & recorded.keys()):
-        value, before = recorded[key]
-        if not math.isclose(value, metrics[key], rel_tol=TOLERANCE):
-            log.warning(
-                "%s: %s is %.6g now (commit %.8s), but %.6g is recorded (commit %.8s); "
-                "the recorded one stays, in MLflow, too",
-                *(folder.name, key, metrics[key], commit, value, before),
-            )
+        commit = provenance.git_state()[0]["commit"]
+        folder.append(record(last["epoch"], last["step"], new) | {"commit": commit})
 
 
 def record(epoch: int, step: int, metrics: dict[str, float]) -> Record:
@@ -325,14 +268,8 @@ def record(epoch: int, step: int, metrics: dict[str, float]) -> Record:
     for key, value in metrics.items():
         if not math.isfinite(value):
             raise Diverged(f"{key} is not finite after step {step}")
-    now = int(time.time() * 1000)
-    return {
-        "epoch": epoch,
-        "step": step,
-        "time": now,
-        "metrics": metrics,
-        "seconds": {},
-    }
+    row: Record = {"epoch": epoch, "step": step, "time": int(time.time() * 1000)}
+    return row | {"metrics": metrics, "seconds": {}}
 
 
 def directory(folder: RunFolder) -> Path:
@@ -344,20 +281,16 @@ def directory(folder: RunFolder) -> Path:
 
 def save_part(
     home: Path, part: str, measured: Measured, labels: Tensor, facts: Mapping[str, Any]
-) -> list[Path]:
-    """Write one part whole; the files. `labels` (N,) are those of all test images."""
+) -> None:
+    """Write one part whole. `labels` (N,) are those of all test images."""
     home.mkdir(parents=True, exist_ok=True)
-    values, arrays, summary = (
-        home / f"{part}.{kind}" for kind in ("csv", "safetensors", "json")
-    )
-    written = []
     if measured.per_image:
-        write_atomic(values, _csv(measured.per_image, labels).encode())
-        written.append(values)
+        table = _csv(measured.per_image, labels)
+        write_atomic(home / f"{part}.csv", table.encode())
     tensors = {f"image.{name}": each for name, each in measured.per_image.items()}
     tensors |= {f"array.{name}": each for name, each in measured.arrays.items()}
     plain = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
-    write_atomic(arrays, safetensors.torch.save(plain))
+    write_atomic(home / f"{part}.safetensors", safetensors.torch.save(plain))
     content = {
         "figures": dict(measured.figures),
         "errors": dict(measured.errors),
@@ -365,8 +298,7 @@ def save_part(
         "facts": {"written": time.time(), **facts},
     }
     text = json.dumps(content, indent=2, allow_nan=False)
-    write_atomic(summary, f"{text}\n".encode())
-    return [summary, *written]
+    write_atomic(home / f"{part}.json", f"{text}\n".encode())
 
 
 def load_parts(home: Path) -> Stored:
@@ -380,13 +312,13 @@ def load_parts(home: Path) -> Stored:
         try:
             content = json.loads(path.read_text())
             tensors = safetensors.torch.load_file(path.with_suffix(".safetensors"))
-            measured = Measured(
-                content["figures"],
-                content["errors"],
-                _with_prefix(tensors, "image."),
-                _with_prefix(tensors, "array."),
-                frozenset(content.get("cited", ())),
-            )
+            values: dict[str, dict[str, Tensor]] = {"image": {}, "array": {}}
+            for name, each in tensors.items():
+                kind, _, name = name.partition(".")
+                values[kind][name] = each
+            cited = frozenset(content.get("cited", ()))
+            figures, errors = content["figures"], content["errors"]
+            measured = Measured(figures, errors, *values.values(), cited)
             stored[path.stem] = measured, content["facts"]
         except (OSError, ValueError, LookupError, safetensors.SafetensorError) as error:
             raise Damaged(f"{path}: {error}; make evaluate writes it anew") from error
@@ -401,23 +333,11 @@ def cited_metrics(measured: Measured) -> dict[str, float]:
     return figures | errors
 
 
-def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): each
-        for name, each in tensors.items()
-        if name.startswith(prefix)
-    }
-
-
 def _csv(per_image: Mapping[str, Tensor], labels: Tensor) -> str:
     """CSV; values of fewer images than there are labels are those of the first ones."""
-    columns = {name: each.tolist() for name, each in per_image.items()}
-    count = max(map(len, columns.values()))
-    index: list[Any] = torch.arange(count).tolist()
-    rows = [["image", "label", *columns]]
-    for at in index:
-        cells = [
-            f"{each[at]:.6g}" if at < len(each) else "" for each in columns.values()
-        ]
-        rows.append([str(at), str(int(labels[at])), *cells])
-    return "\n".join(",".join(row) for row in rows) + "\n"
+    columns = [each.tolist() for each in per_image.values()]
+    count = max(map(len, columns))
+    rows = itertools.zip_longest(range(count), labels[:count].tolist(), *columns)
+    lines = [",".join(["image", "label", *per_image])]
+    lines += [",".join("" if v is None else f"{v:.6g}" for v in row) for row in rows]
+    return "\n".join(lines) + "\n"

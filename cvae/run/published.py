@@ -93,7 +93,6 @@ class Published(RunFolder):
     def __init__(self, results: Results, name: str) -> None:
         super().__init__(results.path / name)
         self.results = results
-        self.warned = False  # that its records stay as they are
         self.has_weights = f"{name}/run.json" in results.files
 
     def _read(self, file: str) -> bytes:
@@ -163,9 +162,6 @@ class Published(RunFolder):
         yield
 
     def append(self, record: Record) -> None:
-        if self.warned:
-            return
-        self.warned = True
         log.info(
             "%s is published: new figures are not in its records; make publish RUNS=%s "
             "adds those of WHAT=…",

@@ -1,8 +1,8 @@
 """YAML text to a `Spec`, every mistake named with its line.
 
 PyYAML composes nodes, which know their lines. Numbers and words are those of YAML 1.2's
-core schema (`1e-3` is a number, `no` is a string); no aliases, no tags, no duplicate
-keys. Values from the shell (`SET="model.latent_dim=8"`) pass the same checks.
+core schema (`1e-3` is a number, `no` is a string); no tags, no duplicate keys.
+Values from the shell (`SET="model.latent_dim=8"`) pass the same checks.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ READ: dict[str, Callable[[str], Any]] = {
     "float": lambda text: float(text.lower().replace(".inf", "inf").replace(".n", "n")),
     "str": str,
 }
-LARGEST = 256 * 1024  # bytes; a spec is a page
 SECTIONS: dict[Any, type[BaseModel]] = {
     name: info.annotation
     for name, info in Spec.model_fields.items()
@@ -155,15 +154,12 @@ def read_document(path: str | Path) -> Document:
     """Read and parse; says what is wrong with the file itself."""
     source = str(path)
     try:
-        with open(path, "rb") as file:
-            data = file.read(LARGEST + 1)
+        data = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         files = [str(file) for file in Path("experiments").rglob("*.yaml")]
         near = nearest(source[:300], files)
         raise SpecError(f"{source!r}: cannot be read: {reason}{near}") from error
-    if len(data) > LARGEST:
-        raise SpecError(f"{source}: larger than {LARGEST // 1024} KiB; not a spec")
     try:
         return parse(data.decode("utf-8-sig"), source)
     except UnicodeDecodeError as error:
@@ -175,12 +171,12 @@ def parse(text: str, source: str) -> Document:
     """YAML text as a `Document`; the comment that it opens with is the header.
 
     Raises:
-        SpecError: not YAML; an alias, a tag, a key that stands twice.
+        SpecError: not YAML; a tag, a key that stands twice.
     """
     lines: dict[Path_, str] = {}
     try:
         node = yaml.compose(text, Loader=_Loader)
-        tree = None if node is None else _value(node, (), source, lines, [])
+        tree = None if node is None else _value(node, (), source, lines)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         fault: Any = error  # a mark, the position of a character, or neither
         mark = getattr(fault, "problem_mark", None)
@@ -192,9 +188,7 @@ def parse(text: str, source: str) -> Document:
     return Document(source, tree, lines, header, text)
 
 
-def _value(
-    node: Any, path: Path_, source: str, lines: dict[Path_, str], seen: list[Any]
-) -> Any:
+def _value(node: Any, path: Path_, source: str, lines: dict[Path_, str]) -> Any:
     """The value of a node; where it and all in it stand goes into `lines`."""
     place = f"{source}:{node.start_mark.line + 1}"
     lines.setdefault(path, place)
@@ -203,14 +197,9 @@ def _value(
         if kind not in READ:
             raise SpecError(f"{place}: the tag {node.tag!r} is not allowed")
         return READ[kind](node.value)
-    if any(node is other for other in seen):
-        raise SpecError(f"{place}: an alias is not allowed; write the value out")
-    seen.append(node)
     if isinstance(node, yaml.SequenceNode):
-        return [
-            _value(item, (*path, n), source, lines, seen)
-            for n, item in enumerate(node.value)
-        ]
+        items = enumerate(node.value)
+        return [_value(item, (*path, n), source, lines) for n, item in items]
     tree: dict[str, Any] = {}
     for key, value in node.value:
         place = f"{source}:{key.start_mark.line + 1}"
@@ -223,7 +212,7 @@ def _value(
                 f"{place}: {key.value}: stands twice, first on line {first}"
             )
         lines[inside] = place
-        tree[key.value] = _value(value, inside, source, lines, seen)
+        tree[key.value] = _value(value, inside, source, lines)
     return tree
 
 

@@ -39,7 +39,7 @@ def a_compiler(folder: Path, *lines: str) -> str:
 
 NONE = ["true"], "CC=no-such-compiler: no such command"
 FAILS = ["echo wrong >&2; exit 3"], "failed (exit code 3): wrong"
-HANGS = ["sleep 1000"], "took longer than 1 s"
+HANGS = ["exec sleep 1000"], "took longer than 1 s"
 
 
 @pytest.mark.parametrize(("lines", "reason"), [NONE, FAILS, HANGS])
