@@ -133,7 +133,8 @@ class Soak:
         said = [log.read_text() for _, log in children]
         self.tally["together"] = codes.count(0)
         refused = [text for code, text in zip(codes, said, strict=True) if code]
-        if len(refused) != 1 or "already being run by pid" not in refused[0]:
+        told = ("already being run by pid", "finished by another process just now")
+        if len(refused) != 1 or not any(words in refused[0] for words in told):
             self.differences.append(f"together: exit codes {codes}: {refused}")
         if "database is locked" in "".join(said):
             self.differences.append("together: database is locked")

@@ -32,7 +32,7 @@ IMPORTS = (
     *("cvae.cli.commands", "cvae.loading.loaded", "cvae.sweep.sweep"),
     *("cvae.tracking.publish", "matplotlib.pyplot", "scipy.stats"),
 )
-PACKAGES = ("cvae", "analysis")
+PACKAGES = ("cvae", "analysis", "benchmarks")
 READ_AT_START = ("PYTHON", "OMP_", "MKL_", "LC_", "LANG", "XDG_", "HOME", "PATH")
 ADOPT = 36  # prctl's PR_SET_CHILD_SUBREAPER: take children whose parent has ended
 LIMIT = 300.0  # seconds: no claim about speed, only an end to what hangs
@@ -133,13 +133,14 @@ class ForkedAgain(subprocess.Popen[Any]):
     begun a thread."""
 
     def _execute_child(self, args: Sequence[str], *rest: Any) -> None:  # by Popen
-        if list(args[:2]) != [sys.executable, "-m"] or not args[2].startswith("cvae."):
+        if list(args[:2]) != [sys.executable, "-m"] or not args[2].startswith("cvae"):
             super()._execute_child(args, *rest)  # type: ignore[misc]
             return
         pipes = rest[9:15]
         given = [pipes[0], pipes[3], pipes[5]]
         self.pid = os.fork()
         if not self.pid:
+            atexit._clear()  # what its parent has yet to do, as to remove its folders
             files = [os.dup(k if own < 0 else own) for k, own in enumerate(given)]
             request = {"arguments": args[2:], "cwd": str(rest[4] or Path.cwd())}
             _become(request | {"env": dict(rest[5] or os.environ)}, files, {})
