@@ -31,6 +31,9 @@ import sqlalchemy
 IMPORTS = (
     *("cvae.cli.commands", "cvae.loading.loaded", "cvae.sweep.sweep"),
     *("cvae.tracking.publish", "matplotlib.pyplot", "scipy.stats"),
+    # what torch and MLflow import when they are first used, and others beside them
+    *("torch.fx.experimental.symbolic_shapes", "torch._dynamo", "torch._inductor"),
+    *("mlflow.store.tracking.sqlalchemy_store", "PIL.GifImagePlugin", "mlflow.pyfunc"),
 )
 PACKAGES = ("cvae", "analysis", "benchmarks")
 READ_AT_START = ("PYTHON", "OMP_", "MKL_", "LC_", "LANG", "XDG_", "HOME", "PATH")
@@ -157,13 +160,13 @@ def _run_to_its_end() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in (None, "cvae"):
         logging.getLogger(name).handlers.clear()
-    code = 1
     try:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
+        code = 130 if isinstance(error, KeyboardInterrupt) else 1
     else:
         code = 0
     atexit._run_exitfuncs()
@@ -245,4 +248,4 @@ def _text(number: int, mode: str) -> IO[str]:
 
 if __name__ == "__main__":
     serve()
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    os._exit(_run_to_its_end())  # the usual end would look through all of it

@@ -32,12 +32,20 @@ def shell(redirection: str, command: list[str], **extra: str) -> Done:
     return children.run(words, env=children.environment(**extra))
 
 
-@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2> >(exit)", "<&-"])
+@pytest.mark.parametrize(
+    ("redirection", "offline"),
+    [("2>&- <&-", []), ("2>/dev/full", ["--offline"]), ("2> >(exit)", ["--offline"])],
+)
 def test_a_stderr_that_takes_nothing_ends_no_run(
-    redirection: str, command: list[str], tmp_path: Path
+    redirection: str,
+    offline: list[str],
+    command: list[str],
+    tmp_path: Path,
+    finished: tuple[Path, Done],
 ) -> None:
+    children.copy([finished[0] / "mlflow.db"], tmp_path / "runs")
     # PYTHONUNBUFFERED, which some machines set, would leave nothing for the exit
-    done = shell(redirection, command, PYTHONUNBUFFERED="")
+    done = shell(redirection, [*command, *offline], PYTHONUNBUFFERED="")
     assert (done.returncode, the_run(tmp_path / "runs").status) == (0, "FINISHED")
     assert "test/neg_elbo" in done.stdout
     assert "epoch 1/2" not in done.stdout

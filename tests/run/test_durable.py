@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import re
+import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cvae import __main__
 from cvae.errors import UsageError
 from cvae.run import checkpoint, runner
 from cvae.run.files import write_atomic
 from cvae.run.folder import RunFolder
-from tests import children
 from tests.conftest import spec
 
 
@@ -72,42 +76,35 @@ def test_a_run_begun_on_another_device_does_not_go_on(
     assert folder.checkpoint.read_bytes() == before
 
 
-FAILING = """
-import errno, fcntl, os, stat, sys
-from cvae.__main__ import main
-
-def refuse(*_):
-    raise OSError(getattr(errno, sys.argv[2]), os.strerror(getattr(errno, sys.argv[2])))
-
-def fsync(number, known=os.fsync):
-    if stat.S_ISDIR(os.fstat(number).st_mode):
-        refuse()
-    known(number)
-
-if sys.argv[1] == "flock":
-    fcntl.flock = refuse
-else:
-    os.fsync = fsync
-sys.exit(main(["experiment", "t.yaml", "--offline"]))
-"""
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "code"),
-    [("flock", "ENOLCK", 2), ("fsync", "EINVAL", 0)],
-)
+@pytest.mark.parametrize("refused", ["flock", "fsync"])
 def test_without_locks_a_run_stops_in_a_line_and_without_folder_syncs_it_continues(
-    tmp_path: Path, tiny_root: Path, call: str, error: str, code: int
+    tmp_path: Path,
+    tiny_root: Path,
+    refused: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """As Lustre and NFS without a lock server, CIFS and FUSE answer."""
-    text = f"name: t\ndata: {{root: {tiny_root}, validation_images: 0}}\n"
-    text += "model: {hidden: [4]}\ntraining: {epochs: 1}\n"
-    (tmp_path / "t.yaml").write_text(text)
-    done = children.python("-c", FAILING, call, error, cwd=tmp_path)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    if call == "flock":
-        assert "runs/t-" in done.stderr
-        assert "cannot lock files" in done.stderr
-    if not code:
-        assert list(tmp_path.glob("runs/t-*/model.safetensors"))
+    known = os.fsync
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    def fsync(number: int) -> None:
+        if stat.S_ISDIR(os.fstat(number).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        known(number)
+
+    if refused == "flock":
+        monkeypatch.setattr(fcntl, "flock", flock)
+    else:
+        monkeypatch.setattr(os, "fsync", fsync)
+    changes = f"data.root={tiny_root} data.validation_images=0 training.epochs=1"
+    words = ["run", "quickstart", "--offline", "--runs", str(tmp_path / "runs")]
+    code = __main__.main([*words, "--set", f"{changes} model.hidden=[4]"])
+    if refused == "flock":
+        assert code == 2
+        assert re.search(r"runs/quickstart-.*\n?.*cannot lock files", caplog.text)
+    else:
+        assert code == 0
+        assert list(tmp_path.glob("runs/quickstart-*/model.safetensors"))
