@@ -23,6 +23,8 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from multiprocessing import popen_fork
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import IO, Any
 
@@ -153,6 +155,22 @@ class ForkedAgain(subprocess.Popen[Any]):
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
 
+def _forked_worker(process: Any) -> popen_fork.Popen:
+    """A worker of a sweep; of its parent's files it has those that it is given alone,
+    so that it hears of the parent's end."""
+    known = process._target
+
+    def alone(*given: Any) -> None:
+        kept = {0, 1, 2, *(connection.fileno() for connection in given)}
+        for number in set(range(3, 1024)) - kept:
+            with contextlib.suppress(OSError):
+                os.close(number)
+        known(*given)
+
+    process._target = alone
+    return popen_fork.Popen(process)
+
+
 def _run_to_its_end() -> int:
     """The exit code of the module that `sys.argv` names."""
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -223,6 +241,7 @@ def _become(
     sys.stdout = _text(1, "w")
     sys.stderr = _text(2, "w")
     subprocess.Popen = ForkedAgain  # type: ignore[misc]
+    SpawnProcess._Popen = staticmethod(_forked_worker)  # type: ignore[method-assign]
     atexit.register(_close_databases)
 
 

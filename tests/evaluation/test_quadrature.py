@@ -32,10 +32,10 @@ def test_a_decoder_that_ignores_z_gives_its_pixels_alone(
 ) -> None:
     """Then the prior's density must come to 1 on the grid, whatever its shape."""
     monkeypatch.setitem(quadrature.GRIDS, 2, (8.0, 0.1))
-    made, data = model(2, prior=prior), images(20, grey=True)
+    made, data = model(2, prior=prior), images(5, grey=True)
     with torch.no_grad():
         linear(made.decoder, 0).weight[:, :2] = 0
-        logits = made.decode(torch.zeros(20, 2), data.labels)
+        logits = made.decode(torch.zeros(5, 2), data.labels)
     pixels = Bernoulli(logits=logits, validate_args=False)
     truth = pixels.log_prob(data.images / 255).sum(1).double()
     found = integrate(made, data, track)

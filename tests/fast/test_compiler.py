@@ -16,7 +16,12 @@ import torch
 from cvae.fast import compiler, cpu_kernel
 from cvae.run import provenance
 
-SOURCE = cpu_kernel.SOURCE
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """C that is compiled in no time."""
+    (tmp_path / "answer.c").write_text("int answer(void) { return 42; }\n")
+    return tmp_path / "answer.c"
 
 
 @pytest.fixture
@@ -62,27 +67,32 @@ def test_torch_trains_where_nothing_compiles_and_one_line_says_why(
 
 
 def test_the_compiler_is_that_of_cc_and_called_once(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called = tmp_path / "called"
     counting = a_compiler(tmp_path, f'echo >> {called}; exec cc "$@"')
     monkeypatch.setenv("CC", f"{counting} -g0")
-    assert compiler.load(SOURCE)
-    assert compiler.load(SOURCE)
+    assert compiler.load(source)
+    assert compiler.load(source)
     assert called.read_text() == "\n"
     monkeypatch.setattr(compiler, "_processor", lambda: b"another")
-    assert compiler.load(SOURCE)
+    assert compiler.load(source)
     assert called.read_text() == "\n\n"
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
 @pytest.mark.parametrize("whose", ["of another owner", "open to others"])
 def test_code_that_others_can_write_is_not_loaded(
-    what: str, whose: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    what: str,
+    whose: str,
+    cache: Path,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     homes = [cache, tmp_path / "next"]
     monkeypatch.setattr(compiler, "_homes", lambda _: homes)
-    assert compiler.load(SOURCE)
+    assert compiler.load(source)
     (built,) = cache.iterdir()
     planted = built if what == "file" else cache
     if whose == "open to others":
@@ -97,19 +107,19 @@ def test_code_that_others_can_write_is_not_loaded(
 
         monkeypatch.setattr(Path, "stat", stat)
     before = built.stat().st_ino
-    assert compiler.load(SOURCE)
+    assert compiler.load(source)
     if what == "file":
         assert built.stat().st_ino != before  # compiled anew
     else:
         assert len(list(homes[1].iterdir())) == 1
 
 
-def test_a_torn_library_is_compiled_anew(cache: Path) -> None:
-    assert compiler.load(SOURCE)
+def test_a_torn_library_is_compiled_anew(cache: Path, source: Path) -> None:
+    assert compiler.load(source)
     (built,) = cache.iterdir()
     whole = built.read_bytes()
     built.unlink()  # the loaded one stays as it is
     built.write_bytes(whole[: len(whole) // 2])
     built.chmod(0o644)
-    assert compiler.load(SOURCE)
+    assert compiler.load(source)
     assert built.read_bytes() == whole

@@ -14,6 +14,7 @@ from cvae.loading.loaded import load_run
 from cvae.run import provenance, runner
 from cvae.run.evaluation import evaluate_run
 from cvae.run.folder import RunFolder
+from cvae.spec.document import dump
 from cvae.spec.fields import Spec
 from cvae.tracking.publish import Tracker
 from tests import children
@@ -122,15 +123,19 @@ def test_one_damaged_folder_stops_neither_list_nor_the_next_run(
         (runs / name).mkdir(parents=True)
         kind = "sweep" if "sweeps" in name else "run"
         (runs / name / f"{kind}.json").write_text('{"started": "yesterday"}')
-    folder = runner.run(wanted, runs=runs)
+    (tmp_path / "t.yaml").write_text(dump(wanted))
+    words = ["run", str(tmp_path / "t.yaml"), "--runs", str(runs)]
+    assert children.python("-m", "cvae", *words).returncode == 0
     bad.update(status="FAILED")  # an end that the store has not heard of
     uri = Tracker(runs).uri
     (bad.path / "tracking.json").write_text(
         f'{{"uri": "{uri}", "run_id": "x", "status": "RUNNING"}}'
     )
-    again = runner.run(wanted, runs=runs)
-    assert folder.status == again.status == "FINISHED"
-    assert "bad-" in capfd.readouterr().err
+    done = children.python("-m", "cvae", *words)
+    assert done.returncode == 0
+    assert "bad-" in done.stderr
+    again = RunFolder(runs / f"{wanted.name}-{wanted.id}-2")
+    assert again.status == "FINISHED"
     assert __main__.main(["list", "--runs", str(runs)]) == 0
     shown = capfd.readouterr().out
     assert bad.name in shown

@@ -61,11 +61,11 @@ def epochs_done(runs: Path) -> int:
 
 
 def workers(parent: Child) -> list[int]:
-    """The worker processes of a sweep, by their command line."""
+    """The worker processes of a sweep; another keeps count of its semaphores."""
     listed = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text()
     found = [int(pid) for pid in listed.split()]
     lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in found}
-    return [pid for pid in found if b"spawn_main" in lines[pid]]
+    return [pid for pid in found if b"resource_tracker" not in lines[pid]]
 
 
 def gone(pid: int) -> bool:
