@@ -37,7 +37,7 @@ IMPORTS = (
     *("torch.fx.experimental.symbolic_shapes", "torch._dynamo", "torch._inductor"),
     *("mlflow.store.tracking.sqlalchemy_store", "PIL.GifImagePlugin", "mlflow.pyfunc"),
 )
-PACKAGES = ("cvae", "analysis", "benchmarks")
+PACKAGES = ("cvae", "analysis", "benchmarks", "recipe")
 READ_AT_START = ("PYTHON", "OMP_", "MKL_", "LC_", "LANG", "XDG_", "HOME", "PATH")
 ADOPT = 36  # prctl's PR_SET_CHILD_SUBREAPER: take children whose parent has ended
 LIMIT = 300.0  # seconds: no claim about speed, only an end to what hangs

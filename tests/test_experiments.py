@@ -13,7 +13,11 @@ from tests.conftest import data_set, write
 
 EVERY = sorted(Path("experiments").rglob("*.yaml"))
 FILES = sorted(Path("experiments").glob("*.yaml"))
-NARROW = {"best_mlp": "[32, 32, 32]", "best_conv": "[8, 8, 32]"}  # widths for the test
+SMALLER = {
+    "best_mlp": ["model.hidden=[32, 32, 32]", "evaluation.importance_samples=9"],
+    "best_conv": ["model.hidden=[8, 8, 32]", "evaluation.importance_samples=9"],
+    "exact_two": ["objective.grid=20"],
+}
 PAPERS = sorted(Path("experiments/papers").glob("*.yaml"))
 
 
@@ -39,8 +43,7 @@ def test_it_runs(path: Path, tmp_path: Path) -> None:
     root = write(tmp_path / "data", data_set(256, 50))
     overrides = [f"data.root={root}", "data.validation_images=0", "training.epochs=1"]
     overrides += ["evaluation.what=[]"]
-    if path.stem in NARROW:
-        overrides.append(f"model.hidden={NARROW[path.stem]}")
+    overrides += SMALLER.get(path.stem, [])
     folder = runner.run(
         load_spec(path, overrides), runs=tmp_path / "runs", offline=True
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +56,15 @@ def used(
     recipe: str, tmp_path: Path, files: dict[str, bytes], *specs: dict[str, Any]
 ) -> tuple[list[str], list[dict[str, Any]], str]:
     """Files touched by a recipe, what the changed copy does, and what it says."""
-    copy, ignored = tmp_path / "copy", shutil.ignore_patterns("__pycache__")
+    copy = tmp_path / "copy"
     for room in ("cvae", "analysis"):
-        shutil.copytree(ROOT / room, copy / room, ignore=ignored)
+        shutil.copytree(ROOT / room, copy / room)
     touched = apply(recipes()[recipe], copy) if recipe else []
     root = write(tmp_path / "data", files)
     fields = [SMALL | {"data.root": str(root)} | spec for spec in specs]
     request = {"place": str(tmp_path / "runs"), "specs": fields}
     shutil.copy(ROOT / "tests" / "recipe.py", copy)
-    done = children.run(
-        [sys.executable, "recipe.py", json.dumps(request)],
-        cwd=copy,
-        env=children.environment() | {"PYTHONPATH": str(copy)},
-    )
+    done = children.python("-m", "recipe", json.dumps(request), cwd=copy)
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout.splitlines()[-1])
     for answer in answers:

@@ -29,6 +29,7 @@ def test_no_command_that_trains_or_draws_imports_what_is_heavy(
     runs = tmp_path / "runs"
     children.copy(list(finished[0].iterdir()), runs)
     changes = f"data.root={tiny_root} data.validation_images=50 training.epochs=1"
+    changes += " model.hidden=[16] evaluation.importance_samples=0"
     commands = [
         ["run", "quickstart", "--set", changes],
         ["sweep", "quickstart", "--set", f"seeds=2 {changes}", "--jobs=1", "--offline"],
