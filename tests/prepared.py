@@ -55,7 +55,6 @@ class Prepared:
         self,
         command: Sequence[str],
         *,
-        cwd: Path | str,
         env: Mapping[str, str],
         preexec_fn: object = None,
         **_: Any,
@@ -64,9 +63,8 @@ class Prepared:
         if command[:2] != [sys.executable, "-m"] or preexec_fn is not None:
             return False
         package = command[2].partition(".")[0]
-        here = Path(cwd) == self.root or not Path(cwd, package).exists()
         known = sys.platform == "linux" and package in PACKAGES
-        return known and here and _read(env) == _read(self.environment)
+        return known and _read(env) == _read(self.environment)
 
     def start(self, files: tuple[int, int, int], **request: Any) -> int:
         """Fork for a command; its process id. It is this process's own child."""
@@ -232,6 +230,10 @@ def _become(
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    if Path.cwd() != Path(request["cwd"]):  # which may have packages of its own
+        own = {name for name in PACKAGES if Path(request["cwd"], name).exists()}
+        for name in [name for name in sys.modules if name.partition(".")[0] in own]:
+            del sys.modules[name]
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(set_by_imports | request["env"])

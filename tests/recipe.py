@@ -14,11 +14,6 @@ from unittest import mock
 
 import torch
 
-for known in [
-    name for name in sys.modules if name.split(".")[0] in ("cvae", "analysis")
-]:
-    del sys.modules[known]  # tests/prepared.py has those of the checkout itself
-
 import cvae
 from analysis import explorer
 from cvae import likelihood
