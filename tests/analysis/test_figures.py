@@ -35,7 +35,10 @@ MARKERS = "".join(
 )
 DRAWN_FROM = {"seed_notebook", "plain_vae", "latent_20", "denoising"}
 DRAWN_FROM |= {"pytorch_example", "best_mlp"}
-TAKEN_IN_A_BROWSER = {"explorer.png"}  # python -m tests.analysis.explorer_picture
+TAKEN_IN_A_BROWSER = {
+    "explorer.png",
+    "mlflow.png",
+}  # python -m tests.analysis.explorer_picture
 
 
 def bound(spec: Spec) -> float:
