@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +159,7 @@ def _has_finite(run: RunRow, metric: str) -> bool:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    return arguments.command("compare", __doc__, arguments.CHOICE, _main, words)
+    return arguments.command("compare", __doc__, arguments.OPTIONS, _main, words)
 
 
 def compare_selected(options: argparse.Namespace, runs: Runs) -> Result:
@@ -179,7 +178,3 @@ def _main(options: argparse.Namespace) -> None:
     print(f"{out}/: {', '.join(file.name for file in files)}")
     if options.attach:
         print(attach.attach(runs, files, "compare"))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

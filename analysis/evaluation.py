@@ -9,21 +9,13 @@ Everything is read from `evaluation/` in the run's folder; nothing is computed a
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from analysis.comparing import tables
-from analysis.drawing import (
-    information_plots,
-    label_plots,
-    latent_plates,
-    likelihood_plots,
-    sample_plots,
-    style,
-)
+from analysis.drawing import evaluation_plots, latent_plates, style
 from analysis.drawing.plates import Plate
 from analysis.reading import arguments
 from analysis.reading.attach import attach_to_run
@@ -46,18 +38,14 @@ PIXELS = {
     "threshold": "thresholded",
     "dynamic": "randomly binarised",
 }
-
-
 # The pictures of an estimator; one without an entry has its table alone.
-Drawing = Callable[[Measured, Facts], list[Plate]]
-DRAWINGS: dict[str, Drawing] = {
-    "nll": likelihood_plots.draw_nll,
-    "certified": likelihood_plots.draw_certified,
-    "gaps": likelihood_plots.draw_gaps,
-    "rate_distortion": likelihood_plots.draw_rate_distortion,
-    "labels": label_plots.draw_labels,
-    "samples": sample_plots.draw_samples,
-    "latents": information_plots.draw_latents,
+DRAWINGS: dict[str, Callable[[Measured, Facts], list[Plate]]] = {
+    "nll": evaluation_plots.draw_nll,
+    "certified": evaluation_plots.draw_certified,
+    "rate_distortion": evaluation_plots.draw_rate_distortion,
+    "labels": evaluation_plots.draw_labels,
+    "samples": evaluation_plots.draw_samples,
+    "latents": evaluation_plots.draw_latents,
 }
 
 
@@ -85,30 +73,20 @@ def write(run: LoadedRun, out: Path) -> Path:
     with style.house(), tempfile.TemporaryDirectory() as aside:
         for name in parts:
             measured, facts = stored[name]
-            draw = DRAWINGS.get(name, _no_pictures)
-            figures = [
-                embedded(plate.name, plate.caption, plate.save(Path(aside))[0])
-                for plate in draw(measured, facts)
+            plates = DRAWINGS[name](measured, facts) if name in DRAWINGS else []
+            section = {"title": ESTIMATORS[name].title, "rows": rows(measured)}
+            section["settings"] = _settings(name, facts)
+            section["figures"] = [
+                embedded(plate, plate.save(Path(aside))[0]) for plate in plates
             ]
-            content["sections"].append(
-                {
-                    "title": ESTIMATORS[name].title,
-                    "rows": rows(measured),
-                    "settings": _settings(name, measured, facts),
-                    "figures": figures,
-                }
-            )
+            content["sections"].append(section)
     page = out / "evaluation.html"
     page.write_text(render("evaluation.html.j2", content), encoding="utf-8")
     return page
 
 
-def _no_pictures(measured: Measured, facts: Facts) -> list[Plate]:
-    return []
-
-
 def rows(measured: Measured) -> list[tables.Row]:
-    """One row per metric: value ± standard error, unit, meaning, source.
+    """One row per metric: value ± standard error, unit, meaning.
 
     Metrics of samples have a column for each baseline beside them.
     """
@@ -121,11 +99,7 @@ def rows(measured: Measured) -> list[tables.Row]:
         listed.append(
             {"metric": name, "value ± standard error": _estimate(measured, name)}
             | beside
-            | {
-                "unit": known.unit,
-                "what it is": known.words,
-                "reference": known.source,
-            }
+            | {"unit": known.unit, "what it is": known.words}
         )
     return listed
 
@@ -147,45 +121,29 @@ def _subtitle(run: LoadedRun, facts: Facts) -> str:
     )
 
 
-def _draws(name: str, measured: Measured, facts: Facts) -> dict[str, int]:
-    """The draws of z per image that a part made, by the variable that sets them."""
-    counts = {"K": facts["samples"], "LABEL_K": facts["label_samples"]}
-    drawn = {key: n for key, n in counts.items() if key == ESTIMATORS[name].draws}
-    if any("marginal_nll" in figure for figure in measured.figures):
-        drawn["LABEL_K"] = facts["label_samples"]
-    return drawn
-
-
-def _settings(name: str, measured: Measured, facts: Facts) -> str:
+def _settings(name: str, facts: Facts) -> str:
     """How a part was measured, in a line."""
-    words = {"K": "draws of z per image", "LABEL_K": "at most per image for each label"}
-    drawn = _draws(name, measured, facts)
-    parts = [f"{key} = {count:,} {words[key]}" for key, count in drawn.items()]
-    threads = f"{facts['threads']} thread{'s' * (facts['threads'] > 1)}"
-    parts += [
-        f"{facts['seconds']:.0f} s on {threads}",
-        f"{facts['cpu_seconds']:.0f} CPU seconds",
-        f"peak memory {facts['peak_memory'] / 1e9:.1f} GB",
-        f"commit {facts['commit'][:8]}",
-    ]
-    return "; ".join(parts) + "."
+    draws = {
+        "K": f"K = {facts['samples']:,} draws of z per image; ",
+        "LABEL_K": f"at most LABEL_K = {facts['label_samples']:,} for each label; ",
+    }
+    return (
+        f"{draws.get(ESTIMATORS[name].draws, '')}{facts['seconds']:.0f} s with "
+        f"{facts['threads']} threads; {facts['cpu_seconds']:.0f} CPU seconds; peak "
+        f"memory {facts['peak_memory'] / 1e9:.1f} GB; commit {facts['commit'][:8]}."
+    )
 
 
 def _commands(run: str, stored: Stored) -> list[str]:
-    """The commands that measure the same again: one for each number of draws."""
+    """The commands that measure the same again: one for each pair of draws."""
     asked: dict[str, list[str]] = {}
     for name in (name for name in ESTIMATORS if name in stored):
-        drawn = _draws(name, *stored[name])
-        words = " ".join(f"{key}={count}" for key, count in drawn.items())
-        fitting = [known for known in asked if {*words.split()} <= {*known.split()}]
-        asked.setdefault(fitting[0] if fitting else words, []).append(name)
+        facts = stored[name][1]
+        counts = f"K={facts['samples']} LABEL_K={facts['label_samples']}"
+        asked.setdefault(counts, []).append(name)
     return [
-        " ".join(
-            filter(
-                None, [f"make evaluate RUN={run}", words, f'WHAT="{" ".join(names)}"']
-            )
-        )
-        for words, names in asked.items()
+        f'make evaluate RUN={run} {counts} WHAT="{" ".join(names)}"'
+        for counts, names in asked.items()
     ]
 
 
@@ -203,7 +161,3 @@ def _main(options: argparse.Namespace) -> None:
         home = directory(run.folder)
         files = [page, *sorted([*home.glob("*.csv"), *home.glob("*.json")])]
         print(attach_to_run(run, options.runs, files, "evaluation"))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

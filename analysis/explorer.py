@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -243,7 +242,3 @@ def _file(out: Path) -> Path:
 def _explorer_command(run: LoadedRun, against: LoadedRun | None) -> str:
     twin = f" AGAINST={against.folder.name}" if against else ""
     return f"make explorer RUN={run.folder.name}{twin}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -88,10 +87,8 @@ def replace_section(text: str, name: str, table_text: str, path: Path) -> str:
     begin, end = BEGIN.format(name), END.format(name)
     if text.count(begin) != 1 or text.count(end) != 1:
         raise ValueError(f"{path}: must hold {begin} and {end}, each once")
-    before, rest = text.split(begin)
-    if end not in rest:
-        raise ValueError(f"{path}: {end} must come after {begin}")
-    return f"{before}{begin}\n{table_text}\n{end}{rest.split(end)[1]}"
+    before, after = text.partition(begin)[0], text.partition(end)[2]
+    return f"{before}{begin}\n{table_text}\n{end}{after}"
 
 
 INTRODUCTION = """Every number and figure of the published runs, made by `make figures`.
@@ -182,7 +179,3 @@ def _main(options: argparse.Namespace) -> None:
         offline=options.offline,
     )
     print(*files, sep="\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,7 +9,6 @@ z is in units of the prior throughout: z itself, or (z − mu_y) / σ_y of a lea
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,8 +26,6 @@ from cvae.evaluation.metrics import markdown
 from cvae.loading.loaded import LoadedRun, load_run
 from cvae.run.files import write_atomic
 from cvae.run.find import display_name
-
-DIMENSION = ("dimension", "kl, nats", "Var(mu)", "mean σ")
 
 
 def manifold(
@@ -92,9 +89,9 @@ def write_latent(
     """manifold.md: the figures with their captions, and the dimensions as a table."""
     count, size = posterior.mu.shape
     large = [f"[{each.name}]({each.name}.png)" for each in shown if not each.caption]
-    rows = [DIMENSION]
+    rows = [["dimension", "kl, nats", "Var(mu)", "mean σ"]]
     for name, *values in dimensions(posterior).itertuples(index=False):
-        rows.append((name, *(f"{value:.4f}" for value in values)))
+        rows.append([name, *(f"{value:.4f}" for value in values)])
     parts = [
         f"# {display_name(run.folder)}: the latent space",
         f"{'Conditional' if run.model.classes else 'Plain'} VAE, "
@@ -137,7 +134,3 @@ def _main(options: argparse.Namespace) -> None:
     print(f"{page}: the latent space of {run.folder.name}, with {len(files)} files")
     if options.attach:
         print(attach_to_run(run, options.runs, [page, *files], "manifold"))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

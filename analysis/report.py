@@ -11,10 +11,8 @@ import base64
 import datetime
 import io
 import itertools
-import json
 import re
 import shlex
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +25,7 @@ from PIL import Image
 from analysis import compare
 from analysis.compare import Result
 from analysis.comparing import sentences, tables
+from analysis.drawing.plates import Plate
 from analysis.reading import arguments, attach
 from analysis.reading.runs import RunRow, Runs
 from cvae.evaluation.metrics import mean_sd
@@ -55,7 +54,7 @@ def write(result: Result, out: Path, again: str = "") -> list[Path]:
     content = _page_content(result, again)
     with tempfile.TemporaryDirectory() as aside:
         content["figures"] = [
-            embedded(plate.name, plate.caption, plate.save(Path(aside), ["svg"])[0])
+            embedded(plate, plate.save(Path(aside), ["svg"])[0])
             for plate in compare.draw(result)
         ]
     words = {"digits": sentences.shown_digits(result.best.metrics)}
@@ -63,11 +62,7 @@ def write(result: Result, out: Path, again: str = "") -> list[Path]:
         words = {}
     content["beside"] = _digits_by_setting(result)
     content["samples"] = [
-        {
-            "name": name,
-            "caption": caption + words.get(name, ""),
-            "data": data_uri(data, "png"),
-        }
+        picture(name, caption + words.get(name, ""), data)
         for name, caption in GRIDS.items()
         if (data := result.runs.file(result.best, f"figures/{name}.png"))
     ]
@@ -76,15 +71,15 @@ def write(result: Result, out: Path, again: str = "") -> list[Path]:
     return [page, *compare.write_tables(result, out)]
 
 
-def embedded(name: str, caption: str, path: Path) -> dict[str, str]:
+def embedded(plate: Plate, file: Path) -> dict[str, str]:
     """A figure as the templates take it, on the page itself."""
-    kind = {".svg": "svg+xml"}.get(path.suffix, "png")
-    uri = data_uri(path.read_bytes(), kind)
+    kind = "svg+xml" if file.suffix == ".svg" else "png"
+    return picture(plate.name, plate.caption, file.read_bytes(), kind)
+
+
+def picture(name: str, caption: str, data: bytes, kind: str = "png") -> dict[str, str]:
+    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return {"name": name, "caption": caption, "data": uri}
-
-
-def data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _page_content(result: Result, again: str) -> dict[str, Any]:
@@ -95,7 +90,7 @@ def _page_content(result: Result, again: str) -> dict[str, Any]:
     return {
         "title": f"{runs.name}: {result.comparison.metric} of {count}",
         "subtitle": f"A report of the {what} {runs.name}, {_when(runs)}.",
-        "questions": _questions(runs, best),
+        "questions": _questions(runs),
         "sentences": result.sentences,
         "notes": result.notes,
         "settings": tables.settings(result.comparison),
@@ -149,28 +144,22 @@ def _digits_by_setting(result: Result) -> list[dict[str, str]]:
         if len(comparison.rows) == 1 or not data:
             continue
         file = io.BytesIO()
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.reduce(2).save(file, format="PNG")
+        with Image.open(io.BytesIO(data)) as drawn:
+            drawn.reduce(2).save(file, format="PNG")
         score = mean_sd(setting.column(comparison.metric).tolist(), comparison.metric)
         caption = f"{comparison.name(setting)}: {score} (n = {whole.n})"
-        shown.append({"name": setting.label, "caption": caption})
-        shown[-1]["data"] = data_uri(file.getvalue(), "png")
+        shown.append(picture(setting.label, caption, file.getvalue()))
     return shown
 
 
-def _questions(runs: Runs, best: RunRow) -> list[str]:
+def _questions(runs: Runs) -> list[str]:
     """The head comment of the sweep's file, or of each spec that was run."""
     if runs.sweep:
         header = SweepFolder(runs.place / "sweeps" / runs.sweep).info.get("header")
         if header:
             return [header]
-    here = [applicable_header(run.folder.info) for run in runs.rows if run.folder]
-    if not here:
-        try:
-            here = [applicable_header(json.loads(runs.file(best, "run.json") or b"{}"))]
-        except (ValueError, AttributeError):
-            here = []
-    return [header for header in dict.fromkeys(here) if header]
+    every = (applicable_header(run.folder.info) for run in runs.rows if run.folder)
+    return [header for header in dict.fromkeys(every) if header]
 
 
 def _facts(runs: Runs) -> list[tuple[str, str]]:
@@ -185,7 +174,7 @@ def _facts(runs: Runs) -> list[tuple[str, str]]:
     versions = [f"{name} {of(f'version.{name}')}" for name in VERSIONS]
     facts = {
         "runs": f"{len(runs.rows)}, {len(runs.finished)} of them finished",
-        "time": f"{_duration(seconds)} in all",
+        "time": f"{seconds:.0f} s in all",
         "commit": ", ".join(commits),
         "device": of("device"),
         "GPU": of("gpu"),
@@ -218,24 +207,15 @@ def _commands(runs: Runs, again: str) -> list[tuple[str, str]]:
 
 
 def _when(runs: Runs) -> str:
-    days = [
-        datetime.datetime.fromtimestamp(run.started, datetime.UTC).date()
-        for run in runs.rows
-    ]
-    first, last = min(days), max(days)
-    return f"run on {first}" if first == last else f"run from {first} to {last}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    ends = (f(run.started for run in runs.rows) for f in (min, max))
+    first, last = (datetime.datetime.fromtimestamp(t, datetime.UTC) for t in ends)
+    if first.date() == last.date():
+        return f"run on {first.date()}"
+    return f"run from {first.date()} to {last.date()}"
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    return arguments.command("report", __doc__, arguments.CHOICE, _main, words)
+    return arguments.command("report", __doc__, arguments.OPTIONS, _main, words)
 
 
 def _main(options: argparse.Namespace) -> None:
@@ -258,7 +238,3 @@ def _report_command(options: argparse.Namespace) -> str:
         asked["METRIC"] = options.metric
     said = [f"{name}={shlex.quote(value)}" for name, value in asked.items() if value]
     return " ".join(["make report", *said])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

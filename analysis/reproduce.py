@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +129,3 @@ def _main(options: argparse.Namespace) -> None:
     print(markdown(rows))
     if failed:
         raise NotReproduced(f"not reproduced: {'; '.join(failed)}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

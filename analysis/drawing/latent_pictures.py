@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis.drawing import style
-from analysis.drawing.axes import name_axes
 from analysis.reading import latent
 from analysis.reading.latent import Array, Posterior
 from cvae import grids
@@ -115,7 +114,7 @@ def scatter(
     drawn = style.figure(5.4)
     style.title(drawn, title)
     axes = drawn.add_subplot()
-    name_axes(axes, "posterior", first=names[0], second=[*names, "digit"][1])
+    axes.set(xlabel=names[0], ylabel=[*names, "digit"][1])
     random = np.random.default_rng(0)
     colours = np.array(style.DIGITS)[labels]
     edge = _limit(axes, points)

@@ -22,9 +22,9 @@ from analysis.comparing.settings import (
     text,
 )
 from analysis.drawing import style
-from analysis.drawing.axes import metric_axis, name_axes
 from analysis.drawing.plates import Plate
 from analysis.reading.runs import RunRow
+from cvae.evaluation import metrics
 from cvae.evaluation.metrics import FIDELITY
 
 SHOWN = 7  # settings told apart by colour
@@ -47,7 +47,7 @@ def rate_distortion(comparison: Comparison) -> Plate | None:
         return None
     figure, panel = _scatter(comparison, points, rate, distortion)
     names = metric_axis(rate), metric_axis(distortion)
-    name_axes(panel, "plane", rate=names[0], distortion=names[1])
+    panel.set(xlabel=f"rate, {names[0]}", ylabel=f"distortion, {names[1]}")
     _iso_lines(panel)
     panel.grid(False)
     style.title(figure, f"Rate and distortion, {part} set ({runs_words(len(points))})")
@@ -80,9 +80,8 @@ def control(comparison: Comparison) -> Plate | None:
             if name:
                 handles.append(Line2D([], [], ms=5, lw=1, label=name, **look))
         _along_beta(panel, settings, look, sizes)
-    name_axes(
-        panel, "control", bound=metric_axis(BOUND), fidelity=metric_axis(FIDELITY)
-    )
+    panel.set_xlabel(f"bound, {metric_axis(BOUND)}")
+    panel.set_ylabel(f"control, {metric_axis(FIDELITY)}")
     panel.margins(0.1)
     panel.set_ylim(top=min(1.02, panel.get_ylim()[1]))
     handles += [
@@ -277,6 +276,13 @@ def _legend_dot(colour: Any, area: float, name: str) -> Line2D:
     return Line2D(
         [], [], marker="o", ls="", color=colour, ms=math.sqrt(area), label=name
     )
+
+
+def metric_axis(key: str) -> str:
+    """A metric as the name of an axis, with its unit: `test/kl (nats per image)`."""
+    known = metrics.metric(key)
+    unit = "share" if known.share else known.unit
+    return f"{key} ({unit})" if unit else key
 
 
 def runs_words(count: int) -> str:

@@ -17,8 +17,14 @@ from matplotlib.ticker import MaxNLocator
 from analysis.comparing import settings
 from analysis.comparing.settings import Comparison, Setting, sort_key, text
 from analysis.drawing import planes, style
-from analysis.drawing.axes import metric_axis, name_axes
-from analysis.drawing.planes import KEY, SHOWN, is_number, ordered, runs_words
+from analysis.drawing.planes import (
+    KEY,
+    SHOWN,
+    is_number,
+    metric_axis,
+    ordered,
+    runs_words,
+)
 from analysis.drawing.plates import Plate
 from analysis.reading.runs import Runs
 from cvae.evaluation import metrics
@@ -61,7 +67,7 @@ def curves(runs: Runs, comparison: Comparison) -> Plate | None:
     if (room := 0.06 * (top - bottom)) > 0:
         panel.set_ylim(bottom - room, top + room)
     panel.xaxis.set_major_locator(_integer_ticks())
-    name_axes(panel, "curves", metric=metric_axis(key))
+    panel.set(xlabel="epoch", ylabel=metric_axis(key))
     drawn, every = sum(len(histories) for _, histories in lines), comparison.settings
     some = (
         f", the best {len(lines)} of {len(every)} settings"
@@ -112,9 +118,9 @@ def swept(comparison: Comparison) -> Plate | None:
     every = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for key, panel in zip(keys, every.flat, strict=False):
         _field_panel(panel, key, panels[key], comparison)
-        name_axes(panel, "swept", field=key, metric=metric_axis(comparison.metric))
-        if panel not in every[:, 0]:  # it shares the axis of the first
-            panel.set_ylabel("")
+        panel.set_xlabel(key)
+    for panel in every[:, 0]:
+        panel.set_ylabel(metric_axis(comparison.metric))
     for panel in every.flat[len(keys) :]:
         panel.remove()
     shown = {id(s): s for key in keys for line in panels[key].values() for s in line}

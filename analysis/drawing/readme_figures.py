@@ -19,13 +19,13 @@ from analysis import compare
 from analysis.comparing.sentences import shown_digits, verdicts
 from analysis.comparing.settings import Comparison
 from analysis.drawing import latent_plates, planes, plots, style
-from analysis.drawing.axes import AXES
 from analysis.drawing.plates import Panel, Plate, mosaic
 from analysis.reading import latent
 from analysis.reading.latent import Posterior
 from analysis.reading.load import load_runs
 from analysis.reading.needed import Needed
 from cvae import grids
+from cvae.evaluation.metrics import NATS
 from cvae.grids import Picture
 from cvae.loading.loaded import LoadedRun, generate_conditional_samples, load_data
 from cvae.run.folder import RunFolder
@@ -213,9 +213,8 @@ def learning_curves(
             lowest = min(lowest, mean)
         axes.set(xscale="log", title=name)
         axes.xaxis.set_minor_formatter(NullFormatter())
-    ((across, up),) = AXES["learning"]
-    panels[0].set(ylabel=up, ylim=lowest - BELOW)
-    drawn.supxlabel(across, size=9)
+    panels[0].set(ylabel=f"bound −neg_elbo, {NATS}", ylim=lowest - BELOW)
+    drawn.supxlabel("training images seen", size=9)
     n = min(map(len, settings.values()))
     style.title(drawn, f"Plain VAE, n = {n} seeds")
     lines, labels = panels[0].get_legend_handles_labels()

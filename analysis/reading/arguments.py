@@ -39,7 +39,6 @@ OPTIONS: Options = {
     "--attach": {"action": "store_true", "help": "put the files into MLflow, too"},
 }
 COMMON = {name: OPTIONS[name] for name in ("--out", "--runs", "--attach")}
-CHOICE = OPTIONS  # the commands on chosen runs have them all
 ONE_RUN: Options = {
     "--run": {"help": "name, id, folder or MLflow run id; newest if none"}
 }
@@ -120,10 +119,7 @@ def formats(options: argparse.Namespace) -> list[str]:
     Raises:
         ValueError: one that is not known.
     """
-    asked = re.split(r"[\s,]+", options.formats.strip().lower())
-    for name in asked:
-        if name not in FORMATS:
-            raise ValueError(f"format {name[:40]!r}: must be {', '.join(FORMATS)}")
+    asked = chosen_names(options.formats.lower(), FORMATS)
     return list(dict.fromkeys(["png", *asked]))
 
 

@@ -7,7 +7,6 @@ runs.history(runs.rows[0], "val/neg_elbo")
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 from collections import Counter
@@ -21,6 +20,7 @@ from cvae.errors import RunNotFound
 from cvae.run import published
 from cvae.run.find import find_sweep, sweeps
 from cvae.run.folder import FIRST, RUNS
+from cvae.spec.document import nearest
 from cvae.spec.identity import NAME
 from cvae.tracking.address import VARIABLE
 
@@ -74,11 +74,12 @@ def _load(
     runs: Path,
     ask_store: bool,
 ) -> Runs:
-    if sweep and not NAME.fullmatch(sweep):
+    if sweep and NAME.fullmatch(sweep):
+        sweep = find_sweep(sweep, runs)
+    elif sweep:
         raise RunNotFound(f"no sweep {sweep[:80]!r}; {_list_sweeps(runs)}")
-    sweep = find_sweep(sweep, runs) if sweep else None
     rows, unreadable = from_folders(runs, experiment, sweep)
-    store, known = None, {run.experiment for run in rows}
+    store = None
     if ask_store and os.environ.get(VARIABLE):
         from cvae.tracking.store import Reader
 
@@ -89,38 +90,39 @@ def _load(
             rows = [here.get(run.uid, run) for run in stored]
         else:
             rows += [run for run in stored if run.uid not in here]
-        known |= set(store.experiments())
     elif filter:
         raise ValueError(
             "FILTER is answered by MLflow: name its store, as in "
             f"FROM=sqlite:///{runs}/mlflow.db"
         )
     try:
-        chosen = _select(rows, ids) if ids and rows else rows
-        if not chosen:
-            if not known and experiment:
-                known = {run.experiment for run in from_folders(runs, None, None)[0]}
+        rows = _select(rows, ids) if ids and rows else rows
+        if not rows:
+            known = {run.experiment for run in from_folders(runs, None, None)[0]}
+            known |= set(store.experiments() if store else ())
             raise RunNotFound(_no_match(runs, experiment, sweep, filter, sorted(known)))
     except RunNotFound as error:
         why = "".join(f"\n{name}: {text}" for name, text in unreadable.items())
         raise RunNotFound(f"{error}{why}") from error
     name = sweep or experiment or (ids[0] if len(ids) == 1 else "runs")
-    titles = Counter(run.title for run in chosen)
+    titles = Counter(run.title for run in rows)
     titled = tuple(
         run if titles[run.title] == 1 else replace(run, title=run.name)
-        for run in sorted(chosen, key=lambda run: (run.started, run.name))
+        for run in sorted(rows, key=lambda run: (run.started, run.name))
     )
     return Runs(name, titled, unreadable, sweep or "", experiment or "", runs, store)
 
 
 def _select(rows: list[RunRow], ids: Sequence[str]) -> list[RunRow]:
+    """The runs meant; `_` and `-` count as one in their names."""
     chosen: dict[str, RunRow] = {}
     for wanted in ids:
-        name = Path(wanted).name
+        name = Path(wanted).name.replace("_", "-")
         fitting = [
             run
             for run in rows
-            if wanted in (run.id, run.run_id, run.fields["name"]) or name == run.name
+            if wanted in (run.id, run.run_id)
+            or name in (each.replace("_", "-") for each in (run.name, run.spec_name))
         ]
         if not fitting:
             names = sorted({run.name for run in rows})
@@ -147,10 +149,7 @@ def _no_match(
 
 
 def _hint(wanted: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(wanted[:300], names, 3, 0.4)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
-    return f"there is {', '.join(names[:8])}"
+    return (nearest(wanted[:300], names) or f"; there is {', '.join(names[:8])}")[2:]
 
 
 def _list_sweeps(runs: Path) -> str:

