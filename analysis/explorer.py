@@ -9,6 +9,7 @@ The page holds the weights and decodes by itself. Its parts lie in analysis/expl
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,12 +106,9 @@ def _check(run: LoadedRun, against: LoadedRun | None) -> None:
 
 def _example_rows(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """The places of the first `PER_DIGIT` images of each digit, round by round."""
-    rounds = [
-        np.flatnonzero(labels == digit)[:PER_DIGIT] for digit in np.unique(labels)
-    ]
-    return np.array(
-        [part[k] for k in range(PER_DIGIT) for part in rounds if k < len(part)]
-    )
+    places = [np.flatnonzero(labels == d)[:PER_DIGIT] for d in np.unique(labels)]
+    rounds = itertools.zip_longest(*map(list, places))
+    return np.array([at for some in rounds for at in some if at is not None])
 
 
 def page_facts(run: LoadedRun, posterior: Posterior, again: str) -> dict[str, Any]:
@@ -118,7 +116,8 @@ def page_facts(run: LoadedRun, posterior: Posterior, again: str) -> dict[str, An
     model, kl = run.model, posterior.kl.mean(0)
     plane, order = model.latent_dim <= 2, posterior.order.tolist()
     farthest = np.quantile(np.abs(posterior.mu), 0.999)
-    units = "" if isinstance(model.prior, Standard) else ", in units of p(z given y)"
+    same = isinstance(model.prior, Standard)
+    units = "" if same else ", in units of p(z given y)"
     words = f"z{order[0] + 1} to the right" + units
     if model.latent_dim > 1:
         more = "" if plane else ", the two dimensions with the most nats"
@@ -137,6 +136,8 @@ def page_facts(run: LoadedRun, posterior: Posterior, again: str) -> dict[str, An
         "cloud": len(_cloud_rows(len(posterior.labels))),
         "binarized": run.spec.data.binarize != "none",
         "axes_words": f"{words}.",
+        "transfer_words": "From one digit to another, z keeps its place in units of "
+        "p(z given y)" + (", which is N(0, I) for all: the same z." if same else "."),
         "scores_words": "Which digit is it? log p(x given y) and p(y given x), by "
         + ("quadrature over z." if plane else how + "."),
         "footer": " · ".join([run.folder.name, *measured, *[again] * bool(again)]),
@@ -219,7 +220,8 @@ def _main(options: argparse.Namespace) -> None:
     run = load_run(options.run, runs=options.runs)
     against = load_run(options.against, runs=options.runs) if options.against else None
     file = _file(options.out or Path("reports") / run.folder.name)
-    text = page(run, against, _explorer_command(run, against))
+    twin = f" AGAINST={against.folder.name}" if against else ""
+    text = page(run, against, f"make explorer RUN={run.folder.name}{twin}")
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, text.encode())
     size = file.stat().st_size / 1e6
@@ -237,8 +239,3 @@ def _file(out: Path) -> Path:
     if out.suffix and not out.is_dir():
         raise UsageError(f"OUT={out}: the explorer is an HTML page; end it in .html")
     return out / "explorer.html"
-
-
-def _explorer_command(run: LoadedRun, against: LoadedRun | None) -> str:
-    twin = f" AGAINST={against.folder.name}" if against else ""
-    return f"make explorer RUN={run.folder.name}{twin}"

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from analysis.drawing import latent_plates
-from analysis.drawing.latent_pictures import pairs
 from analysis.drawing.latent_plates import draw_latent
 from analysis.drawing.plates import Plate
 from analysis.reading import arguments, latent
@@ -99,9 +98,6 @@ def write_latent(
         f"{count:,} test images. "
         "z is in units of the prior.",
         *(each.markdown for each in shown if each.caption),
-        ""
-        if pairs(run, posterior)
-        else "There is no interpolation: no digit has two test images.",
         f"Each digit in full: {' · '.join(large)}" if large else "",
         markdown(rows),
     ]

@@ -96,7 +96,6 @@ def _page_content(result: Result, again: str) -> dict[str, Any]:
         "settings": tables.settings(result.comparison),
         "scores": tables.other_scores(result.comparison),
         "runs": tables.runs(runs.rows, runs.differing, best),
-        "method": sentences.METHOD,
         "best": best.title,
         "facts": _facts(runs),
         "commands": _commands(runs, again),
@@ -147,7 +146,7 @@ def _digits_by_setting(result: Result) -> list[dict[str, str]]:
         with Image.open(io.BytesIO(data)) as drawn:
             drawn.reduce(2).save(file, format="PNG")
         score = mean_sd(setting.column(comparison.metric).tolist(), comparison.metric)
-        caption = f"{comparison.name(setting)}: {score} (n = {whole.n})"
+        caption = f"{setting.label}: {score} (n = {whole.n})"
         shown.append(picture(setting.label, caption, file.getvalue()))
     return shown
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from analysis.comparing import settings, tables
+from analysis.comparing import tables
 from analysis.comparing.settings import (
     Comparison,
     Difference,
@@ -19,31 +19,16 @@ from cvae.evaluation.metrics import FIDELITY
 
 MIN_FIDELITY = 0.95  # of prior samples are read as asked; less is warned of
 
-METHOD = (
-    "n counts finished runs; ± is their sample standard deviation. Intervals are "
-    "95 % t intervals: of a mean, of paired differences, or of unpaired ones (Welch). "
-    "In simulations at n = 3, 5 and 10 they contain the true mean in 95 % of samples. "
-    "Runs are paired by seed where both settings have the seed. p comes from a "
-    "permutation test of the means, exact where possible, adjusted for the number of "
-    "settings (Benjamini and Hochberg). The best setting is chosen on the validation "
-    "images if every run has that metric. If it is chosen on the reported metric "
-    "itself, differences from it look slightly too large."
-)
-
 
 def verdicts(comparison: Comparison) -> list[str]:
     """One a setting, the best first: how good it is, how far from the reference."""
-    metric, reference = comparison.metric, comparison.reference
+    metric = comparison.metric
     unit = metrics.metric(metric).unit
     lines: list[str] = []
     for setting, whole, each in comparison.rows:
-        name = comparison.name(setting)
-        if comparison.lettered:
-            differs = differing_fields(setting, reference) if each else setting.values
-            name = f"{name} ({settings.label(differs)})"
         amount = f"{metrics.mean_sd(setting.column(metric).tolist(), metric)} {unit}"
         n = "one run" if whole.n == 1 else f"n = {whole.n}"
-        head = f"{name}: {amount.strip()} ({n})"
+        head = f"{setting.label}: {amount.strip()} ({n})"
         is_best = setting is comparison.best
         if is_best and len(comparison.settings) > 1:
             head += ", the best"
@@ -56,13 +41,9 @@ def verdicts(comparison: Comparison) -> list[str]:
 
 def _distance(each: Difference, setting: Setting, comparison: Comparison) -> str:
     """`; 1.00 ± 0.61 worse than the best (5 pairs by seed, …)`."""
-    metric, reference, summary = (
-        comparison.metric,
-        comparison.reference,
-        each.summary,
-    )
-    name = comparison.name(reference)
-    whom = "the best" if reference is comparison.best else name
+    metric, reference = comparison.metric, comparison.reference
+    summary = each.summary
+    whom = "the best" if reference is comparison.best else reference.label
     sd = None if math.isnan(summary.sd) else summary.sd
     amount = metrics.number(abs(summary.mean), metric, error=sd)
     worse = metrics.metric(metric).sign * summary.mean > 0
@@ -137,7 +118,7 @@ def _control(comparison: Comparison) -> list[str]:
     if fidelity(control) > best:
         notes.append(
             f"The setting with the best {comparison.metric} obeys labels less well: "
-            f"its {FIDELITY} is {100 * best:.1f} %, that of {comparison.name(control)} "
+            f"its {FIDELITY} is {100 * best:.1f} %, that of {control.label} "
             f"is {100 * fidelity(control):.1f} %. METRIC={FIDELITY} compares by it."
         )
     if best < MIN_FIDELITY:

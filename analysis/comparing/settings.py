@@ -27,7 +27,6 @@ IRRELEVANT = (
     *("tracking.", "evaluation."),
 )
 MISSING = math.nan
-LONGEST_LABEL = 32  # characters; what a legend beside a figure has room for
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,11 @@ class Setting:
     @cached_property
     def label(self) -> str:
         return label(self.values) or "all runs"
+
+    @property
+    def lines(self) -> str:
+        """The label with a line for each field, for a legend beside a figure."""
+        return self.label.replace(", ", "\n")
 
     @property
     def seeds(self) -> int:
@@ -80,18 +84,6 @@ class Comparison:
     best: Setting
     reference: Setting
     differences: tuple[Difference | None, ...]  # None for the reference itself
-
-    @cached_property
-    def lettered(self) -> bool:
-        """Whether the settings are named A, B, C: their labels are too long to draw."""
-        return any(len(setting.label) > LONGEST_LABEL for setting in self.settings)
-
-    def name(self, setting: Setting) -> str:
-        """The setting's label, or its letter if labels are long."""
-        if not self.lettered:
-            return setting.label
-        at = self.settings.index(setting)
-        return chr(65 + at) if at < 26 else f"{chr(64 + at // 26)}{chr(65 + at % 26)}"
 
     @property
     def rows(self) -> list[tuple[Setting, Summary, Difference | None]]:
@@ -224,7 +216,7 @@ def difference(setting: Setting, reference: Setting, metric: str) -> Difference:
         if not (setting.pooled or reference.pooled):
             p = significance.permutation_test(one, two)
         elif len(seeds) >= significance.MIN_SEEDS:
-            p = significance.paired_test(paired)
+            p = significance.permutation_test(paired)
     return Difference(len(paired), summary, p)
 
 

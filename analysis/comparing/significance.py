@@ -60,31 +60,21 @@ def interval(*samples: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def paired_test(differences: NDArray[np.float64]) -> float:
-    """p of a mean difference of zero: exact sign flips where there are few enough."""
-    return float(
-        scipy.stats.permutation_test(
-            (differences,),
-            np.mean,
-            permutation_type="samples",
-            n_resamples=RESAMPLES,
-            rng=np.random.default_rng(0),
-        ).pvalue
-    )
+def permutation_test(*samples: NDArray[np.float64]) -> float:
+    """p of a mean difference of zero, by sign flips; of two samples, of equal means.
 
-
-def permutation_test(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """p of equal distributions, by the difference of means; exact if it can be."""
-    return float(
-        scipy.stats.permutation_test(
-            (one, other),
-            _difference,
-            permutation_type="independent",
-            n_resamples=RESAMPLES,
-            vectorized=True,
-            rng=np.random.default_rng(0),
-        ).pvalue
+    Exact where there are few enough permutations.
+    """
+    kind = "samples" if len(samples) == 1 else "independent"
+    test = scipy.stats.permutation_test(
+        samples,
+        _difference,
+        permutation_type=kind,
+        n_resamples=RESAMPLES,
+        vectorized=True,
+        rng=np.random.default_rng(0),
     )
+    return float(test.pvalue)
 
 
 def adjusted(ps: Sequence[float]) -> list[float]:

@@ -20,7 +20,7 @@ def settings(comparison: Comparison) -> list[Row]:
     """One row per setting: n, mean ± sd of the metric, interval, difference, p."""
     rows = []
     for setting, whole, each in comparison.rows:
-        row = _named(comparison, setting) | {"n": str(whole.n)}
+        row = _named(setting) | {"n": str(whole.n)}
         values = setting.column(comparison.metric).tolist()
         row[comparison.metric] = mean_sd(values, comparison.metric)
         row["95 % interval"] = interval_text(whole.low, whole.high, comparison.metric)
@@ -39,7 +39,7 @@ def other_scores(comparison: Comparison) -> list[Row]:
     runs = [run for setting in comparison.settings for run in setting.runs]
     keys = [key for key in SCORES if any(key in run.metrics for run in runs)]
     return [
-        _named(comparison, setting)
+        _named(setting)
         | {
             key: mean_sd(setting.column(key).tolist(), key)
             for key in keys
@@ -50,10 +50,8 @@ def other_scores(comparison: Comparison) -> list[Row]:
     ]
 
 
-def _named(comparison: Comparison, setting: Setting) -> Row:
-    """A setting by its fields, with its letter before them if it has one."""
-    row: Row = {"setting": comparison.name(setting)} if comparison.lettered else {}
-    return row | {short(key): text(value) for key, value in setting.values.items()}
+def _named(setting: Setting) -> Row:
+    return {short(key): text(value) for key, value in setting.values.items()}
 
 
 def runs(

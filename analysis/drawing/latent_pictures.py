@@ -63,33 +63,6 @@ def traversals(run: LoadedRun, dims: list[int], digit: int) -> Picture:
     return grids.tile(decoded(run, u, digit), run.shape)
 
 
-def pairs(run: LoadedRun, posterior: Posterior) -> list[tuple[int, int]]:
-    """Two test images a digit: its first two, or its first and that of the next digit.
-
-    The latter for a plain model, which alone can pass between digits. A digit with a
-    single image has no pair.
-    """
-    digits = posterior.digits
-    firsts = {digit: [int(k) for k in posterior.of(digit)[:2]] for digit in digits}
-    if run.model.classes or len(digits) == 1:
-        return [(some[0], some[1]) for some in firsts.values() if len(some) == 2]
-    following = digits[1:] + digits[:1]
-    pairs = zip(digits, following, strict=True)
-    return [(firsts[one][0], firsts[other][0]) for one, other in pairs]
-
-
-def interpolation(run: LoadedRun, posterior: Posterior) -> Picture:
-    """A row a pair: the first image, the path between their means, the second image."""
-    rows = []
-    for start, end in pairs(run, posterior):
-        ends = posterior.mu[start], posterior.mu[end]
-        u = latent.lerp(*ends, STEPS)
-        images = decoded(run, u, int(posterior.labels[start]))
-        seen = torch.from_numpy(posterior.pixels[[start, end]]).float()
-        rows.append(torch.cat([seen[:1], images, seen[1:]]))
-    return grids.tile(torch.stack(rows), run.shape)
-
-
 def transfer(run: LoadedRun, posterior: Posterior) -> Picture:
     """A row a digit: its first image, then the same z decoded as each digit."""
     first = [int(posterior.of(digit)[0]) for digit in posterior.digits]

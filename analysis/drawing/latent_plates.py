@@ -76,7 +76,7 @@ def planes(run: LoadedRun, posterior: Posterior, chosen: Sequence[int]) -> list[
     whole = f"{title(run)}; {' → '.join(f'z{dim + 1}' for dim in dims)} ↑"
     whole = whole if len(dims) == 2 else f"{title(run)}; z1 →"
     if not run.model.classes:
-        return [Plate("plane", mosaic([panel(whole, LARGE, 0)], 1), caption)]
+        return [sheet("plane", panel(whole, LARGE, 0), caption)]
     caption += shown_digits(run.folder.metrics)
     small = [
         panel(f"digit {digit}", count, digit, ends=len(dims) == 2)
@@ -87,7 +87,7 @@ def planes(run: LoadedRun, posterior: Posterior, chosen: Sequence[int]) -> list[
     sheets = [Plate("planes", mosaic(small, 5), caption)]
     for digit in chosen:
         large = panel(f"digit {digit}: {whole}", LARGE, digit)
-        sheets.append(Plate(f"plane_{digit}", mosaic([large], 1), ""))
+        sheets.append(sheet(f"plane_{digit}", large))
     return sheets
 
 
@@ -104,7 +104,7 @@ def posterior_means(run: LoadedRun, posterior: Posterior) -> Plate:
 
 
 def paths(run: LoadedRun, posterior: Posterior, chosen: Sequence[int]) -> list[Plate]:
-    """Traversals where Z > 2, interpolations, and style transfer."""
+    """Traversals where Z > 2, and style transfer."""
     shown = []
     dims = posterior.active[:TRAVERSED]
     if run.model.latent_dim > 2 and dims:
@@ -122,31 +122,22 @@ def paths(run: LoadedRun, posterior: Posterior, chosen: Sequence[int]) -> list[P
             steps = column_labels(latent_pictures.STEPS)
             panel = Panel(words, picture, steps, rows)
             text = caption if digit == chosen[0] else ""
-            shown.append(Plate(f"traversals{which}", mosaic([panel], 1), text))
-    ends = ["image", *[""] * latent_pictures.STEPS, "image"]
-    between = latent_pictures.pairs(run, posterior)
-    digits = [str(posterior.labels[first]) for first, _ in between]
-    if between:
-        picture = latent_pictures.interpolation(run, posterior)
-        panel = Panel(title(run), picture, ends, digits)
-        caption = (
-            "First and last column: two test images"
-            + (" of one digit" if run.model.classes else "")
-            + ". Between them: decoder means along the line from one posterior mean to "
-            "the other."
-        )
-        shown.append(Plate("interpolation", mosaic([panel], 1), caption))
+            shown.append(sheet(f"traversals{which}", panel, text))
     if run.model.classes:
-        sheet = latent_pictures.transfer(run, posterior)
+        picture = latent_pictures.transfer(run, posterior)
         asked = ["image", *map(str, range(run.model.classes))]
         rows = [str(digit) for digit in posterior.digits]
-        panel = Panel(title(run), sheet, asked, rows)
+        panel = Panel(title(run), picture, asked, rows)
         caption = (
             "First column: a test image of each digit. Then its z, decoded as each."
         )
         caption += shown_digits(run.folder.metrics, TRANSFER)
-        shown.append(Plate("transfer", mosaic([panel], 1), caption))
+        shown.append(sheet("transfer", panel, caption))
     return shown
+
+
+def sheet(name: str, panel: Panel, caption: str = "") -> Plate:
+    return Plate(name, mosaic([panel], 1), caption)
 
 
 def column_labels(count: int, *, ends: bool = False) -> list[str]:
@@ -167,9 +158,7 @@ def mixing_caption(run: LoadedRun, posterior: Posterior) -> str:
     """Whether z tells the digit, in words and in numbers."""
     labels = posterior.labels
     if len(posterior.digits) < 2:
-        return (
-            "The test images hold a single digit, so there is no digit to tell from z."
-        )
+        return "The test images hold a single digit: there is none to tell from z."
     in_z = latent.neighbour_accuracy(posterior.mu, labels)
     pixels = latent.neighbour_accuracy(posterior.pixels, labels)
     should = (

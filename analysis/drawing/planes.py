@@ -14,13 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from analysis.comparing.settings import (
-    LONGEST_LABEL,
-    Comparison,
-    Setting,
-    label,
-    text,
-)
+from analysis.comparing.settings import Comparison, Setting, label, text
 from analysis.drawing import style
 from analysis.drawing.plates import Plate
 from analysis.reading.runs import RunRow
@@ -30,8 +24,6 @@ from cvae.evaluation.metrics import FIDELITY
 SHOWN = 7  # settings told apart by colour
 GREY = "#767676"
 MARKERS, LINES = "osD^vPX", ("-", "--", ":", "-.")  # of networks
-KEY = " The settings A, B, C … are those of the table of settings."
-ROOM = 24  # lines of a legend beside a figure
 BETA = "objective.beta"
 BOUND = "test/neg_elbo"
 JUDGE = "test/judge_accuracy"
@@ -103,24 +95,17 @@ def control(comparison: Comparison) -> Plate | None:
     if judges := {run.metrics[JUDGE] for run in runs if JUDGE in run.metrics}:
         right = " and ".join(f"{100 * accuracy:.2f} %" for accuracy in sorted(judges))
         caption += f" A CNN with {right} test accuracy classifies the samples."
-    lettered = comparison.lettered and "=" not in "".join(networks)
-    return Plate("control", figure, caption + KEY * lettered)
+    return Plate("control", figure, caption)
 
 
 def _networks(comparison: Comparison) -> dict[str, list[Setting]]:
-    """The settings with bound and fidelity, by all that they differ in but β.
-
-    A name is a line a field; the letters of the settings where that would be too long.
-    """
+    """The settings with bound and fidelity, by all that they differ in but β."""
     networks: dict[str, list[Setting]] = {}
     for setting in comparison.settings:
         if len(setting.column(BOUND)) and len(setting.column(FIDELITY)):
             others = [label({k: v}) for k, v in setting.values.items() if k != BETA]
             networks.setdefault("\n".join(others), []).append(setting)
-    lines = [line for name in networks for line in name.split("\n")]
-    if len(lines) <= ROOM and max(map(len, lines), default=0) <= LONGEST_LABEL:
-        return networks
-    return {" ".join(map(comparison.name, each)): each for each in networks.values()}
+    return networks
 
 
 def _beta_sizes(settings: Sequence[Setting]) -> dict[float, float]:
@@ -205,16 +190,14 @@ def _hues(
     comparison: Comparison, points: list[tuple[Setting, RunRow]]
 ) -> tuple[dict[str, Any], list[str]]:
     """Colours by β where it differs, else by setting; and the colour's name of each."""
-    betas = sorted({float(run.fields["objective.beta"]) for _, run in points})
-    if len(betas) > 1:
-        names = [f"beta = {text(beta)}" for beta in betas]
-        by = [
-            f"beta = {text(float(run.fields['objective.beta']))}" for _, run in points
-        ]
-        return dict(zip(names, ordered(len(names)), strict=True)), by
+    betas = [float(run.fields[BETA]) for _, run in points]
+    if len(set(betas)) > 1:
+        names = [f"beta = {text(beta)}" for beta in sorted(set(betas))]
+        hues = dict(zip(names, ordered(len(names)), strict=True))
+        return hues, [f"beta = {text(beta)}" for beta in betas]
     if 1 < len(comparison.settings) <= SHOWN:
-        names = [comparison.name(each) for each in comparison.settings]
-        by = [comparison.name(setting) for setting, _ in points]
+        names = [each.lines for each in comparison.settings]
+        by = [setting.lines for setting, _ in points]
         return dict(zip(names, colours(comparison.settings), strict=True)), by
     return {"": style.COLOURS[0]}, [""] * len(points)
 
@@ -273,9 +256,8 @@ def _thinned(named: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _legend_dot(colour: Any, area: float, name: str) -> Line2D:
-    return Line2D(
-        [], [], marker="o", ls="", color=colour, ms=math.sqrt(area), label=name
-    )
+    look = {"marker": "o", "ls": "", "color": colour, "ms": math.sqrt(area)}
+    return Line2D([], [], label=name, **look)
 
 
 def metric_axis(key: str) -> str:

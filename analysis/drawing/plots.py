@@ -18,7 +18,6 @@ from analysis.comparing import settings
 from analysis.comparing.settings import Comparison, Setting, sort_key, text
 from analysis.drawing import planes, style
 from analysis.drawing.planes import (
-    KEY,
     SHOWN,
     is_number,
     metric_axis,
@@ -62,11 +61,11 @@ def curves(runs: Runs, comparison: Comparison) -> Plate | None:
     bottom, top = math.inf, -math.inf
     hues = planes.colours([each for each, _ in lines])
     for (each, histories), colour in zip(lines, hues, strict=True):
-        low, high = _band(panel, histories, colour, comparison.name(each))
+        low, high = _band(panel, histories, colour, each.lines)
         bottom, top = min(bottom, low), max(top, high)
     if (room := 0.06 * (top - bottom)) > 0:
         panel.set_ylim(bottom - room, top + room)
-    panel.xaxis.set_major_locator(_integer_ticks())
+    panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     panel.set(xlabel="epoch", ylabel=metric_axis(key))
     drawn, every = sum(len(histories) for _, histories in lines), comparison.settings
     some = (
@@ -82,7 +81,7 @@ def curves(runs: Runs, comparison: Comparison) -> Plate | None:
         f"`{key}` by epoch{some}: each line is the mean over a setting's runs{band}. "
         "The first epochs may lie above the frame."
     )
-    return Plate("curves", figure, caption + KEY * comparison.lettered)
+    return Plate("curves", figure, caption)
 
 
 def _band(
@@ -133,7 +132,7 @@ def swept(comparison: Comparison) -> Plate | None:
         "one point per run; lines join the means of settings that differ in nothing "
         "else."
     )
-    return Plate("swept", figure, caption + KEY * comparison.lettered)
+    return Plate("swept", figure, caption)
 
 
 def _swept_lines(comparison: Comparison, key: str) -> Lines:
@@ -142,8 +141,6 @@ def _swept_lines(comparison: Comparison, key: str) -> Lines:
     for each in comparison.settings:
         rest = {k: v for k, v in each.values.items() if k != key}
         lines.setdefault(settings.label(rest), []).append(each)
-    if comparison.lettered:
-        lines = {", ".join(map(comparison.name, line)): line for line in lines.values()}
     return {name: line for name, line in lines.items() if len(line) > 1}
 
 
@@ -193,10 +190,6 @@ def _histories(runs: Runs, setting: Setting, key: str) -> list[dict[int, float]]
     histories = (runs.history(run, key) for run in setting.runs)
     finite = ({at: v for at, v in each if math.isfinite(v)} for each in histories)
     return [each for each in finite if each]
-
-
-def _integer_ticks() -> MaxNLocator:
-    return MaxNLocator(8, integer=True, steps=[1, 2, 5, 10])
 
 
 def _metric_title(metric: str) -> str:

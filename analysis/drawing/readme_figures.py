@@ -147,9 +147,7 @@ def plain_samples(needed: Needed) -> list[Plate]:
 
 def aevb_figure2(needed: Needed) -> list[Plate]:
     """Kingma & Welling 2014, Figure 2: the bound, higher is better, as they draw it."""
-    sizes: dict[str, list[RunFolder]] = {}
-    for swept, folder in needed.children("aevb_figure2"):
-        sizes.setdefault(f"{swept['model.latent_dim']} dim.", []).append(folder)
+    sizes = _by_value(needed, "aevb_figure2", "model.latent_dim", "{} dim.")
     caption = (
         "The bound against training images seen, by latent size: mean over seeds in a "
         "band from the lowest to the highest; cf. Kingma & Welling 2014, Figure 2. The "
@@ -161,10 +159,7 @@ def aevb_figure2(needed: Needed) -> list[Plate]:
 
 def aevb_figure3(needed: Needed) -> list[Plate]:
     """Kingma & Welling 2014, Figure 3: few and all training images, the same steps."""
-    images: dict[str, list[RunFolder]] = {}
-    for swept, folder in needed.children("aevb_figure3"):
-        name = f"{swept['data.train_images']:,} images"
-        images.setdefault(name, []).append(folder)
+    images = _by_value(needed, "aevb_figure3", "data.train_images", "{:,} images")
     samples = needed.plan("aevb_figure3").variants[0].spec.evaluation.importance_samples
     at_end = {f"nll_is{samples}": f"log p(x), {samples} samples"}
     caption = (
@@ -187,6 +182,16 @@ def overfitting(settings: Mapping[str, Sequence[RunFolder]]) -> str:
         " At the end, a held-out image costs this many nats more than a training "
         f"image: {', '.join(apart)}."
     )
+
+
+def _by_value(
+    needed: Needed, sweep: str, key: str, name: str
+) -> dict[str, list[RunFolder]]:
+    """The runs of a sweep by the value of a swept field, written as `name`."""
+    settings: dict[str, list[RunFolder]] = {}
+    for swept, folder in needed.children(sweep):
+        settings.setdefault(name.format(swept[key]), []).append(folder)
+    return settings
 
 
 def learning_curves(

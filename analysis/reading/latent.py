@@ -139,9 +139,3 @@ def neighbour_accuracy(
     neighbours = min(neighbours, len(labels) - 1)
     nearest = KNeighborsClassifier(neighbours).fit(points.astype(np.float32), labels)
     return float((nearest.predict(None) == labels).mean())
-
-
-def lerp(start: Array, end: Array, steps: int) -> Array:
-    """The line from `start` to `end`, both (Z,), in equal steps: (steps, Z)."""
-    t = np.linspace(0, 1, steps)[:, None]
-    return np.asarray((1 - t) * start + t * end)

@@ -12,7 +12,6 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from analysis.drawing import latent_pictures, style
-from analysis.reading import latent
 from cvae.grids import GAP, Picture
 from cvae.loading.loaded import LoadedRun
 from tests.conftest import linear, untrained_run
@@ -61,24 +60,6 @@ def test_a_plane_has_the_first_axis_to_the_right_and_the_second_upwards(
             assert pixel(picture, row, column, 1) == lit(at[count - 1 - row])
             digits = [pixel(picture, row, column, 100 + y) for y in range(10)]
             assert digits == [255 * (y == 3) for y in range(10)]
-
-
-def test_a_path_runs_from_the_first_image_to_the_second(tmp_path: Path) -> None:
-    run = linear_run(tmp_path)
-    posterior = latent.encode(run)
-    picture = latent_pictures.interpolation(run, posterior)
-    assert picture.shape == (10 * STEP + GAP, (latent_pictures.STEPS + 2) * STEP + GAP)
-    for digit in range(10):
-        start, end = posterior.of(digit)[:2]
-        for column, image in ((0, start), (latent_pictures.STEPS + 1, end)):
-            seen = round(255 * posterior.pixels[image, 300])
-            assert pixel(picture, digit, column, 300, STEP) == seen
-        path = latent.lerp(
-            posterior.mu[start], posterior.mu[end], latent_pictures.STEPS
-        )
-        for column, z in enumerate(path[:, 1], start=1):
-            assert abs(pixel(picture, digit, column, 1, STEP) - lit(z)) <= 1
-            assert pixel(picture, digit, column, 100 + digit, STEP) == 255
 
 
 def dots(drawn: Figure) -> Picture:

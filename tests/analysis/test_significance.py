@@ -35,7 +35,7 @@ def test_paired_p_counts_every_flip_of_signs() -> None:
         for signs in itertools.product((1, -1), repeat=6)
     ]
     expected = np.mean(np.array(means) >= abs(differences.mean()) - 1e-12)
-    assert significance.paired_test(differences) == pytest.approx(expected)
+    assert significance.permutation_test(differences) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
