@@ -5,6 +5,8 @@
     target   from `python` to a test neg_elbo of 105.55 nats, ours and JAX's (2 min)
     clone    the quickstart as a fresh clone runs it: data to unpack, steps to compile,
              a store to make (1 min)
+    beside   images a second with the connected publisher beside it, and without (2 min)
+    labels   the ten labels' likelihoods of 10 latents, LABEL_K=100, one thread (1 min)
 
 What is compared runs in turn; the table gives medians of the rounds. It ends with the
 table of all results of `make bench` against their goals.
@@ -149,8 +151,33 @@ def clone(runs: Path, rounds: int) -> list[Row]:
     return [("quickstart in a fresh clone: neither training nor imports", rest, -0.08)]
 
 
+def beside(runs: Path, rounds: int) -> list[Row]:
+    """Rates of epochs 4 to 8, when the publisher has long been connected."""
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(rounds):
+        for offline, rate in rates.items():
+            _, folder = trained(
+                "quickstart", runs, "training.epochs=8", offline=offline
+            )
+            took = [line["seconds"].get("training") for line in folder.records()]
+            rate += [1 / seconds for seconds in took[3:] if seconds]
+    alone, watched = (statistics.median(rate) for rate in rates.values())
+    what = "images a second beside the connected publisher, of without"
+    return [(what, watched / alone, 0.97)]
+
+
+def labels(runs: Path, rounds: int) -> list[Row]:
+    """`WHAT=labels` of a run with the default prior, a mixture, once."""
+    change = "model.latent_dim=10 training.epochs=5"
+    _, folder = trained("quickstart", runs, change, offline=True)
+    words = ["-m", "cvae", "evaluate", "--runs", str(runs), "--run", folder.name]
+    words += ["--what", "labels", "--label-samples", "100"]
+    took, _ = python(*words, OMP_NUM_THREADS="1")
+    return [("labels, LABEL_K=100, one thread: seconds", took["in all"], -40.0)]
+
+
 PARTS: dict[str, Callable[[Path, int], list[Row]]] = {
-    part.__name__: part for part in (begin, target, clone)
+    part.__name__: part for part in (begin, target, clone, beside, labels)
 }
 
 
