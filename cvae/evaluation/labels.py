@@ -84,8 +84,9 @@ def label_likelihoods(
 
     Every label gets `FEW` of the K draws. The others are spent where they can change
     p(y|x): on all labels within `REACH` of the best. There p̂ is the mean over all
-    draws. More draws raise log p̂, so that a label out of reach is compared with the best by as many draws of each: it is
-    raised by what the others have added to the best.
+    draws. More draws raise log p̂, so that a label out of reach is compared with the
+    best by as many draws of each: it is raised by what the others have added to the
+    best.
     """
     few = samples if samples <= 2 * FEW else FEW
     unknown = mnist.Images(images, torch.zeros(len(images), dtype=torch.int64))
