@@ -41,7 +41,7 @@ def shown_images(data: mnist.Images) -> mnist.Images:
     """The first image of each label, in order; for grids."""
     labels = data.labels.unique().tolist()
     first = [int((data.labels == label).nonzero()[0]) for label in labels]
-    return mnist.Images(data.images[first], data.labels[first])
+    return data[first]
 
 
 @torch.no_grad()

@@ -63,12 +63,6 @@ def read_idx(path: Path, dimensions: int) -> tuple[Tensor, str]:
     return flat.to(torch.uint8).view(sizes), digest.hexdigest()
 
 
-def read_sizes(path: Path, dimensions: int) -> tuple[int, ...]:
-    """The sizes that the header of an IDX file promises, without its data."""
-    with _clear_errors(path), open_raw(path) as file:
-        return _parse_header(path, file.read(4 + 4 * dimensions), dimensions)
-
-
 def _parse_header(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
     wanted = 0x800 + dimensions
     if len(header) < 4 + 4 * dimensions:

@@ -115,28 +115,7 @@ def at_once(samples: int) -> int:
 
 def passes(data: mnist.Images, samples: int) -> list[mnist.Images]:
     """The images of each pass: with one generator, each by itself is as all in one."""
-    size = at_once(samples)
-    parts = zip(data.images.split(size), data.labels.split(size), strict=True)
-    return [mnist.Images(*part) for part in parts]
-
-
-def label_posterior(
-    model: CVAE,
-    data: mnist.Images,
-    generator: torch.Generator,
-    *,
-    samples: int,
-    corrupt: float = 0.0,
-) -> tuple[Tensor, float]:
-    """log p(y|x) for every label by Bayes' rule, and −log p(x) in nats per image.
-
-    p(y|x) ∝ p(x|y) with a uniform p(y), each p(x|y) by importance sampling.
-
-    Returns:
-        (N, C) log probabilities on the CPU, and the mean of −log 1/C Σ_y p(x|y).
-    """
-    logs = label_likelihoods(model, data, generator, samples=samples, corrupt=corrupt)
-    return logs.log_softmax(1), -float(log_evidence(logs).mean())
+    return data.split(at_once(samples))
 
 
 def label_likelihoods(
@@ -147,7 +126,10 @@ def label_likelihoods(
     samples: int,
     corrupt: float = 0.0,
 ) -> Tensor:
-    """log p(x|y) (N, C) of every image and every label, nats, on the CPU."""
+    """log p(x|y) (N, C) of every image and every label, nats, on the CPU.
+
+    With a uniform p(y), p(y|x) ∝ p(x|y); each p(x|y) is importance-sampled.
+    """
     rows = []
     for x, target, y in chunks(
         model, data, generator, corrupt=corrupt, size=at_once(samples)
@@ -270,11 +252,8 @@ def _by_decode(model: CVAE, target: Tensor, y: Tensor) -> LogDensity:
 
 def _by_layers(model: CVAE, target: Tensor, y: Tensor) -> LogDensity:
     layers: Any = model.decoder
-    first, last, no_z = (
-        layers[0],
-        layers[-1],
-        target.new_zeros(len(y), model.latent_dim),
-    )
+    first, last = layers[0], layers[-1]
+    no_z = target.new_zeros(len(y), model.latent_dim)
     of_z = first.weight[:, : model.latent_dim]
     constant = first(model.with_label(no_z, y))  # of label and bias alone, (B, H)
     slope = (target - 0.5) @ last.weight  # (B, H)
@@ -285,7 +264,8 @@ def _by_layers(model: CVAE, target: Tensor, y: Tensor) -> LogDensity:
         for layer in model.decoder[1:-1]:
             hidden = layer(hidden)
         even = _even_softplus(last(hidden))  # the logits (K, B, D) are used up here
-        return (hidden * slope).sum(-1) + offset - even
+        log_p: Tensor = (hidden * slope).sum(-1) + offset - even
+        return log_p
 
     return log_likelihood
 
@@ -327,8 +307,8 @@ def chunks(
     """(x, target, y) of every image in order; x is `target` seen through the noise."""
     device, size = next(model.parameters()).device, size or CHUNK
     model.eval()
-    for images, y in zip(data.images.split(size), data.labels.split(size), strict=True):
-        target = mnist.pixels(images)
+    for part in data.split(size):
+        y, target = part.labels, mnist.pixels(part.images)
         x = target
         if corrupt:
             x = mnist.salt_and_pepper(target.cpu(), corrupt, generator)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cvae.errors import DataError
-from cvae.idx import read_idx, read_sizes
+from cvae.idx import read_idx
 
 SHIPPED_ROOT = Path(__file__).resolve().parent.parent / "mnist_data" / "raw"
 # SHA-256 of the decompressed files, as their authors published them.
@@ -40,6 +40,13 @@ class Images:
 
     def __len__(self) -> int:
         return self.images.shape[0]
+
+    def __getitem__(self, rows: slice | list[int] | Tensor) -> Images:
+        return Images(self.images[rows], self.labels[rows])
+
+    def split(self, size: int) -> list[Images]:
+        """Parts of `size` images; the last may be smaller."""
+        return [self[at : at + size] for at in range(0, len(self), size)]
 
     def to(self, device: torch.device) -> Images:
         return Images(self.images.to(device), self.labels.to(device))
@@ -85,29 +92,6 @@ def load_mnist_labels(path: str | os.PathLike[str]) -> Tensor:
         DataError: as `load_mnist_images`.
     """
     return read_idx(Path(path), dimensions=1)[0]
-
-
-def image_shape(root: str | os.PathLike[str]) -> tuple[int, int]:
-    """(height, width) of the training images in `root`, read from the file's header.
-
-    Raises:
-        DataError: the file is missing, or its header is wrong.
-    """
-    path = locate(Path(root).expanduser(), "train-images-idx3-ubyte")
-    _, height, width = read_sizes(path, dimensions=3)
-    return height, width
-
-
-def count_classes(root: str | os.PathLike[str]) -> int:
-    """One more than the largest label in `root`'s files of labels.
-
-    Raises:
-        DataError: as `load_mnist_labels`.
-    """
-    folder = Path(root).expanduser()
-    files = [locate(folder, name) for name in SHA256 if "labels" in name]
-    labels = torch.cat([load_mnist_labels(path) for path in files])
-    return int(labels.max()) + 1 if len(labels) else 1
 
 
 def load_mnist(
@@ -190,7 +174,7 @@ def moved(
         which.split(1000), theta.view(-1, 2, 3).split(1000), strict=True
     ):
         some = images[rows].view(-1, 1, height, width).float()
-        grid = F.affine_grid(matrix, some.shape, align_corners=False)
+        grid = F.affine_grid(matrix, list(some.shape), align_corners=False)
         seen = F.grid_sample(some, grid, align_corners=False)
         result[rows] = seen.round().to(torch.uint8).flatten(1)
     return result
@@ -250,11 +234,7 @@ def _split(
         )
     generator = torch.Generator().manual_seed(SPLIT_SEED)
     order = torch.randperm(len(images), generator=generator)
-    train, validation = order[: wanted or available], order[available:]
-    return (
-        Images(images.images[train], images.labels[train]),
-        Images(images.images[validation], images.labels[validation]),
-    )
+    return images[order[: wanted or available]], images[order[available:]]
 
 
 def threshold(part: Images) -> Images:

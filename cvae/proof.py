@@ -60,26 +60,6 @@ def agrees(model: CVAE, shortcut: Way, plain: Way) -> bool:
     return False
 
 
-def decodes(model: CVAE, shortcut: Callable[[CVAE, Tensor, Tensor], Tensor]) -> bool:
-    """Whether `shortcut(model, z, y)` is `model.decode(z, y)`, (B, D) logits."""
-    with torch.no_grad():
-        return agrees(
-            model,
-            lambda twin, probe: [shortcut(twin, probe.z, probe.y)],
-            lambda twin, probe: [twin.decode(probe.z, probe.y)],
-        )
-
-
-def encodes(model: CVAE, shortcut: Callable[[CVAE, Tensor, Tensor], Tensor]) -> bool:
-    """Whether `shortcut(model, x, y)` is mu and logvar side by side, (B, 2Z)."""
-    with torch.no_grad():
-        return agrees(
-            model,
-            lambda twin, probe: [shortcut(twin, probe.x, probe.y)],
-            lambda twin, probe: [torch.cat(twin.encode(probe.x, probe.y), -1)],
-        )
-
-
 def same(found: Tensor, wanted: Tensor) -> bool:
     """max |Δ| ≤ 1e-4 · max |value|, of finite tensors of one shape."""
     if found.shape != wanted.shape:

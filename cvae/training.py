@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -35,18 +35,17 @@ StepFor = Callable[[int], Step]  # of n
 RunSteps = Callable[[Sequence[Tensor], Tensor], Tensor]
 
 
-class Steps(Protocol):
-    """A way to compute the steps of an epoch."""
+class Job(NamedTuple):
+    """All that the steps of a training are computed from."""
 
-    def __call__(
-        self,
-        model: CVAE,
-        optimizer: Adam,
-        data: mnist.Images,
-        wanted: Hyperparameters,
-        streams: Streams,
-        /,
-    ) -> RunSteps: ...
+    model: CVAE
+    optimizer: Adam
+    data: mnist.Images
+    wanted: Hyperparameters
+    streams: Streams
+
+
+Steps = Callable[[Job], RunSteps]  # a way to compute the steps of an epoch
 
 
 class Gradient(Protocol):
@@ -124,11 +123,7 @@ def one_by_one(
 
 
 def autograd(
-    model: CVAE,
-    optimizer: Adam,
-    data: mnist.Images,
-    wanted: Hyperparameters,
-    streams: Streams,
+    job: Job,
     *,
     run: Callable[[StepFor, Sequence[Tensor], Tensor], Tensor] = one_by_one,
 ) -> RunSteps:
@@ -136,28 +131,21 @@ def autograd(
 
     This is the definition: all others are compared with it.
     """
-    gradient = AutogradGradient(model, doubly=wanted.doubly)
+    gradient = AutogradGradient(job.model, doubly=job.wanted.doubly)
+    device = job.data.images.device
 
     @functools.cache
     def step_for(n: int) -> Step:
-        return build_step(gradient, model, optimizer, data, wanted, streams, n)
+        return build_step(gradient, job, n)
 
-    device = data.images.device
     return lambda batches, controls: (
         run(step_for, batches, controls.to(device)).cpu().double()
     )
 
 
-def build_step(
-    gradient: Gradient,
-    model: CVAE,
-    optimizer: Adam,
-    data: mnist.Images,
-    wanted: Hyperparameters,
-    streams: Streams,
-    n: int,
-) -> Step:
+def build_step(gradient: Gradient, job: Job, n: int) -> Step:
     """The step of n images; its buffers are allocated once."""
+    model, optimizer, data, wanted, streams = job
     inputs = Inputs(wanted, streams)
     device, pixels = data.images.device, data.images.shape[1]
     raw = torch.empty((n, pixels), dtype=torch.uint8, device=device)
@@ -204,7 +192,7 @@ def train_epochs(
     original = data.images
     if wanted.augment:
         data = mnist.Images(original.clone(), data.labels)
-    run_steps = steps(model, optimizer, data, wanted, streams)
+    run_steps = steps(Job(model, optimizer, data, wanted, streams))
     layers_draw = True  # known after an epoch; the global generator is then left alone
     for epoch in range(start, wanted.epochs):
         began = time.perf_counter()

@@ -81,6 +81,13 @@ QUALITY = {
     "of real images": ("test/coverage_real",),
 }
 MOST = 7  # columns of a table
+UNUSUAL = {  # fields of a network, and the words for a value that is not the default
+    "architecture": "{}",
+    "residual": "residual",
+    "normalisation": "{} normalisation",
+    "prior": "{} prior",
+    "label_scale": "label × {:g}",
+}
 
 
 def results(needed: Needed) -> str:
@@ -352,16 +359,11 @@ def network(spec: Spec) -> str:
     labels = 10 if spec.model.conditional else 0
     widths = (784 + labels, *spec.model.hidden, spec.model.latent_dim)
     words = ["-".join(map(str, widths))]
-    if spec.model.architecture != usual.architecture:
-        words.append(spec.model.architecture)
-    if spec.model.residual:
-        words.append("residual")
-    if spec.model.normalisation != usual.normalisation:
-        words.append(f"{spec.model.normalisation} normalisation")
-    if spec.model.prior != usual.prior:
-        words.append(f"{spec.model.prior} prior")
-    if spec.model.label_scale != usual.label_scale:
-        words.append(f"label × {spec.model.label_scale:g}")
+    words += [
+        text.format(value)
+        for field, text in UNUSUAL.items()
+        if (value := getattr(spec.model, field)) != getattr(usual, field)
+    ]
     return ", ".join([*words, f"{spec.training.epochs} epochs"])
 
 

@@ -106,14 +106,18 @@ def reproduces(model: CVAE, activation: str) -> bool:
 
     They do not where `CVAE.encode` or `CVAE.decode` was changed.
     """
-
-    def decode(twin: CVAE, z: Tensor, y: Tensor) -> Tensor:
-        return _forward(twin, twin.decoder, z, y, activation)
-
-    def encode(twin: CVAE, x: Tensor, y: Tensor) -> Tensor:
-        return _forward(twin, twin.encoder, x, y, activation)
-
-    return proof.decodes(model, decode) and proof.encodes(model, encode)
+    with torch.no_grad():
+        return proof.agrees(
+            model,
+            lambda twin, p: [
+                _forward(twin, twin.encoder, p.x, p.y, activation),
+                _forward(twin, twin.decoder, p.z, p.y, activation),
+            ],
+            lambda twin, p: [
+                torch.cat(twin.encode(p.x, p.y), -1),
+                twin.decode(p.z, p.y),
+            ],
+        )
 
 
 def _forward(

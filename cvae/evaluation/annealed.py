@@ -26,6 +26,7 @@ from cvae.priors import gaussian_log_density, sample
 ACCEPTED = 0.7  # share of moves that the step size is adapted to
 LEARNED = 0.3  # how fast: the change of log step for each unit of acceptance
 FIRST_STEP = 0.5  # in units of `scale`
+PILOTS = 2  # chains of the run that adapts the steps
 
 
 @dataclass(frozen=True)
@@ -127,21 +128,33 @@ def anneal(
         yield Stage(beta, point.z, point.gain, log_weight, accepted)
 
 
-def adapted_steps(
+def adapted_chains(
     path: Path,
+    shape: tuple[int, int],
     betas: Sequence[float],
-    noise: Tensor,
     generator: torch.Generator,
     *,
+    chains: int,
     leapfrogs: int,
-) -> Tensor:
-    """The step of each temperature and image (T, B), from a forward run of its own."""
-    steps = torch.full((len(betas) - 1, noise.shape[1]), FIRST_STEP)
-    steps = steps.to(noise.device)
-    z = path.draw(noise)
-    for _ in anneal(path, z, betas, steps, generator, leapfrogs=leapfrogs, adapt=True):
+) -> tuple[Tensor, Iterator[Stage]]:
+    """The step of each temperature and image (T, B), and forward chains that use them.
+
+    The steps are from a run of their own, of `PILOTS` chains; `shape` is (B, Z).
+    """
+    device = path.precision[0].device
+
+    def start(count: int) -> Tensor:
+        noise = torch.randn(count, *shape, generator=generator).to(device)
+        return path.draw(noise)
+
+    steps = torch.full((len(betas) - 1, shape[0]), FIRST_STEP, device=device)
+    pilot = anneal(
+        *(path, start(PILOTS), betas, steps, generator), leapfrogs=leapfrogs, adapt=True
+    )
+    for _ in pilot:
         pass
-    return steps
+    z = start(chains)
+    return steps, anneal(path, z, betas, steps, generator, leapfrogs=leapfrogs)
 
 
 def log_mean(log_weight: Tensor) -> Tensor:

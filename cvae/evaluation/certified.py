@@ -9,6 +9,8 @@ On test images there is the lower bound alone.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,6 @@ from cvae.model import CVAE
 IMAGES = 100  # simulated ones, and the first of the test images
 BATCH = 25  # images at once
 CHAINS, TEMPERATURES, LEAPFROGS = 8, 200, 5
-PILOTS = 2  # chains of the run that adapts the steps
 
 
 def certified(model: CVAE, images: mnist.Images, request: Request) -> Measured:
@@ -30,15 +31,10 @@ def certified(model: CVAE, images: mnist.Images, request: Request) -> Measured:
     bounds are bounds.
     """
     generator = request.stream("annealing")
-    some = mnist.Images(images.images[:IMAGES], images.labels[:IMAGES])
     drawn, z = simulate(model, IMAGES, generator)
-    jobs: list[tuple[mnist.Images, Tensor | None]] = [
-        *(
-            (part, z_part)
-            for part, z_part in zip(in_batches(drawn), z.split(BATCH), strict=True)
-        ),
-        *((part, None) for part in in_batches(some)),
-    ]
+    simulated = zip(drawn.split(BATCH), z.split(BATCH), strict=True)
+    of_test = ((part, None) for part in images[:IMAGES].split(BATCH))
+    jobs: list[tuple[mnist.Images, Tensor | None]] = [*simulated, *of_test]
 
     def work(job: tuple[mnist.Images, Tensor | None]) -> Tensor:
         part, exact = job
@@ -50,28 +46,21 @@ def certified(model: CVAE, images: mnist.Images, request: Request) -> Measured:
         return torch.stack([lower, upper, sampled])
 
     rows = request.batches("annealing", jobs, work, generator)
-    half = len(in_batches(drawn))
+    half = len(drawn.split(BATCH))
     lower, upper, sampled = torch.cat(rows[:half], 1)
     name = f"is{request.samples}"
-    simulated = mean_and_error(
+    bounded = mean_and_error(
         {
             "bdmc_nll_lower": -upper,
             "bdmc_nll_upper": -lower,
             "bdmc_gap": upper - lower,
             f"bdmc_bias_{name}": lower - sampled,
-        }
+        },
+        {"lower": lower, "upper": upper, "sampled": sampled},
     )
-    of_test, _, sampled_test = torch.cat(rows[half:], 1)
-    real = mean_and_error(
-        {"ais_nll": -of_test, f"ais_bias_{name}": of_test - sampled_test}
-    )
-    arrays = {"lower": lower, "upper": upper, "sampled": sampled}
-    return Measured(
-        {**simulated.figures, **real.figures},
-        {**simulated.errors, **real.errors},
-        real.per_image,
-        arrays,
-    )
+    ais, _, sampled = torch.cat(rows[half:], 1)
+    real = mean_and_error({"ais_nll": -ais, f"ais_bias_{name}": ais - sampled})
+    return replace(bounded, per_image={}) | real
 
 
 def simulate(
@@ -124,16 +113,9 @@ def forward_chains(
     path: annealed.Path, shape: tuple[int, int], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """The adapted steps (T, B), and the lower bound (B,) of chains that use them."""
-    betas, device = annealed.temperatures(TEMPERATURES), path.precision[0].device
-    noise = torch.randn(PILOTS, *shape, generator=generator).to(device)
-    steps = annealed.adapted_steps(path, betas, noise, generator, leapfrogs=LEAPFROGS)
-    noise = torch.randn(CHAINS, *shape, generator=generator).to(device)
-    *_, end = annealed.anneal(
-        path, path.draw(noise), betas, steps, generator, leapfrogs=LEAPFROGS
+    betas = annealed.temperatures(TEMPERATURES)
+    steps, stages = annealed.adapted_chains(
+        path, shape, betas, generator, chains=CHAINS, leapfrogs=LEAPFROGS
     )
+    *_, end = stages
     return steps, annealed.log_mean(end.log_weight)
-
-
-def in_batches(images: mnist.Images) -> list[mnist.Images]:
-    parts = zip(images.images.split(BATCH), images.labels.split(BATCH), strict=True)
-    return [mnist.Images(*part) for part in parts]

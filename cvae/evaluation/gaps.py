@@ -33,7 +33,7 @@ def gaps(model: CVAE, images: mnist.Images, request: Request) -> Measured:
     with the best q as proposal: K draws miss some of it, and with it of the first gap.
     """
     generator = request.stream("gaps")
-    some = mnist.Images(images.images[:IMAGES], images.labels[:IMAGES])
+    some = images[:IMAGES]
     size = max(1, min(BATCH, WEIGHTS // request.samples))
     parts = list(
         likelihood.chunks(model, some, generator, corrupt=request.corrupt, size=size)

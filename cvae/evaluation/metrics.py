@@ -199,12 +199,15 @@ _ESTIMATORS = (
                 "it (Guo et al. 2017)",
             ),
             *(
-                each
+                Metric(
+                    f"auroc_{kind}{name}",
+                    f"how often {score} of a digit is above that of {of}",
+                    unit="",
+                    higher_is_better=True,
+                    share=True,
+                )
                 for name, of in _NO_DIGITS.items()
                 for kind, score in (("", "log p(x)"), ("ratio_", "log p(x) / p₀(x)"))
-                for each in _shares(
-                    **{f"auroc_{kind}{name}": f"{score} of a digit is above that: {of}"}
-                )
             ),
         ),
     ),

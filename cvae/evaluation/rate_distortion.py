@@ -22,7 +22,7 @@ from cvae.priors import sample
 
 IMAGES = 100  # the first of the test images
 BATCH = 25  # images at once
-CHAINS, LEAPFROGS, PILOTS = 8, 4, 2
+CHAINS, LEAPFROGS = 8, 4
 TEMPERATURES, BEYOND_ONE, MAX_BETA = 250, 50, 4.0  # up to β = 1, and on to 4
 
 
@@ -33,8 +33,7 @@ def rate_distortion(model: CVAE, images: mnist.Images, request: Request) -> Meas
     distortion: what a better q could save.
     """
     generator = request.stream("rate_distortion")
-    some = mnist.Images(images.images[:IMAGES], images.labels[:IMAGES])
-    betas = beta_path()
+    some, betas = images[:IMAGES], beta_path()
     parts = list(
         likelihood.chunks(model, some, generator, corrupt=request.corrupt, size=BATCH)
     )
@@ -81,14 +80,11 @@ def curve(
 ) -> Tensor:
     """Rate and distortion at every β but the first, (2, T, B), double."""
     path = annealed.from_prior(model, x, target, y)
-    shape = (len(x), model.latent_dim)
-    noise = torch.randn(PILOTS, *shape, generator=generator).to(x.device)
-    steps = annealed.adapted_steps(path, betas, noise, generator, leapfrogs=LEAPFROGS)
-    noise = torch.randn(CHAINS, *shape, generator=generator).to(x.device)
-    rows = []
-    for stage in annealed.anneal(
-        path, path.draw(noise), betas, steps, generator, leapfrogs=LEAPFROGS
-    ):
+    shape, rows = (len(x), model.latent_dim), []
+    _, stages = annealed.adapted_chains(
+        path, shape, betas, generator, chains=CHAINS, leapfrogs=LEAPFROGS
+    )
+    for stage in stages:
         share = stage.log_weight.softmax(0)
         distortion = -(share * stage.gain).sum(0)
         rate = -stage.beta * distortion - annealed.log_mean(stage.log_weight)

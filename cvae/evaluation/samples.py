@@ -79,7 +79,7 @@ def sample_sets(model: CVAE, data: mnist.MNIST, generator: torch.Generator) -> S
     means = (grids.digits(model, z, y) * 255).round().to(torch.uint8)
     sets = {"": mnist.Images(means, y)}
     sets["_draws"] = mnist.draw_pixels(sets[""], generator)
-    train = mnist.Images(data.train.images[: len(y)], data.train.labels[: len(y)])
+    train = data.train[: len(y)]
     if train.labels.bincount(minlength=data.classes).min() > NEIGHBOURS:
         sets["_real"] = train
     else:

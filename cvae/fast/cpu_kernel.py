@@ -27,7 +27,7 @@ from cvae import mnist
 from cvae.fast import compiler
 from cvae.model import CVAE
 from cvae.optimizer import Adam, Hyperparameters
-from cvae.training import Inputs, Streams
+from cvae.training import Inputs, Job
 
 log = logging.getLogger("cvae")
 SOURCE = Path(__file__).with_name("cpu_kernel.c")
@@ -104,15 +104,8 @@ class Fused:
     drawn from as torch's own steps do, in the same order.
     """
 
-    def __init__(
-        self,
-        library: Library,
-        model: CVAE,
-        optimizer: Adam,
-        data: mnist.Images,
-        wanted: Hyperparameters,
-        streams: Streams,
-    ) -> None:
+    def __init__(self, library: Library, job: Job) -> None:
+        model, optimizer, data, wanted, streams = job
         self.library, self.data, self.streams = library, data, streams
         self.latent, self.inputs = model.latent_dim, Inputs(wanted, streams)
         self.done, flat = optimizer.state["step"], optimizer.flat

@@ -23,10 +23,10 @@ from cvae.fast.gradient import AnalyticGradient
 from cvae.model import CVAE
 from cvae.optimizer import Adam, Hyperparameters
 from cvae.training import (
+    Job,
     RunSteps,
     Step,
     Steps,
-    Streams,
     autograd,
     build_step,
     one_by_one,
@@ -36,15 +36,9 @@ BETAS = 0.7, 2.0
 log = logging.getLogger("cvae")
 
 
-def fastest(
-    model: CVAE,
-    optimizer: Adam,
-    data: mnist.Images,
-    wanted: Hyperparameters,
-    streams: Streams,
-) -> RunSteps:
+def fastest(job: Job) -> RunSteps:
     """Runs an epoch's steps, see `training.autograd`."""
-    return choose(model, data, wanted)(model, optimizer, data, wanted, streams)
+    return choose(job.model, job.data, job.wanted)(job)
 
 
 def choose(model: CVAE, data: mnist.Images, wanted: Hyperparameters) -> Steps:
@@ -76,36 +70,23 @@ def _ways(model: CVAE, data: mnist.Images, wanted: Hyperparameters) -> dict[str,
     return ways
 
 
-def compiled(
-    model: CVAE,
-    optimizer: Adam,
-    data: mnist.Images,
-    wanted: Hyperparameters,
-    streams: Streams,
-) -> RunSteps:
+def compiled(job: Job) -> RunSteps:
     """Steps compiled for this processor."""
     library = cpu_kernel.library()
     assert library
-    return cpu_kernel.Fused(library, model, optimizer, data, wanted, streams)
+    return cpu_kernel.Fused(library, job)
 
 
-def analytic(
-    model: CVAE,
-    optimizer: Adam,
-    data: mnist.Images,
-    wanted: Hyperparameters,
-    streams: Streams,
-) -> RunSteps:
+def analytic(job: Job) -> RunSteps:
     """Steps with the gradient written out; on a GPU replayed as a CUDA graph."""
 
     @functools.cache
     def step_for(n: int) -> Step:
-        gradient = AnalyticGradient(model, n)
-        return build_step(gradient, model, optimizer, data, wanted, streams, n)
+        return build_step(AnalyticGradient(job.model, n), job, n)
 
-    device = data.images.device
+    device = job.data.images.device
     cpu = device.type == "cpu"
-    run = one_by_one if cpu else Replay(wanted.batch_size, streams)
+    run = one_by_one if cpu else Replay(job.wanted.batch_size, job.streams)
 
     def run_steps(batches: Sequence[Tensor], controls: Tensor) -> Tensor:
         with torch.inference_mode(cpu):  # less work around each call
@@ -115,16 +96,9 @@ def analytic(
     return run_steps
 
 
-def replayed(
-    model: CVAE,
-    optimizer: Adam,
-    data: mnist.Images,
-    wanted: Hyperparameters,
-    streams: Streams,
-) -> RunSteps:
+def replayed(job: Job) -> RunSteps:
     """Steps differentiated by autograd, replayed as a CUDA graph."""
-    run = Replay(wanted.batch_size, streams)
-    return autograd(model, optimizer, data, wanted, streams, run=run)
+    return autograd(job, run=Replay(job.wanted.batch_size, job.streams))
 
 
 def agrees(
@@ -160,7 +134,7 @@ def _outcome(
         name: torch.Generator(device).manual_seed(at)
         for at, name in enumerate(("noise", "binarize", "corrupt"))
     }
-    run = steps(twin, adam, ours, fixed, streams)
+    run = steps(Job(twin, adam, ours, fixed, streams))
     count = EAGER_STEPS + 2 if device.type == "cuda" else 2  # graphs begin later
     controls = torch.tensor([[0.0, BETAS[at % 2]] for at in range(count)])
     sums = run([torch.arange(n, device=device)] * count, controls)

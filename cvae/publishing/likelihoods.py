@@ -61,8 +61,7 @@ def make(run: LoadedRun) -> bytes:
 
 def log_p(run: LoadedRun, test: mnist.Images, facts: Facts, start: int) -> Tensor:
     """log p(x|y) and, conditional, log p(x) of one pass, (B, 2) or (B, 1), in nats."""
-    rows = slice(start, start + int(facts["size"]))
-    some, model = mnist.Images(test.images[rows], test.labels[rows]), run.model
+    some, model = test[start : start + int(facts["size"])], run.model
     if facts["method"] == "integral":
         logs = quadrature.label_integrals(model, some)  # (B, C), the own label first
         own, others = logs[:, 0], logs[:, 1:]

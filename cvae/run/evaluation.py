@@ -77,12 +77,13 @@ def importance_figures(
         )
     if label_samples:
         noise, corrupt = stream(spec.training.seed, "evaluate"), spec.data.corrupt
-        posterior, nll = likelihood.label_posterior(
+        logs = likelihood.label_likelihoods(
             model, images, noise, samples=label_samples, corrupt=corrupt
         )
-        right = posterior.argmax(1) == images.labels.cpu()
+        right = logs.argmax(1) == images.labels.cpu()
+        log_p = likelihood.log_evidence(logs)
         figures[f"label_accuracy_is{label_samples}"] = float(right.double().mean())
-        figures[f"marginal_nll_is{label_samples}"] = nll
+        figures[f"marginal_nll_is{label_samples}"] = -float(log_p.mean())
     return figures
 
 
@@ -225,10 +226,7 @@ def request_of(
     or of another `encode` or `decode` are not used.
     """
     known = classifier_of(data.digest, folder.path.parent)
-    some = mnist.Images(
-        data.test.images[:PROBE_IMAGES], data.test.labels[:PROBE_IMAGES]
-    )
-    probe = bound(model, some, spec, beta=1.0)
+    probe = bound(model, data.test[:PROBE_IMAGES], spec, beta=1.0)
     settings = (samples, label_samples, probe)
     return Request(
         samples=samples,
@@ -318,7 +316,9 @@ def load_parts(home: Path) -> Stored:
                 values[kind][name] = each
             cited = frozenset(content.get("cited", ()))
             figures, errors = content["figures"], content["errors"]
-            measured = Measured(figures, errors, *values.values(), cited)
+            measured = Measured(
+                figures, errors, values["image"], values["array"], cited
+            )
             stored[path.stem] = measured, content["facts"]
         except (OSError, ValueError, LookupError, safetensors.SafetensorError) as error:
             raise Damaged(f"{path}: {error}; make evaluate writes it anew") from error

@@ -21,12 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cvae import mnist
 from cvae.model import CVAE
 from cvae.objective import terms
-from cvae.optimizer import Adam, Hyperparameters
 from cvae.priors import gaussian_log_density
-from cvae.training import RunSteps, Step, Streams, build_step, one_by_one
+from cvae.training import Job, RunSteps, Step, build_step, one_by_one
 
 RADIUS = 3.6  # beyond it lie 0.06 % of a prior with two latents
 
@@ -88,23 +86,18 @@ class GridGradient:
         return torch.cat([sums, bound.mu.sum(0), bound.mu.square().sum(0)]).detach()
 
 
-def by_grid(
-    model: CVAE,
-    optimizer: Adam,
-    data: mnist.Images,
-    wanted: Hyperparameters,
-    streams: Streams,
-) -> RunSteps:
+def by_grid(job: Job) -> RunSteps:
     """Steps of exact maximum likelihood with `wanted.grid` points a side.
 
     An epoch's batches are cut anew so that each but a few has one label: the decoder is
     run on the grid once for each label in a batch.
     """
+    model, _, data, wanted, streams = job
     gradient = GridGradient(model, points=wanted.grid, doubly=wanted.doubly)
 
     @functools.cache
     def step_for(n: int) -> Step:
-        return build_step(gradient, model, optimizer, data, wanted, streams, n)
+        return build_step(gradient, job, n)
 
     def run(batches: Sequence[Tensor], controls: Tensor) -> Tensor:
         order, sizes = torch.cat(tuple(batches)), [len(batch) for batch in batches]

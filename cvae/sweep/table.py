@@ -55,7 +55,8 @@ def parameters(spec: Spec) -> int:
 
 @cache  # a sweep asks for every variant, and again when the data may be gone
 def _sizes(root: str) -> tuple[tuple[int, int], int]:
-    return mnist.image_shape(root), mnist.count_classes(root)
+    data = mnist.load_mnist(root)
+    return data.shape, data.classes
 
 
 def summary(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[list[str]]:

@@ -61,8 +61,8 @@ def test_nll_of_x_is_nll_of_x_given_y_and_ln_10_less_the_label_s_log_loss() -> N
     """Between independent draws: −log p(x) = −log p(x|y) + ln 10 + log p(y|x)."""
     made, data = model(3), images(200)
     found = nll.nll(made, data, request(2000))
-    posterior, _ = likelihood.label_posterior(made, data, generator(8), samples=2000)
-    loss = -posterior.gather(1, data.labels[:, None])[:, 0]
+    logs = likelihood.label_likelihoods(made, data, generator(8), samples=2000)
+    loss = -logs.log_softmax(1).gather(1, data.labels[:, None])[:, 0]
     given = found.per_image["nll_is2000"]
     apart = found.per_image["marginal_nll_is2000_20"] - (
         given + torch.tensor(10.0).log() - loss

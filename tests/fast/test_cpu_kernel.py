@@ -18,6 +18,7 @@ from cvae.fast import cpu_kernel, steps
 from cvae.model import CVAE
 from cvae.optimizer import Adam, Hyperparameters
 from cvae.run.state import STREAMS, stream
+from cvae.training import Job
 from tests.conftest import generator, linear
 
 PIXELS = 70  # not a multiple of the lanes
@@ -43,7 +44,8 @@ def fused(
     library, adam = cpu_kernel.library(), Adam(model, wanted)
     assert library
     streams = {name: stream(0, name) for name in STREAMS}
-    return cpu_kernel.Fused(library, model, adam, data, wanted, streams), adam
+    job = Job(model, adam, data, wanted, streams)
+    return cpu_kernel.Fused(library, job), adam
 
 
 @contextlib.contextmanager
