@@ -10,7 +10,6 @@ import argparse
 import base64
 import datetime
 import io
-import itertools
 import re
 import shlex
 import tempfile
@@ -111,7 +110,6 @@ def render(name: str, content: dict[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["words"] = _caption_html
-    environment.filters["breaks"] = _breakable
     return environment.get_template(name).render(
         content, columns=tables.columns, longest=tables.LONGEST
     )
@@ -119,16 +117,8 @@ def render(name: str, content: dict[str, Any]) -> str:
 
 def _caption_html(text: str) -> markupsafe.Markup:
     """A caption as HTML: escaped, and what stands between backticks as code."""
-    parts = str(markupsafe.escape(text)).split("`")
-    marks = itertools.cycle(("<code>", "</code>"))
-    joined = parts[0] + "".join(next(marks) + part for part in parts[1:])
-    return markupsafe.Markup(joined)
-
-
-def _breakable(name: str) -> markupsafe.Markup:
-    """A metric's name, which may be broken into lines behind `/` and `_`."""
-    parts = re.split("(?<=[/_])", name)
-    return markupsafe.Markup("<wbr>").join(parts)
+    escaped = str(markupsafe.escape(text))
+    return markupsafe.Markup(re.sub("`(.*?)`", r"<code>\1</code>", escaped))
 
 
 def _digits_by_setting(result: Result) -> list[dict[str, str]]:

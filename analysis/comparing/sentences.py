@@ -62,9 +62,7 @@ def _distance(each: Difference, setting: Setting, comparison: Comparison) -> str
         p = tables.p_value(each.adjusted)
         details.append(f"adjusted p {p if p[0] == '<' else f'= {p}'}")
     if (fields := len(differing_fields(setting, reference))) > 1:
-        details.append(
-            f"the settings differ in {fields} fields, so the cause is unclear"
-        )
+        details.append(f"they differ in {fields} fields, so the cause is unclear")
     return f"; {verdict} ({', '.join(details)})"
 
 
@@ -83,9 +81,10 @@ def cautions(comparison: Comparison) -> list[str]:
     seeds = [setting.seeds for setting in every]
     if len(seeds) > 1 and min(seeds) < MIN_SEEDS:
         few = sum(count < MIN_SEEDS for count in seeds)
-        which = f"all {few}" if few == len(seeds) else f"{few} of {len(seeds)}"
-        missing = "No p-values" if few == len(seeds) else "Some p-values are missing"
-        notes.append(f"{missing}: {which} settings have fewer than {MIN_SEEDS} seeds.")
+        notes.append(
+            f"No p-values for {few} of {len(seeds)} settings, which have fewer than "
+            f"{MIN_SEEDS} seeds."
+        )
     return [*notes, *_control(comparison)]
 
 

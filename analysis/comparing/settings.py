@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -20,6 +19,7 @@ from analysis.comparing.significance import Summary
 from analysis.reading.runs import RunRow, Runs
 from cvae.errors import RunNotFound
 from cvae.evaluation import metrics
+from cvae.spec.document import nearest
 
 # What may differ between runs that are one and the same experiment.
 IRRELEVANT = (
@@ -129,12 +129,9 @@ def find_field(name: str, runs: Sequence[RunRow]) -> str:
     fitting = [key for key in known if name in (key, short(key))]
     differing = Runs("", tuple(runs)).differing
     if not fitting:
-        near = difflib.get_close_matches(name[:80], [*known, *map(short, known)], 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise RunNotFound(f"no field {name[:80]!r}{hint}")
-    for key in fitting:
-        if key in differing:
-            return key
+        raise RunNotFound(f"no field {name[:80]!r}{nearest(name[:80], known)}")
+    if of_these := [key for key in fitting if key in differing]:
+        return of_these[0]
     value = text(runs[0].fields[fitting[0]])
     rest = ", ".join(swept_fields(runs)) or "only the seed"
     raise RunNotFound(f"{fitting[0]} is {value} in all runs; what differs: {rest}")

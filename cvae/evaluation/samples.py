@@ -1,4 +1,4 @@
-"""Samples beside real images: as the judge sees them, as a teacher, as a copy.
+"""Samples beside real images: as a classifier sees them, as a teacher, as a copy.
 
 Samples are drawn from the prior with the labels of the test images and held against
 these: as the decoder's means, and (`_draws`) as Bernoulli draws from them. Beside
@@ -41,7 +41,7 @@ Sets = Mapping[str, mnist.Images]  # by the suffix of their figures
 def samples(model: CVAE, images: mnist.Images, request: Request) -> Measured:
     """All figures of a model's samples; of a plain VAE those that need no labels.
 
-    What a judge would say is left out for a data set that none has learned.
+    What a classifier would say is left out for a data set that none has learned.
     """
     data, generator = request.data, request.stream("samples")
     if request.pixels == "dynamic":
@@ -59,7 +59,7 @@ def sample_figures(
     sets, conditional = sample_sets(model, data, generator), bool(model.classes)
     measured = memorisation(sets[""], data, sample_labels=conditional)
     if judge is None:
-        log.warning("no judge knows this data set: frechet and the like are left out")
+        log.warning("no classifier knows these data: frechet and the like are left out")
     else:
         measured |= feature_figures(
             sets, data.test, judge, generator, by_digit=conditional
@@ -98,7 +98,7 @@ def feature_figures(
     *,
     by_digit: bool,
 ) -> Measured:
-    """frechet, precision, recall, density, coverage of the judge's features.
+    """frechet, precision, recall, density, coverage of the classifier's features.
 
     Over all images, and (`digit_…`) within each digit, averaged over the ten; there
     `digit_diversity`, too. All digits together cannot tell shuffled labels, which have
@@ -158,8 +158,8 @@ def mean_over_digits(each: Sequence[Measured]) -> Measured:
 def classification_accuracy(sets: Sets, data: mnist.MNIST) -> Measured:
     """classification_accuracy: a network trained on samples reads the real test images.
 
-    Ravuri & Vinyals 2019 (https://arxiv.org/abs/1905.10887), with the judge's
-    architecture. The error is that over test images, not over trainings.
+    Ravuri & Vinyals 2019 (https://arxiv.org/abs/1905.10887), with the
+    classifier's architecture. The error is that over test images, not over trainings.
     """
     right = {}
     for suffix, some in sets.items():

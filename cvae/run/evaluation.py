@@ -98,10 +98,10 @@ def test_figures(model: CVAE, test: mnist.Images, spec: Spec) -> dict[str, float
 def control_figures(
     model: CVAE, images: mnist.Images, digest: str, runs: Path
 ) -> dict[str, float]:
-    """`control` of a split of the data with `digest`, and the judge's own accuracy.
+    """`control` of a split of the data with `digest`, and the classifier's accuracy.
 
-    Empty if no judge in results/ or `runs` knows these data, or there is nothing to
-    judge. The noise is the same for every run: runs are compared on the same z.
+    Empty if no classifier in results/ or `runs` knows these data, or there is nothing
+    to classify. The noise is the same for every run: runs are compared on the same z.
     """
     known = classifier_of(digest, runs)
     if known is None or not control.can_be_judged(model, images):
