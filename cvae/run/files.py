@@ -80,10 +80,7 @@ def save_png(picture: Picture, path: Path, *, scale: int = 2) -> None:
 
 @contextlib.contextmanager
 def hold_lock(path: Path) -> Iterator[None]:
-    """Hold the lock at `path` for this process.
-
-    The owner's name stands in the lock until it lets go: a name in a free lock is
-    that of a process that died.
+    """Hold the lock at `path` for this process, whose name stands in it.
 
     Raises:
         Busy: naming the process that holds it. UsageError: nothing can be locked here.
@@ -95,10 +92,7 @@ def hold_lock(path: Path) -> Iterator[None]:
             file.truncate(0)
             file.write(f"pid {os.getpid()} on {socket.gethostname()} since {started}\n")
             file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
+        yield
 
 
 def lock_held(path: Path) -> bool:
@@ -111,15 +105,6 @@ def lock_held(path: Path) -> bool:
     except OSError:
         pass
     return False
-
-
-def lock_abandoned(path: Path) -> bool:
-    """Whether the last process that held it died without letting go."""
-    try:
-        signed = path.stat().st_size > 0
-    except OSError:
-        return False
-    return signed and not lock_held(path)
 
 
 def _claim(file: IO[str]) -> None:

@@ -40,13 +40,9 @@ def sweeps(runs: Path) -> list[SweepFolder]:
 
 
 def folder_for(spec: Spec, runs: Path) -> RunFolder:
-    """The unfinished run of this spec, or the first free folder for a new one.
-
-    A finished run whose process died before it let go of the lock may not be in the
-    tracking store yet: it counts as unfinished.
-    """
+    """The unfinished run of this spec, or the first free folder for a new one."""
     made = _folders_of(spec, runs)
-    if made and (made[-1].info.get("status") != "FINISHED" or made[-1].abandoned):
+    if made and made[-1].info.get("status") != "FINISHED":
         return made[-1]
     stem = f"{spec.name}-{spec.id}"
     return RunFolder(runs / (f"{stem}-{_repetition(made[-1]) + 1}" if made else stem))

@@ -53,7 +53,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     return content if sound else {}
 
 
-def _record(line: str) -> Record:
+def _record(line: bytes) -> Record:
     """A line of records.jsonl; raises ValueError if it is none."""
     record = json.loads(line)
     if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
@@ -129,7 +129,7 @@ class RunFolder(FactsFolder):
         self.weights = path / "model.safetensors"
         self.figures = path / "figures"
         self._records: list[Record] = []
-        self._stamp: Stamp | None = None  # of the file that they were read from
+        self._decoded = 0  # bytes of the file that they were read from
 
     @property
     def status(self) -> str:
@@ -176,18 +176,20 @@ class RunFolder(FactsFolder):
             write_atomic(self.path / "spec.yaml", dump(spec).encode())
 
     def records(self) -> list[Record]:
-        """All complete lines of `records.jsonl`, oldest first.
-
-        They are kept in memory, and decoded again only if the file was changed by
-        anything but `append`.
-        """
+        """All complete lines of `records.jsonl`, oldest first; each is decoded once."""
         path = self.path / "records.jsonl"
-        if (stamp := _stamp(path)) is None:
+        if not path.exists():
             return []
+        with path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < self._decoded:
+                self._records, self._decoded = [], 0
+            file.seek(self._decoded)
+            lines = file.read().splitlines(keepends=True)
         try:
-            if stamp != self._stamp:
-                lines = path.read_text().split("\n")[:-1]  # the last one is cut off
-                self._records, self._stamp = list(map(_record, lines)), stamp
+            for line in lines:
+                if line.endswith(b"\n"):  # else it is being written, or cut off
+                    self._records.append(_record(line))
+                    self._decoded += len(line)
         except ValueError as error:
             raise Damaged(
                 f"{path}: altered, a line is no record: {error}; put it back, or move "
@@ -214,7 +216,6 @@ class RunFolder(FactsFolder):
         line = json.dumps(record, allow_nan=False) + "\n"
         path = self.path / "records.jsonl"
         with errors_naming(path), path.open("a+b") as file:
-            known = self._stamp is not None and self._stamp == _stamp(path)
             if end := file.seek(0, os.SEEK_END):
                 file.seek(end - 1)
                 if file.read() != b"\n":
@@ -223,9 +224,6 @@ class RunFolder(FactsFolder):
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
-        if known:
-            self._records.append(record)
-            self._stamp = _stamp(path)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -242,11 +240,6 @@ class RunFolder(FactsFolder):
     def held(self) -> bool:
         """Whether a living process holds the run."""
         return files.lock_held(self.path / "lock")
-
-    @property
-    def abandoned(self) -> bool:
-        """Whether the last process at it died, whatever it had written until then."""
-        return files.lock_abandoned(self.path / "lock")
 
 
 def latest(records: Sequence[Record]) -> dict[str, float]:

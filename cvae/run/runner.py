@@ -110,9 +110,8 @@ def claim(spec: Spec, runs: Path, *, again: bool = True) -> Iterator[RunFolder]:
     runs.mkdir(parents=True, exist_ok=True)
     folder = (None if again else finished_run(spec, runs)) or folder_for(spec, runs)
     folder.path.mkdir(exist_ok=True)
-    abandoned = folder.abandoned
     with folder.lock():
-        if folder.info.get("status") == "FINISHED" and not abandoned:  # just now
+        if folder.info.get("status") == "FINISHED":  # just now
             raise UsageError(f"{folder.path}: was finished by another process just now")
         if not folder.info:
             folder.create(spec)

@@ -53,18 +53,6 @@ def test_an_unreadable_run_json_counts_as_none(
         folder.check_files()
 
 
-def test_a_finished_run_whose_process_died_before_it_let_go_is_gone_on_with(
-    tmp_path: Path,
-) -> None:
-    stem = made(tmp_path, "FINISHED")
-    folder = RunFolder(tmp_path / stem)
-    with folder.lock():
-        signed = (folder.path / "lock").read_text()
-    assert folder_for(spec(), tmp_path).name == f"{stem}-2"
-    (folder.path / "lock").write_text(signed)  # as SIGKILL leaves it
-    assert folder_for(spec(), tmp_path).name == stem
-
-
 @pytest.mark.parametrize(
     "line",
     [
