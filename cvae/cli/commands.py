@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvae.errors import UNREADABLE, Busy, RunNotFound, TrackingError, UsageError
+from cvae.errors import UNREADABLE, RunNotFound, TrackingError, UsageError
 from cvae.evaluation.metrics import ERROR, FIDELITY, headline, metric, number
 
 # Imports inside the functions: torch and MLflow take seconds, `--help` must not wait.
@@ -220,7 +220,7 @@ def serve(*, runs: Path, run: str | None, port: int) -> None:
 
 def sync(*, runs: Path, run: str | None) -> None:
     from cvae.run.find import find_run, folders, sweeps
-    from cvae.run.folder import SweepFolder
+    from cvae.run.folder import RunFolder, SweepFolder
     from cvae.tracking.publish import Tracker
 
     chosen = [find_run(run, runs=runs)] if run else folders(runs)
@@ -231,21 +231,11 @@ def sync(*, runs: Path, run: str | None) -> None:
     tracker, missing = Tracker(runs), []
     each: list[SweepFolder | RunFolder] = [*([] if run else sweeps(runs)), *chosen]
     for one in each:
-        try:
-            one.check_files()
-            if isinstance(one, SweepFolder):
-                tracker.publish_sweep(one)
-                continue
-            with one.lock():
-                tracker.publish(one)
-            print(f"{one.name}: {one.status.lower()}, published to {tracker.uri}")
-        except Busy:
-            continue  # begun in the meantime: it publishes itself
-        except UNREADABLE as error:
+        if fault := tracker.try_publish(one):
             missing.append(one.name)
-            log.error("%s: %s", one.name, error)
-            if isinstance(error, TrackingError):
-                tracker.connect()  # one run's fault, or the store's?
+            log.error("%s", fault)
+        elif isinstance(one, RunFolder):
+            print(f"{one.name}: {one.status.lower()}, published to {tracker.uri}")
     if missing:
         raise TrackingError(f"not published: {', '.join(missing)}")
 

@@ -98,7 +98,7 @@ class FactsFolder:
     @property
     def info(self) -> dict[str, Any]:
         """The facts, checked when the file is read; empty if there are none yet."""
-        stamp = _stamp(self.facts)
+        stamp = stamp_of(self.facts)
         if stamp != self._checked:
             self._info, self._checked = read_facts(self.facts), stamp
         return dict(self._info)
@@ -250,7 +250,7 @@ def latest(records: Sequence[Record]) -> dict[str, float]:
     return metrics
 
 
-def _stamp(path: Path) -> Stamp | None:
+def stamp_of(path: Path) -> Stamp | None:
     """What changes with a file's content; None where there is no file."""
     try:
         facts = path.stat()

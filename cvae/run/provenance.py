@@ -27,12 +27,8 @@ def git_state() -> tuple[dict[str, str], str]:
     was unpacked inside another checkout does not come from that checkout's commit. It
     is unknown, too, in a folder that git refuses, which is said.
     """
-    try:
-        tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)
-        commit = _git("rev-parse", "HEAD") if tracked else ""
-    except PermissionError as error:
-        _warn_of_refusal(str(error))
-        commit = ""
+    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)
+    commit = _git("rev-parse", "HEAD") if tracked else ""
     if not commit:
         return {"commit": "unknown"}, ""
     diff = _git("diff", "HEAD", "--no-ext-diff", "--", ":(exclude)*.gz")
@@ -99,11 +95,7 @@ def changes(
 
 
 def _git(*arguments: str) -> str:
-    """The answer of git on this folder; GIT_DIR and the like would mean another one.
-
-    Raises:
-        PermissionError: git refuses the folder; with the command that lets it.
-    """
+    """The answer of git on this folder; GIT_DIR and the like would mean another one."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
         done = subprocess.run(
@@ -117,7 +109,7 @@ def _git(*arguments: str) -> str:
         return ""
     said = done.stderr.decode(errors="replace")
     if cure := re.search(r"git config --global --add safe\.directory .+", said):
-        raise PermissionError(cure[0])
+        _warn_of_refusal(cure[0])
     return "" if done.returncode else done.stdout.decode(errors="replace").strip()
 
 

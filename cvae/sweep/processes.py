@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -79,8 +78,13 @@ class _Worker:
         self.job: Job | None = None
         given = (theirs, alive)
         self.process = spawn.Process(target=_worker_main, args=given, daemon=True)
-        with defer_interrupts():
+        # Ctrl-C is for the parent alone: what is blocked stays blocked in a child
+        resource_tracker.ensure_running()  # which unblocks it as it starts
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
             self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         theirs.close()
 
     def take(self, job: Job) -> None:
@@ -100,30 +104,8 @@ class _Worker:
             yield Ended(self.job.number, "KILLED", reason, 0.0)
 
 
-@contextlib.contextmanager
-def defer_interrupts() -> Iterator[None]:
-    """Ctrl-C never reaches a process that is started here, which its parent tells to
-    stop; the parent itself takes it afterwards.
-
-    A blocked signal stays blocked in a child; an ignored one would be lost to both.
-    """
-    resource_tracker.ensure_running()  # multiprocessing unblocks SIGINT as it starts it
-    came: list[int] = []
-    keep = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-        signal.signal(signal.SIGINT, keep)
-        if came:
-            signal.raise_signal(signal.SIGINT)
-
-
 def _worker_main(connection: Connection, alive: Connection) -> None:
     """A worker's life: a job, its answer, the next, until the parent is gone."""
-    threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
-    signal.signal(signal.SIGTERM, _terminate)
 
     def say(event: Event) -> None:
         try:
@@ -132,6 +114,8 @@ def _worker_main(connection: Connection, alive: Connection) -> None:
             raise Terminated from error
 
     try:
+        signal.signal(signal.SIGTERM, _terminate)
+        threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
         while True:
             say(perform(connection.recv(), say))
     except (EOFError, OSError, KeyboardInterrupt):

@@ -30,7 +30,8 @@ from mlflow import MlflowClient as MlflowClient  # noqa: E402
 from mlflow.exceptions import MlflowException as MlflowException  # noqa: E402
 
 SCHEMA = re.compile(r"found version (\w+)|revision identified by '(\w+)'")
-for _name in ("urllib3", "mlflow.store.db.utils"):  # we say it ourselves, in one line
+for _name in ("urllib3", "mlflow.store.db.utils", "mlflow.system_metrics"):
+    # what counts, we say ourselves, in one line
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
+from mlflow.entities import Dataset, DatasetInput, InputTag
 from PIL import Image
 
-from cvae.run.folder import Record, RunFolder
+from cvae.run.folder import RunFolder
 from cvae.tracking import charts
 from cvae.tracking.connection import MlflowClient
 
@@ -78,11 +78,6 @@ def log_artifacts(
     for name in names:
         if (path := place / name).exists():
             client.log_artifact(run_id, str(path))
-
-
-def points(record: Record) -> Iterator[Metric]:
-    for key, value in record["metrics"].items():
-        yield Metric(key, value, record["time"], record["epoch"])
 
 
 def inputs(folder: RunFolder) -> list[DatasetInput]:

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 
-from cvae.errors import TrackingError
+from cvae.errors import UNREADABLE, TrackingError
 from cvae.run.files import write_atomic
 from cvae.run.find import display_name
 from cvae.run.folder import RunFolder, SweepFolder
@@ -52,6 +53,24 @@ class Tracker(Store):
         super().__init__(runs)
         self._refused: dict[tuple[str, str], Any] = {}  # (folder, part): when
         self._named: set[str] = set()  # parts that the user has been told of
+
+    def try_publish(self, folder: RunFolder | SweepFolder, *, adopt: str = "") -> str:
+        """Publish a run or a sweep; returns why the store lacks it, or nothing.
+
+        Raises:
+            TrackingError: the store cannot be reached.
+        """
+        try:
+            folder.check_files()
+            if isinstance(folder, SweepFolder):
+                self.publish_sweep(folder, adopt=adopt)
+            else:
+                self.publish(folder, adopt=adopt)
+        except UNREADABLE as error:
+            if isinstance(error, TrackingError):
+                self.connect()  # one folder's fault, or the store's?
+            return f"{folder.name}: not published: {error}"
+        return ""
 
     def publish(
         self, folder: RunFolder, *, model: bool = False, adopt: str = ""
@@ -157,6 +176,7 @@ class Tracker(Store):
                 self.client.log_batch(run_id, metrics=points)
                 self.client.set_terminated(run_id, info["status"], ended)
             cursor["status"] = info["status"]
+            _write_cursor(folder, cursor)
             each = {
                 "description": lambda: self._describe_sweep(folder, run_id),
                 "files": lambda: parts.log_artifacts(
@@ -180,9 +200,25 @@ class Tracker(Store):
             return cursor
         tags = {"cvae.kind": "sweep", "cvae.sweep": folder.name}
         tags |= parts.source_tags(info)
-        began = int(1000 * info["started"])
-        run = self._made(experiment, folder.name, tags, began, adopt)
-        return self._new_cursor(folder, run)
+        return self._made(folder, experiment, folder.name, tags, adopt)
+
+    def start_monitor(self, folder: RunFolder | SweepFolder) -> Any:
+        """MLflow's monitor of this machine, which logs to the folder's run.
+
+        None unless MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING asks for it.
+        """
+        if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+            return None
+        try:
+            from mlflow.system_metrics import system_metrics_monitor as of_mlflow
+        except ImportError as error:
+            log.warning("no system metrics: pip install %s", error.name)
+            return None
+        monitor = of_mlflow.SystemMetricsMonitor(
+            folder.published["run_id"], resume_logging=True, tracking_uri=self.address
+        )
+        monitor.start()
+        return monitor
 
     def is_told(self, folder: RunFolder | SweepFolder) -> bool:
         """Whether the store has the status and the metrics of the folder."""
@@ -203,41 +239,40 @@ class Tracker(Store):
         if cursor.keys() >= {"records", "images"} and self.has_run(cursor["run_id"]):
             return cursor
         spec, info = folder.spec(), folder.info
-        run = self._made(
-            self.experiment(spec.tracking.experiment),
-            display_name(folder)[:LONGEST_NAME],
-            self._tags(folder),
-            int(1000 * info["started"]),
-            adopt,
-        )
+        experiment = self.experiment(spec.tracking.experiment)
+        name = display_name(folder)[:LONGEST_NAME]
+        cursor = self._made(folder, experiment, name, self._tags(folder), adopt)
         params = [Param(key, text(value)) for key, value in flatten(spec).items()]
         facts = {key: text(value) for key, value in info["facts"].items()}
         if count := facts.pop("parameters", ""):  # of the model: as good as a setting
             params.append(Param("parameters", count))
         tags = [RunTag(f"{FACT}{key}", value) for key, value in facts.items()]
-        self.client.log_batch(run.info.run_id, params=params, tags=tags)
-        return self._new_cursor(folder, run, records=0, images=[])
-
-    def _new_cursor(
-        self, folder: RunFolder | SweepFolder, run: Run, **more: Any
-    ) -> dict[str, Any]:
-        place = {"run_id": run.info.run_id, "experiment_id": run.info.experiment_id}
-        cursor = {"uri": self.uri} | place | more
+        self.client.log_batch(cursor["run_id"], params=params, tags=tags)
+        cursor |= {"records": 0, "images": []}
         _write_cursor(folder, cursor)
         return cursor
 
     def _made(
-        self, experiment: str, name: str, tags: dict[str, str], began: int, adopt: str
-    ) -> Run:
-        """The store's run with the uid of these tags: found, adopted or made."""
-        query = f"tags.`cvae.uid` = '{tags['cvae.uid']}'"
-        if runs := self.client.search_runs([experiment], query):
-            return runs[0]
-        if not adopt or "cvae.uid" in self.client.get_run(adopt).data.tags:
-            return self.client.create_run(experiment, began, tags, name)
-        self.client.log_batch(adopt, tags=[RunTag(*tag) for tag in tags.items()])
-        self.client.update_run(adopt, name=name)
-        return self.client.get_run(adopt)
+        self,
+        folder: RunFolder | SweepFolder,
+        experiment: str,
+        name: str,
+        tags: dict[str, str],
+        adopt: str,
+    ) -> dict[str, Any]:
+        """The cursor of the run with the folder's uid: found, adopted or made."""
+        client, query = self.client, f"tags.`cvae.uid` = '{tags['cvae.uid']}'"
+        if runs := client.search_runs([experiment], query):
+            run = runs[0]
+        elif adopt and "cvae.uid" not in client.get_run(adopt).data.tags:
+            client.log_batch(adopt, tags=[RunTag(*tag) for tag in tags.items()])
+            client.update_run(adopt, name=name)
+            run = client.get_run(adopt)
+        else:
+            began = int(1000 * folder.info["started"])
+            run = client.create_run(experiment, began, tags, name)
+        place = {"run_id": run.info.run_id, "experiment_id": run.info.experiment_id}
+        return {"uri": self.uri} | place
 
     def _tags(self, folder: RunFolder) -> dict[str, str]:
         """What the run is found, sorted and nested by."""
@@ -255,8 +290,11 @@ class Tracker(Store):
 
     def _metrics(self, folder: RunFolder, cursor: dict[str, Any]) -> None:
         records = folder.records()
-        unseen = records[cursor["records"] :]
-        new = [point for record in unseen for point in parts.points(record)]
+        new = [
+            Metric(key, value, record["time"], record["epoch"])
+            for record in records[cursor["records"] :]
+            for key, value in record["metrics"].items()
+        ]
         for start in range(0, len(new), BATCH):
             self.client.log_batch(cursor["run_id"], metrics=new[start : start + BATCH])
         if new:

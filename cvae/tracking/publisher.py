@@ -23,7 +23,7 @@ from typing import Any
 
 from cvae.errors import UNREADABLE, Busy, TrackingError
 from cvae.run.find import folders
-from cvae.run.folder import RunFolder, SweepFolder
+from cvae.run.folder import RunFolder, SweepFolder, stamp_of
 
 POLL = 0.25  # seconds between two looks at the folders
 PAUSE = 60.0  # seconds between attempts to reach a store that went away
@@ -38,6 +38,7 @@ class Publisher:
     def __init__(self, runs: Path, pipe: int = 0) -> None:
         self.runs, self.pipe = runs, pipe
         self.tracker: Any = None  # a Tracker, once there is something to publish
+        self.monitor: Any = None  # MLflow's, where system metrics are asked for
         self.followed: list[RunFolder | SweepFolder] = []
         self.outer = os.environ.get("MLFLOW_RUN_ID", "")  # of `mlflow run`
         self.told = False  # whether the store heard of runs that died before
@@ -58,6 +59,8 @@ class Publisher:
             with contextlib.suppress(*UNREADABLE):
                 mark_dead(folder)
         self._failed = -math.inf
+        if self.monitor:
+            self.monitor.finish()
         self._publish_changed()
         told = self.tracker and all(map(self._is_told, self._members()))
         return 0 if told else 5
@@ -90,13 +93,15 @@ class Publisher:
                 self.tracker = Tracker(self.runs)
                 os.nice(NICE)  # from then on the processor is the training's
             for folder in self._members():
-                now = [_stamp(folder.path / name) for name in CHANGING]
+                now = [stamp_of(folder.path / name) for name in CHANGING]
                 missing = self.over and not self._is_told(folder)
                 if missing or self._seen.get(folder.name) != now:
                     self._publish(folder)
                     self._seen[folder.name] = now
             if not self.told:
                 self.told = True
+                if not self.over and self.followed[0].published:
+                    self.monitor = self.tracker.start_monitor(self.followed[0])
                 self._tell_of_the_dead()
         except TrackingError as error:
             self._failed = time.monotonic()
@@ -115,22 +120,10 @@ class Publisher:
                 self._say(f"{folder.path}: left as it is: {error}")
 
     def _publish(self, folder: RunFolder | SweepFolder) -> None:
-        """Publish a folder; one that is damaged is named and left out.
-
-        Raises:
-            TrackingError: the store cannot be reached.
-        """
+        """Publish a folder, or name why not; raises TrackingError: no store."""
         adopt = self.outer if folder is self.followed[0] else ""
-        try:
-            if isinstance(folder, SweepFolder):
-                self.tracker.publish_sweep(folder, adopt=adopt)
-            else:
-                self.tracker.publish(folder, adopt=adopt)
-        except TrackingError as error:
-            self.tracker.connect()  # one folder's fault, or the store's?
-            self._say(f"{folder.name}: {error}")
-        except UNREADABLE as error:
-            self._say(f"{folder.name}: not published: {error}")
+        if fault := self.tracker.try_publish(folder, adopt=adopt):
+            self._say(fault)
 
     def _is_told(self, folder: RunFolder | SweepFolder) -> bool:
         with contextlib.suppress(*UNREADABLE):
@@ -157,15 +150,6 @@ def mark_dead(folder: RunFolder | SweepFolder) -> None:
             if folder.info.get("status") == "RUNNING":
                 reason = "its process died"
                 folder.update(status="KILLED", reason=reason, ended=time.time())
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """What changes with a file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
 
 
 def main() -> int:

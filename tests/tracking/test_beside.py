@@ -95,3 +95,25 @@ def test_the_publisher_tells_of_ends_that_the_store_has_missed(
     }
     (run,) = [run for run in stored if run.data.tags["cvae.folder"] == current.name]
     assert (run.info.start_time, run.info.end_time) == (10**12, 10**12 + 12_000)
+
+
+def test_mlflows_system_metrics_are_logged_by_the_publisher_where_asked_for(
+    tmp_path: Path, finished: tuple[Path, Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(finished[0] / "mlflow.db", tmp_path)
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    run = made_run(tmp_path, 90.0, status="RUNNING", tracking__experiment="tests")
+    publisher, (read, write) = Publisher(tmp_path), os.pipe()
+    publisher.pipe, publisher.tracker = read, Tracker(tmp_path)
+
+    def stored() -> dict[str, float]:
+        (one,) = runs_of_tests(tmp_path)[1]
+        return dict(one.data.metrics)
+
+    with run.lock():
+        os.write(write, os.fsencode(run.path) + b"\0")
+        publisher._listen()
+        publisher._publish_changed()
+        children.until(lambda: "system/cpu_utilization_percentage" in stored())
+        publisher.monitor.finish()
