@@ -129,8 +129,9 @@ def _settings(name: str, facts: Facts) -> str:
     }
     return (
         f"{draws.get(ESTIMATORS[name].draws, '')}{facts['seconds']:.0f} s with "
-        f"{facts['threads']} threads; {facts['cpu_seconds']:.0f} CPU seconds; peak "
-        f"memory {facts['peak_memory'] / 1e9:.1f} GB; commit {facts['commit'][:8]}."
+        f"{facts['threads']} thread{'s' * (facts['threads'] > 1)}; "
+        f"{facts['cpu_seconds']:.0f} CPU seconds; peak memory "
+        f"{facts['peak_memory'] / 1e9:.1f} GB; commit {facts['commit'][:8]}."
     )
 
 

@@ -298,9 +298,8 @@ def _by_term(axes: Axes, measured: Measured) -> None:
         terms |= {"label_information": "I(y; z)", "marginal_kl": "KL(q(z) ‖ p(z))"}
     else:
         terms["aggregate_kl"] = "KL(q(z|y) ‖ p(z|y))"
-    values, errors = (
-        [of[name] for name in terms] for of in (measured.figures, measured.errors)
-    )
+    values = [measured.figures[name] for name in terms]
+    errors = [measured.errors.get(name, 0.0) for name in terms]
     places = range(len(terms))
     bars = axes.barh(places, values, xerr=errors, color=BLUE, error_kw={"lw": 0.8})
     axes.bar_label(bars, [f" {value:.2f}" for value in values], size=8)
@@ -309,7 +308,7 @@ def _by_term(axes: Axes, measured: Measured) -> None:
     axes.margins(x=0.18)
     axes.set(xlabel=f"part of the kl ({NATS})", ylabel="term")
     axes.grid(visible=False, axis="y")
-    axes.set_title(f"The terms add up to the kl, {measured.figures['kl']:.2f}")
+    axes.set_title(f"kl = {measured.figures['kl']:.2f}, by term")
 
 
 def aggregate_plate(measured: Measured) -> Plate:

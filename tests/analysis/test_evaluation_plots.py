@@ -74,3 +74,13 @@ def test_rate_is_on_the_horizontal_axis() -> None:
     assert (float(line.get_xdata()[0]), float(line.get_ydata()[0])) == (9.0, 95.0)
     assert axes.get_xlabel().startswith("rate")
     assert axes.get_ylabel().startswith("distortion")
+
+
+def test_metrics_of_one_image_are_drawn_without_standard_errors() -> None:
+    terms = {"information_in_digit": 0.0, "aggregate_kl": 0.2, "kl": 0.2}
+    figures = terms | {"information": 0.0, "information_upper": 0.1, "active_units": 1}
+    arrays = {"kl_per_dim": torch.tensor([0.2, 0.0]), "variance": torch.zeros(2)}
+    arrays |= {"u": torch.zeros(1, 2), "prior_u": torch.zeros(1, 2)}
+    images = {"information": torch.zeros(1)}
+    plates = evaluation_plots.draw_latents(Measured(figures, {}, images, arrays), FACTS)
+    assert len(plates) == 2
