@@ -203,22 +203,17 @@ def _run_at_path(wanted: str) -> list[RunFolder]:
 
 def _fitting(every: Sequence[RunFolder], wanted: str) -> list[RunFolder]:
     """The runs of this folder or id; else of this name; else of one spelled alike."""
-    path = _resolved(wanted)
-    return (
-        [
-            folder
-            for folder in every
-            if wanted in (folder.name, folder.info.get("id"))
-            or folder.path.resolve() == path
-            or (len(wanted) == 32 and folder.published.get("run_id") == wanted)
-        ]
-        or [folder for folder in every if wanted in _names(folder)]
-        or [
-            folder
-            for folder in every
-            if _alike(wanted) in map(_alike, (folder.name, *_names(folder)))
-        ]
-    )
+    path, stored = _resolved(wanted), len(wanted) == 32  # MLflow's ids
+    exact = [
+        folder
+        for folder in every
+        if wanted in (folder.name, folder.info.get("id"))
+        or folder.path.resolve() == path
+        or (stored and folder.published.get("run_id") == wanted)
+    ]
+    named = [(folder, (folder.name, *_names(folder))) for folder in every]
+    alike = [f for f, names in named if _alike(wanted) in map(_alike, names)]
+    return exact or [f for f, names in named if wanted in names] or alike
 
 
 def _resolved(wanted: str) -> Path:
