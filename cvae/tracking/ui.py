@@ -115,6 +115,7 @@ def _serve(words: list[str], host: str, port: int, **environment: str) -> None:
             raise UsageError(f"{host}:{port}: in use; take another: PORT={port + 1}")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment |= {"PATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment |= {"PYTHONWARNINGS": "ignore"}  # of MLflow's own packages
     command = [sys.executable, "-m", "mlflow", *words]
     command += ["--host", host, "--port", str(port)]
     server = subprocess.Popen(command, env=os.environ | environment)
