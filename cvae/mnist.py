@@ -170,6 +170,8 @@ def moved(
     # Output to input coordinates, in [−1, 1] along each axis: (n, 2, 3).
     theta = torch.stack([cos, -sin, 2 * dx / width, sin, cos, 2 * dy / height], 1)
     result = images.clone()
+    if not len(which):
+        return result
     for rows, matrix in zip(
         which.split(1000), theta.view(-1, 2, 3).split(1000), strict=True
     ):

@@ -31,6 +31,7 @@ TRAINING = "tests/test_training.py -k not(shipped)"
 DOUBLY, FLOW = "tests/test_doubly.py", "tests/test_flow.py"
 MODEL = "tests/test_model.py"
 DRAWS = "tests/test_draws.py"
+DISK = "tests/run/test_nothing_lost.py -k full_disk"
 DURABLE = "tests/run/test_durable.py"
 FOLDER = "tests/run/test_folder.py"
 FACTS = "tests/run/test_facts.py"
@@ -40,7 +41,6 @@ FIELDS = "tests/spec/test_fields.py"
 VARIANTS = "tests/spec/test_variants.py"
 SIGNIFICANCE = "tests/analysis/test_significance.py"
 COMPARE = "tests/analysis/test_compare.py"
-LATENT = "tests/analysis/test_latent.py"
 GRIDS = "tests/test_grids.py"
 NOTE = "tests/tracking/test_note.py"
 ARTIFACTS = "tests/tracking/test_artifacts.py"
@@ -114,7 +114,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ('tensor.copy_(parts["adam"][name])', "pass", TRAINING),
     ("path.replace(keep)", "pass", CHECKPOINT),
     ("os.fsync(file.fileno())\n        if known", "pass\n        if known", DURABLE),
-    ("(newest, previous)", "(newest,)", TRAINING),
+    ("(newest, previous)", "(newest,)", DISK),
     ("data.digest) != data.digest", "data.digest) is None", FACTS),
     # samples and pictures
     ("temperature * noise)", "temperature * noise[:1].expand_as(noise))", DRAWS),

@@ -69,18 +69,6 @@ def expected(mu: float, logvar: float, k: int, beta: float) -> float:
         )
 
 
-@pytest.mark.parametrize("doubly", [True, False])
-@pytest.mark.parametrize("beta", [1.0, 0.4])
-def test_of_one_draw_its_mean_is_that_of_the_closed_form(
-    beta: float, doubly: bool
-) -> None:
-    noise, mass = nodes(1)
-    mu, variance = FAR[0], math.exp(FAR[1])
-    wanted = [(X - mu) - beta * mu, -0.5 * (variance + beta * (variance - 1))]
-    found = mass @ gradients(noise, beta, doubly=doubly)
-    assert found.tolist() == pytest.approx(wanted, abs=1e-9)
-
-
 @pytest.mark.parametrize("beta", [1.0, 0.4, 2.0])
 def test_its_mean_is_the_slope_of_the_expected_bound(beta: float) -> None:
     noise, mass = nodes(2)

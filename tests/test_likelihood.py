@@ -9,32 +9,7 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 from cvae import likelihood, mnist
 from cvae.model import CVAE
 from tests.conftest import generator, linear, prior_of
-
-PIXELS = 16
-
-
-def model(latent_dim: int = 2, *, prior: str = "standard") -> CVAE:
-    made = CVAE(
-        latent_dim=latent_dim,
-        hidden=(6,),
-        prior=prior,
-        shape=(1, PIXELS),
-        generator=generator(),
-    )
-    with torch.no_grad():
-        for part in made.parameters():
-            part.mul_(2)
-        if made.prior_table is not None:
-            made.prior_table.normal_(0, 0.5, generator=generator(1))
-    return made
-
-
-def images(count: int, *, grey: bool = False) -> mnist.Images:
-    random = generator(2)
-    x = torch.randint(256, (count, PIXELS), generator=random, dtype=torch.uint8)
-    if not grey:
-        x = (x > 127).to(torch.uint8) * 255
-    return mnist.Images(x, torch.randint(10, (count,), generator=random))
+from tests.evaluation.made import PIXELS, images, model
 
 
 def exact(made: CVAE, data: mnist.Images) -> Tensor:
@@ -60,7 +35,7 @@ def test_the_bound_is_a_plain_recomputation_image_by_image(
     prior: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(likelihood, "CHUNK", 60)
-    made, data, random = model(prior=prior), images(130), generator(7)
+    made, data, random = model(2, prior=prior), images(130), generator(7)
     noise = torch.cat([torch.randn(3, n, 2, generator=random) for n in (60, 60, 10)], 1)
     recons, kls, bounds, means = [], [], [], []
     for i, x in enumerate(data.images / 255):
@@ -89,7 +64,7 @@ def test_the_bound_is_a_plain_recomputation_image_by_image(
 
 def test_only_the_encoders_input_is_corrupted() -> None:
     data = images(50, grey=True)
-    ((x, target, _),) = likelihood.chunks(model(), data, generator(), corrupt=0.5)
+    ((x, target, _),) = likelihood.chunks(model(2), data, generator(), corrupt=0.5)
     assert torch.equal(target, data.images / 255)
     share = float((x != target).double().mean())
     assert 0.4 < share < 0.6

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -125,41 +124,6 @@ def test_make_takes_every_command_that_the_documents_offer() -> None:
 
 
 # -- which Python ----------------------------------------------------------------------
-
-OLD = "import sys; sys.version_info = (3, 10, 13)"
-BARE = "import sys; sys.modules['ensurepip'] = None"  # as Debian's without python3-venv
-
-
-@pytest.mark.parametrize(
-    ("before", "words"),
-    [
-        (OLD, "python3 is Python 3.10: 3.11 or newer is needed; install it"),
-        (BARE, "python3 has no venv: install it, on Debian and Ubuntu with apt"),
-        (None, "there is no python3: install Python 3.11 or newer, with venv"),
-    ],
-)
-def test_a_python_that_cannot_set_up_is_named_before_anything_is_made(
-    before: str | None, words: str, tmp_path: Path
-) -> None:
-    folder, bin = tmp_path / "a clone", tmp_path / "bin"
-    shutil.copytree(children.ROOT / "cvae" / "cli", folder / "cvae" / "cli")
-    for name in ("Makefile", "requirements.txt", "cvae/__init__.py"):
-        shutil.copy(children.ROOT / name, folder / name)
-    bin.mkdir()
-    if before:
-        rest = "import runpy; sys.argv.pop(0); runpy.run_path(sys.argv[0], None, m)"
-        (bin / "python3").write_text(
-            f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\n'
-            f'exec {sys.executable} -c "{before}; m = \'__main__\'; {rest}" "$@"\n'
-        )
-        (bin / "python3").chmod(0o755)
-    program = shutil.which("make") or "make"
-    env = children.environment(PATH=str(bin))
-    done = children.run([program, "list"], cwd=folder, limit=60, env=env)
-    assert done.returncode == 2
-    assert words in done.stderr.splitlines()[0]
-    assert "Traceback" not in done.stderr
-    assert not (folder / ".venv").exists()
 
 
 def test_a_package_that_the_users_python_lacks_is_named(tmp_path: Path) -> None:

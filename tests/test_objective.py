@@ -14,11 +14,6 @@ from cvae import likelihood
 from cvae.model import CVAE
 from cvae.objective import bernoulli_nll, log_mean_exp, terms
 from cvae.optimizer import beta_at
-from cvae.priors import (
-    gaussian_kl,
-    gaussian_kl_per_dim,
-    gaussian_log_density,
-)
 from tests.conftest import generator, prior_of
 
 EXTREME = [0.0, 1e-6, -1e-6, 1.0, -1.0, 17.0, -17.0, 50.0, -50.0, 88.0, -88.0, -1e4]
@@ -65,26 +60,6 @@ def test_nll_and_its_slope_are_cross_entropy_at_any_logit(
 
 
 # -- kl and densities ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("learned", [False, True])
-def test_kl_is_the_closed_form_of_torch_distributions(learned: bool) -> None:
-    q = draw(7, 5, scale=2), draw(7, 5, seed=1)
-    p = (draw(7, 5, seed=2), draw(7, 5, seed=3)) if learned else None
-    standard = torch.zeros(7, 5).double(), torch.zeros(7, 5).double()
-    wanted = kl_divergence(normal(*q), normal(*(p or standard)))
-    torch.testing.assert_close(gaussian_kl_per_dim(q, p), wanted)
-    torch.testing.assert_close(gaussian_kl(q, p), wanted.sum(-1))
-    assert (gaussian_kl_per_dim(q, p) >= 0).all()
-
-
-@pytest.mark.parametrize("learned", [False, True])
-def test_log_density_is_that_of_a_normal(learned: bool) -> None:
-    z = draw(3, 7, 5, scale=3)
-    p = (draw(7, 5), draw(7, 5, seed=1)) if learned else None
-    zeros = torch.zeros(7, 5).double()
-    wanted = normal(*(p or (zeros, zeros))).log_prob(z).sum(-1)
-    torch.testing.assert_close(gaussian_log_density(z, p), wanted)
 
 
 def test_log_mean_exp_stands_extremes() -> None:

@@ -1,7 +1,5 @@
 """docs/explorer.png: the page in docs, a digit drawn on it, as README shows it.
 
-It also prints how soon the page shows its first digit and how fast it draws.
-
 python -m tests.analysis.explorer_picture
 """
 
@@ -47,32 +45,10 @@ def write(page: Page, out: Path) -> None:
     write_atomic(out, file.getvalue())
 
 
-SPEED = """async () => {
-  const first = performance.getEntriesByName("first digit")[0].startTime;
-  await explorer.quadrature.prepare();
-  document.getElementById("walk").click();
-  const [start, before] = [performance.now(), explorer.frames];
-  await new Promise((done) => setTimeout(done, 3000));
-  const second = 1000 * (explorer.frames - before) / (performance.now() - start);
-  document.getElementById("reset").click();
-  const begin = performance.now();
-  for (let k = 0; k < 200; k++) {
-    explorer.state.u.set([Math.sin(k), Math.cos(k)]);
-    frame(performance.now());
-  }
-  return [first, second, (performance.now() - begin) / 200];
-}"""
-
-
 def main() -> None:
     with launched() as browser:
         page = browser.new_page(viewport={"width": WIDTH, "height": 2000})
         page.goto(Path("docs/explorer.html").resolve().as_uri())
-        page.evaluate("() => explorer.ready")
-        first, second, frame = page.evaluate(SPEED)
-        print(f"first digit after {first:.0f} ms; {second:.0f} frames a second while")
-        print(f"it walks; {frame:.1f} ms of script a frame")
-        page.reload()
         page.evaluate("() => explorer.ready")
         write(page, Path("docs/explorer.png"))
 

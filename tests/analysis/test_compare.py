@@ -104,28 +104,6 @@ def test_the_best_is_chosen_on_validation_and_reported_on_test(tmp_path: Path) -
     assert any("chosen on val/neg_elbo, reported on test" in n for n in result.notes)
 
 
-def test_bound_beta_and_fidelity_are_one_plane(tmp_path: Path) -> None:
-    for prior, fidelity in (("standard", 0.3), ("mixture", 0.9)):
-        for beta in (4.0, 0.5):
-            for seed in range(2):
-                fields: dict[str, Any] = {"objective__beta": beta}
-                fields |= {"training__seed": seed, "model__prior": prior}
-                folder = made_run(tmp_path, 100 + beta + seed, **fields)
-                share = fidelity + beta / 100 + seed / 1000
-                rewrite(folder, "test/label_fidelity", str(share))
-                rewrite(folder, "test/judge_accuracy", "0.9948")
-    plate = planes.control(compare.compare(load_runs(runs=tmp_path)).comparison)
-    assert plate is not None
-    assert isinstance(plate.figure, Figure)
-    (axes,) = plate.figure.axes
-    assert "test/neg_elbo (nats per image)" in axes.get_xlabel()
-    assert "test/label_fidelity" in axes.get_ylabel()
-    bars: Any = axes.containers[0]
-    line, *_ = bars.lines
-    assert line.get_xdata() == pytest.approx([101.0, 104.5])  # means, in the order of β
-    assert line.get_ydata() == pytest.approx([0.9055, 0.9405])
-
-
 def test_the_same_spec_run_twice_is_one_observation(tmp_path: Path) -> None:
     sweep(tmp_path, 1)
     again = made_run(tmp_path, 90.0, objective__beta=1.0)

@@ -23,7 +23,6 @@ from cvae.loading.loaded import LoadedRun, load_run
 from cvae.mixture import Mixture
 from cvae.model import CVAE
 from cvae.priors import Prior
-from tests import children
 from tests.conftest import generator, untrained_run
 
 MOST = 3_000_000  # bytes of the default network's page, a plain twin beside it
@@ -183,8 +182,3 @@ def test_a_run_of_the_wrong_kind_is_refused(
     }
     with pytest.raises(UsageError, match=words):
         explorer.page(kinds[asked["run"]], kinds.get(asked.get("against", "")))
-
-
-def test_the_explorer_imports_no_trainer() -> None:
-    code = "import sys, analysis.explorer\nassert 'cvae.training' not in sys.modules"
-    assert children.python("-c", code).returncode == 0

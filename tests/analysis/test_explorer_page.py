@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from analysis import explorer
@@ -319,97 +316,3 @@ def test_a_drawn_digit_is_centred_as_mnist_is_and_recognised(
         assert found["middle"] == pytest.approx([14, 14], abs=0.51)
         assert found["rows"] == pytest.approx(20, abs=1)
         assert found["label"] == digit
-
-
-LOOKED = """async count => { await new Promise(done => { const wait = () =>
-  explorer.names.length === count ? done() : setTimeout(wait, 20); wait(); });
-  return Array.from(explorer.looked.x); }"""
-FILE = """([name, text]) => { const files = new DataTransfer();
-  const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
-  files.items.add(new File([bytes], name)); return files; }"""
-
-
-def png(grey: Array) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(grey.clip(0, 255).round().astype(np.uint8)).save(file, "PNG")
-    return file.getvalue()
-
-
-def test_a_digit_in_a_file_is_centred_as_mnist_is(
-    published: tuple[LoadedRun, Path], opened: Page
-) -> None:
-    """An image of MNIST is itself; a photograph of it, on uneven paper, nearly so."""
-    run, file = published
-    show(opened, file)
-    known: Array = load_data(run.spec, run.folder).test.images.view(-1, 28, 28).numpy()
-    count = len(images(run))
-    noise = np.random.default_rng(0).normal(0, 3, (400, 500))
-    for k in (0, 1, 2, 18):
-        digit = known[k].astype(np.float64)
-        paper = 225 + noise + np.linspace(-8, 8, 500)
-        paper[40:320, 180:460] -= 0.7 * np.kron(digit, np.ones((10, 10)))
-        for grey, allowed in ((digit, 0.5), (255 - digit, 0.5), (paper, 8.0)):
-            data = {"name": "a.png", "mimeType": "image/png", "buffer": png(grey)}
-            opened.set_input_files("#file", [data])
-            count += 1
-            seen = 255 * np.array(opened.evaluate(LOOKED, count)).reshape(28, 28)
-            assert np.abs(seen - digit).mean() < allowed
-            if allowed < 1:
-                assert np.abs(seen - digit).max() < 3  # ink that is not quite 255
-
-
-def test_a_dropped_file_is_an_end_of_the_way(
-    small: tuple[LoadedRun, Path], opened: Page
-) -> None:
-    run, file = small
-    show(opened, file)
-    page = opened
-    seven = load_data(run.spec, run.folder).test.images[7].view(28, 28).double().numpy()
-    blank = png(np.full((9, 9), 255.0))
-    cannot = "This browser cannot read no.heic. It reads PNG, JPEG, GIF and WebP."
-    empty = "No digit is seen in blank.png."
-    for name, data, words in (
-        ("no.heic", b"text", cannot),
-        ("blank.png", blank, empty),
-    ):
-        text = base64.b64encode(data).decode()
-        given = page.evaluate_handle(FILE, [name, text])
-        page.dispatch_event("body", "drop", {"dataTransfer": given})
-        page.get_by_text(words, exact=True).wait_for()
-    given = page.evaluate_handle(
-        FILE, ["mine.png", base64.b64encode(png(seven)).decode()]
-    )
-    page.dispatch_event("#end-a", "drop", {"dataTransfer": given})
-    page.evaluate(LOOKED, len(images(run)) + 1)
-    assert str(page.locator("#end-a").get_attribute("aria-label")).startswith(
-        "Place A: mine.png, read as a "
-    )
-
-
-PAD = """async steps => { const pad = document.getElementById("pad");
-  const box = pad.getBoundingClientRect();
-  pad.setPointerCapture = () => {};
-  for (const [kind, pointerId, x, y] of steps) {
-    if (kind === "clear") document.getElementById("clear").click();
-    else pad.dispatchEvent(new PointerEvent(kind, { pointerId, bubbles: true,
-      clientX: box.left + x * box.width, clientY: box.top + y * box.height }));
-  }
-  return [explorer.looked.x !== null, explorer.looked.run]; }"""
-
-
-def test_the_pad_takes_one_stroke_of_one_pointer_at_a_time(
-    small: tuple[LoadedRun, Path], opened: Page
-) -> None:
-    show(opened, small[1])
-    _, before = opened.evaluate(PAD, [["pointerup", 1, 0.5, 0.5]])
-    assert opened.evaluate(PAD, [["pointerup", 1, 0.5, 0.5]]) == [False, before]
-    down = [["pointerdown", 1, 0.1, 0.1], ["pointermove", 1, 0.9, 0.1]]
-    alone = [*down, ["pointerup", 1, 0.9, 0.1]]
-    opened.evaluate(PAD, alone)
-    drawn = opened.evaluate("() => Array.from(explorer.looked.x)")
-    second = [["pointerdown", 2, 0.9, 0.9], ["pointermove", 2, 0.5, 0.9]]
-    both = [["clear", 0, 0, 0], *down, *second, ["pointerup", 2, 0.5, 0.9], alone[-1]]
-    opened.evaluate(PAD, both)
-    assert opened.evaluate("() => Array.from(explorer.looked.x)") == drawn
-    cleared = [*down, ["clear", 0, 0, 0], ["pointermove", 1, 0.5, 0.5], alone[-1]]
-    assert opened.evaluate(PAD, cleared)[0] is False  # and nothing is thrown

@@ -251,37 +251,3 @@ def test_readmes_table_has_bound_nll_control_and_the_published_number(
     assert ["`seed_notebook`", "4.55", "–", *shares] in cells(
         readme_tables.details(some)
     )
-
-
-def test_each_best_row_has_what_is_published_and_what_differs(
-    there: Needed, everything: Path, tmp_path: Path
-) -> None:
-    some = Needed(tmp_path, there.overrides)
-    for seed in (0, 1):
-        again = (*there.overrides, f"training.seed={seed}")
-        pretend(load_spec(some.path("best_mlp"), again), tmp_path, weights=False)
-    for seed, found in enumerate(some.over_seeds("best_mlp")):
-        line = {"epoch": 9, "step": 9, "time": 9, "seconds": {}}
-        found.append(line | {"metrics": {"test/nll_is5000": 78.0 + seed}})
-    head, same, two, mlp, *_ = cells(readme_tables.best(some))
-    assert len(head) <= readme_tables.MOST
-    assert same[3:5] == two[3:5] == ["–", "–"]
-    assert mlp[2] == "80.78 [3], k = 50"
-    assert mlp[3:5] == ["78.50 ± 0.71 (K = 5,000)", "−2.28"]
-    assert all(row[5] for row in (two, mlp))
-
-
-def test_no_table_of_results_has_more_than_seven_columns(everything: Path) -> None:
-    """A sweep with more metrics has several tables; each names what was swept."""
-    page = (everything / "results.md").read_text()
-    for line in page.splitlines():
-        assert not line.startswith("|") or line.count(" | ") < readme_tables.MOST
-    part = page.partition("### latent_beta\n")[2].partition("\n### ")[0]
-    first, *_ = [t for t in part.split("\n\n") if t.startswith("|")]
-    head, *rows = cells(first)
-    swept = ["model.latent_dim", "objective.beta"]
-    bound = [f"test/{key}" for key in ("neg_elbo", "recon", "kl", "active_units")]
-    assert head == [*swept, "n", *bound]
-    # latent 20, β = 2: 140 and the seeds 0, 1 and 2
-    (row,) = [row for row in rows if row[:2] == ["20", "2"]]
-    assert row[2:4] == ["3", "141.00 ± 1.00"]

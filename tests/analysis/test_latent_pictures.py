@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from scipy.special import expit
 from scipy.stats import norm
 
-from analysis.drawing import latent_pictures, style
+from analysis.drawing import latent_pictures
 from cvae.grids import GAP, Picture
 from cvae.loading.loaded import LoadedRun
 from tests.conftest import linear, untrained_run
@@ -60,20 +58,3 @@ def test_a_plane_has_the_first_axis_to_the_right_and_the_second_upwards(
             assert pixel(picture, row, column, 1) == lit(at[count - 1 - row])
             digits = [pixel(picture, row, column, 100 + y) for y in range(10)]
             assert digits == [255 * (y == 3) for y in range(10)]
-
-
-def dots(drawn: Figure) -> Picture:
-    """The figure as (height, width, 3) bytes."""
-    canvas = FigureCanvasAgg(drawn)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
-
-
-def test_points_stand_at_their_place_in_the_colour_of_their_digit() -> None:
-    points = np.array([[x, y] for y in (-2.5, 2.5) for x in (-3, -1.5, 0.5, 1.5, 3)])
-    drawn = latent_pictures.scatter(points, np.arange(10), ["z1", "z2"], "ten")
-    seen = dots(drawn)
-    (axes,) = drawn.axes
-    for digit, (x, y) in enumerate(axes.transData.transform(points)):
-        colour = seen[seen.shape[0] - 1 - int(y), int(x)]
-        assert "#{:02x}{:02x}{:02x}".format(*colour) == style.DIGITS[digit]

@@ -39,15 +39,6 @@ def test_frechet_is_the_closed_form_of_two_gaussians() -> None:
     assert features.frechet(*sets[::-1]) == pytest.approx(float(wanted), rel=1e-6)
 
 
-def test_two_samples_of_one_distribution_have_the_figures_that_are_expected(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(control, "CHUNK", 300)
-    found = features.overlap(points(2000), points(2000, seed=1))
-    assert float(found.density.mean()) == pytest.approx(1, abs=0.05)
-    assert float(found.coverage.mean()) == pytest.approx(1 - 2**-5, abs=0.015)
-
-
 def test_the_overlap_is_a_plain_recomputation_point_by_point(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

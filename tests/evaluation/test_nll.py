@@ -66,20 +66,6 @@ def test_effective_samples_are_all_of_equal_weights_and_one_of_a_single() -> Non
     torch.testing.assert_close(found, torch.tensor([20.0, 1.0, 10.0]).double())
 
 
-def test_passes_of_a_large_k_hold_few_images_and_change_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    made, data = model(), images(30)
-    whole = nll(made, data, request(3000))
-    monkeypatch.setattr(likelihood, "DRAWS", 3000 * 7)
-    assert [len(part) for part in likelihood.passes(data, 3000)] == [7, 7, 7, 7, 2]
-    assert len(likelihood.passes(data, 10**6)) == 30
-    parts = nll(made, data, request(3000))
-    assert parts.figures["nll_is3000"] == pytest.approx(
-        whole.figures["nll_is3000"], abs=0.02
-    )
-
-
 def test_nll_of_x_is_the_sum_over_the_labels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -133,14 +133,6 @@ def test_the_gradient_by_hand_is_autograds(
         assert steps.agrees(steps.analytic, model, tiny.train, wanted)
 
 
-def test_training_by_hand_is_training_by_autograd(tiny: mnist.MNIST) -> None:
-    (_, records), (_, wanted) = (
-        trained(tiny, way) for way in (steps.analytic, autograd)
-    )
-    for found, other in zip(records, wanted, strict=True):
-        assert found == pytest.approx(other, rel=1e-4)
-
-
 def test_the_gradient_by_hand_says_what_it_is_written_for() -> None:
     covers = AnalyticGradient.covers
     assert not covers(network(), samples=2)

@@ -10,7 +10,6 @@ import torch
 
 from cvae.errors import CheckpointError
 from cvae.run.checkpoint import load, previous_of, save
-from cvae.run.files import write_atomic
 
 TENSORS = {
     "model.weight": torch.arange(6.0).view(2, 3),
@@ -76,24 +75,6 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
     assert not victim.exists()
     torch.load(path, weights_only=False)
     assert victim.exists()  # a pickle that is loaded as one does run
-
-
-@pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_the_old_file_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
-) -> None:
-    path = tmp_path / "file"
-    write_atomic(path, b"old")
-
-    def full(*arguments: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    owner = os if failing == "fsync" else Path
-    monkeypatch.setattr(owner, failing, full)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert names(tmp_path) == ["file"]
 
 
 def test_a_sound_checkpoint_is_there_whenever_a_save_is_interrupted(

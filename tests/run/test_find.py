@@ -75,17 +75,6 @@ def test_a_sweep_is_found_with_either_spelling(tmp_path: Path) -> None:
         assert find_sweep(name, tmp_path) == name
 
 
-def test_an_unfinished_run_is_named_with_the_command_that_goes_on_with_it(
-    tmp_path: Path,
-) -> None:
-    with pytest.raises(RunNotFound, match="make experiment CONFIG="):
-        find_run(runs=tmp_path)
-    made_run(tmp_path, 100.0, name="one", status="KILLED")
-    for one in ("one", None):
-        with pytest.raises(RunNotFound, match="make experiment CONFIG="):
-            find_run(one, runs=tmp_path)
-
-
 def test_a_mistyped_name_gets_the_nearest_one(tmp_path: Path) -> None:
     made_run(tmp_path, 100.0, name="quickstart")
     with pytest.raises(RunNotFound, match="did you mean 'quickstart'"):

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
-import re
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +11,7 @@ import pytest
 import torch
 
 import cvae
-from cvae import __main__, mnist
-from cvae.cli.exits import guarded
-from cvae.evaluation import estimator, metrics
-from cvae.evaluation.estimator import Measured, Request
 from cvae.loading.loaded import LoadedRun, load_run
-from cvae.model import CVAE
 from cvae.run import evaluation, runner
 from tests.conftest import data_set, spec, write
 
@@ -83,66 +74,3 @@ def test_a_spec_names_parts_that_its_run_does_at_the_end(tmp_path: Path) -> None
     assert {"test/nll_is3", "test/nll_is3_se", "test/neg_elbo"} <= metrics.keys()
     assert evaluation.load_parts(run.folder.path / "evaluation").keys() == {"nll"}
     assert run.folder.status == "FINISHED"
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "said"),
-    [
-        ("plain --what labels", 2, "is unconditional: it has no labels to evaluate"),
-        ("run --what nll --importance-samples 0", 2, "K=0: nll needs at least one"),
-        ("run --what nll,gapes", 2, "no such part; .*did you mean gaps"),
-        ("changed --what latents", 3, "now holds data of digest"),
-    ],
-)
-def test_the_command_says_what_is_wrong_in_a_line_and_writes_nothing(
-    words: str,
-    code: int,
-    said: str,
-    wrong: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    before = {path: path.stat().st_mtime_ns for path in wrong.rglob("*")}
-    name, *rest = words.split()
-    where = ["--runs", str(wrong / "runs"), "--run", name]
-    assert __main__.main(["evaluate", *where, *rest]) == code
-    (line,) = [record.getMessage() for record in caplog.records if record.levelno >= 40]
-    assert re.search(said, line)
-    assert "\n" not in line
-    after = {path: path.stat().st_mtime_ns for path in wrong.rglob("*")}
-    assert after == before
-
-
-@pytest.fixture(scope="module")
-def wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of one network, each with something that cannot be evaluated."""
-    root = tmp_path_factory.mktemp("wrong")
-    write(root / "changed", data_set(100, 50))
-    trained(root, name="run")
-    trained(root, name="plain", model__conditional=False)
-    trained(root, name="changed", data__root=str(root / "changed"))
-    write(root / "changed", data_set(100, 40))
-    return root
-
-
-def test_an_interrupt_says_which_parts_are_kept(
-    once: LoadedRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def slow(model: CVAE, images: mnist.Images, request: Request) -> Measured:
-        raise KeyboardInterrupt
-
-    def quick(model: CVAE, images: mnist.Images, request: Request) -> Measured:
-        return Measured({"quick": 1.0})
-
-    for name, function in (("quick", quick), ("slow", slow)):
-        module = types.ModuleType(f"cvae.evaluation.{name}")
-        setattr(module, name, function)
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    table = {name: metrics.Estimator(name, name) for name in ("quick", "slow")}
-    monkeypatch.setattr(metrics, "ESTIMATORS", table)
-    monkeypatch.setattr(estimator, "ESTIMATORS", table)
-    monkeypatch.setattr(evaluation, "ESTIMATORS", table)
-    code = guarded(lambda: print(cvae.evaluate(once, what="all", **K)))
-    assert code == 130
-    assert "interrupted in slow; kept: quick" in caplog.text
-    assert once.folder.metrics["test/quick"] == 1.0
-    assert json.loads((once.folder.path / "evaluation" / "quick.json").read_text())

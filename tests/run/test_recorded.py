@@ -237,21 +237,6 @@ def test_training_figures_are_means_over_the_training_images(
         assert found.keys() - wanted.keys() == {"learning_rate", "beta"}
 
 
-def test_beta_and_learning_rate_are_those_of_the_epochs_last_step(
-    recorded: tuple[RunFolder, float],
-) -> None:
-    folder, peak = recorded
-    total = EPOCHS * STEPS
-    for epoch, record in enumerate(folder.records()[:EPOCHS], 1):
-        last = epoch * STEPS - 1
-        beta = min(1.0, last / (WARMUP * STEPS)) * BETA
-        turn = 0.15 * total
-        rate = peak * (total - last) / (total - turn)  # each last step is past the turn
-        assert (record["epoch"], record["step"]) == (epoch, last + 1)
-        assert record["metrics"]["train/beta"] == pytest.approx(beta, rel=1e-6)
-        assert record["metrics"]["train/learning_rate"] == pytest.approx(rate, rel=1e-6)
-
-
 def test_control_is_that_of_the_split_with_the_same_noise_for_every_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,23 +21,11 @@ from cvae.spec.document import (
     load_resolved,
     load_spec,
     parse,
-    read_document,
     validate,
 )
 from cvae.spec.fields import Spec
 from cvae.spec.identity import BEFORE, NAME, differences, flatten
 from tests.conftest import spec
-
-VALID = """\
-# Question: does it parse?
-# Command: make experiment
-name: valid   # a comment
-model: {latent_dim: 8, hidden: [512, 256]}
-objective:
-  beta: 4.0
-training: {learning_rate: 1e-3, adam_betas: [0.9, 0.999]}
-tracking: {experiment: "quoted \\u03b2"}
-"""
 
 
 def read(text: str, *overrides: str) -> Spec:
@@ -70,21 +58,6 @@ def test_scalars_follow_yaml_1_2() -> None:
             assert kind is not str or found == text.strip("'\"")
     numbers = parse("[010, 0o10, 0xff, 1e-3, -.INF]", "f.yaml").tree
     assert numbers == [10, 8, 255, 0.001, float("-inf")]
-
-
-def test_a_valid_file_gives_its_spec_and_its_header(tmp_path: Path) -> None:
-    path = tmp_path / "valid.yaml"
-    path.write_text(VALID)
-    assert differences(load_spec(path)) == {
-        "name": "valid",
-        "model.latent_dim": 8,
-        "objective.beta": 4.0,
-        "training.learning_rate": 1e-3,
-        "training.adam_betas": [0.9, 0.999],
-        "tracking.experiment": "quoted β",
-    }
-    header = read_document(path).header
-    assert header == "Question: does it parse?\nCommand: make experiment"
 
 
 # -- the usual mistakes, each with its line, what was found and what is near -----------

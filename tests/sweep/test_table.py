@@ -5,40 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from cvae.run.folder import RunFolder
 from cvae.spec.variants import Plan, read_plan
 from cvae.sweep import table
-from tests.conftest import data_set, idx, write
+from tests.conftest import data_set, write
 
 HIDDEN, LATENT, CLASSES = 8, 2, 10
-
-
-def plan_on(folder: Path, root: Path) -> Plan:
-    path = folder / "small.yaml"
-    path.write_text(
-        f"name: small\ndata: {{root: {root}}}\nmodel: {{hidden: [{HIDDEN}]}}\n"
-        "sweep: {seeds: 2}\n"
-    )
-    return read_plan(path)
-
-
-def weights(pixels: int) -> int:
-    """Those of one hidden layer in encoder and decoder, counted by hand."""
-    encoder = (pixels + CLASSES + 1) * HIDDEN + 2 * (HIDDEN + 1) * LATENT
-    return encoder + (LATENT + CLASSES + 1) * HIDDEN + (HIDDEN + 1) * pixels
-
-
-def test_parameters_are_counted_for_the_size_of_the_images(tmp_path: Path) -> None:
-    images = {
-        f"{split}-images-idx3-ubyte": idx(np.zeros((count, 4, 5), np.uint8))
-        for split, count in (("train", 300), ("t10k", 100))
-    }
-    plan = plan_on(tmp_path, write(tmp_path / "data", data_set() | images))
-    expected = weights(4 * 5)
-    assert [row["parameters"] for row in table.rows(plan, tmp_path)] == [expected] * 2
 
 
 def made(folder: Path, root: Path, finals: Sequence[dict[str, float] | None]) -> Plan:

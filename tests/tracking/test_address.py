@@ -11,7 +11,7 @@ import pytest
 
 from cvae.errors import TrackingError
 from cvae.run import runner, state
-from cvae.tracking.address import mlflow_command, redacted, sqlite_uri, tracking_uri
+from cvae.tracking.address import mlflow_command, redacted, tracking_uri
 from cvae.tracking.charts import RUNS_ONLY
 from cvae.tracking.publish import Tracker
 from cvae.tracking.store import Store
@@ -63,21 +63,6 @@ def test_a_tilde_in_the_address_is_the_home_folder(
 def shell(command: str, **extra: str) -> Done:
     """A command as a user types it, in a shell that knows nothing of this test."""
     return children.run(["/bin/sh", "-c", command], env=environment(**extra))
-
-
-def test_the_advice_for_a_deleted_experiment_works_as_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    uri = sqlite_uri(tmp_path / "other.db")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    store = Store(tmp_path)
-    id = store.experiment("tests")
-    store.client.delete_experiment(id)
-    with pytest.raises(TrackingError, match="restore") as caught:
-        store.experiment("tests")
-    done = shell(str(caught.value).splitlines()[-1], MLFLOW_TRACKING_URI=uri)
-    assert done.returncode == 0, done.stderr
-    assert store.experiment("tests") == id
 
 
 def test_the_advice_for_an_old_database_works_as_printed(

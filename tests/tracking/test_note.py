@@ -4,12 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from cvae.run.folder import RunFolder, SweepFolder
-from cvae.tracking.note import description, sweep_description
+from cvae.run.folder import RunFolder
+from cvae.tracking.note import description
 from tests.conftest import spec
 
-MLFLOW_REFUSES = 5000  # characters of a tag, the oldest that is promised
-LONG = "\n".join(f"line {n}: a long *abstract* of the question." for n in range(300))
 HEADER = """Question: is it so?
 Expected: test/neg_elbo ≤ 131 nats per image,
 ten clean digits
@@ -43,26 +41,3 @@ def test_a_changed_run_lists_its_changes_and_expects_nothing(
     note = description(folder)
     assert ("≤ 131" in note) == ("ten clean digits" in note) == expects
     assert ("Changed from the file: `model.latent_dim=8`" in note) == (not expects)
-
-
-def test_a_long_head_comment_leaves_room_for_figures_and_command(
-    folder: RunFolder,
-) -> None:
-    folder.append(
-        {"epoch": 1, "metrics": {"test/neg_elbo": 3.0, "test/recon": 2.0, "test/kl": 1}}
-    )
-    folder.update(header=LONG, command="make experiment CONFIG=x.yaml")
-    note = description(folder)
-    assert len(note) < MLFLOW_REFUSES
-    assert "| test/neg_elbo | 3.00 nats per image |" in note
-    assert note.endswith("Again: `make experiment CONFIG=x.yaml`")
-
-
-def test_a_long_table_of_a_sweep_leaves_room_for_the_command(tmp_path: Path) -> None:
-    folder = SweepFolder(tmp_path)
-    rows = [["objective.beta", "n", "test/neg_elbo"]]
-    rows += [[f"{beta / 7}", "3", "97.13 ± 0.12"] for beta in range(300)]
-    folder.update(header=LONG, command="make sweep", summary=rows)
-    note = sweep_description(folder)
-    assert len(note) < MLFLOW_REFUSES
-    assert note.endswith("Again: `make sweep`")
