@@ -159,6 +159,7 @@ def _forked_worker(process: Any) -> popen_fork.Popen:
     known = process._target
 
     def alone(*given: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         kept = {0, 1, 2, *(connection.fileno() for connection in given)}
         for number in set(range(3, 1024)) - kept:
             with contextlib.suppress(OSError):

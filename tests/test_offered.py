@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,7 @@ import pytest
 from cvae import mnist
 from cvae.cli import front
 from cvae.cli.table import SWITCHES
-from cvae.errors import Altered, DataError
-from cvae.run import published
-from cvae.run.files import digest
+from cvae.errors import DataError
 from tests import children
 from tests.conftest import data_set, write
 
@@ -80,20 +77,3 @@ def test_a_shipped_file_that_was_changed_comes_back_as_it_is_said(
     restored = children.run(["git", "checkout", "--", changed.name], cwd=root)
     assert restored.returncode == 0
     assert mnist.load_mnist(root).sha256 == sums
-
-
-def test_a_published_file_that_was_changed_comes_back_as_it_is_said(
-    tmp_path: Path,
-) -> None:
-    facts = {"format": 1, "read_by": "", "runs": {}}
-    facts |= {"files": {"a": digest(b"whole")}}
-    manifest = json.dumps(facts).encode()
-    repository(tmp_path / "results", {"a": b"whole", "manifest.json": manifest})
-    (tmp_path / "results" / "a").write_bytes(b"damaged")
-    results = published.Results(tmp_path / "results")
-    with pytest.raises(Altered, match="git checkout") as caught:
-        results.read("a")
-    (command,) = re.findall(r"git checkout -- \S+", str(caught.value))
-    done = children.run(["/bin/sh", "-c", command], cwd=tmp_path / "results")
-    assert done.returncode == 0, done.stderr
-    assert results.read("a") == b"whole"

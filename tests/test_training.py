@@ -21,13 +21,11 @@ from cvae.optimizer import SCHEDULES, cosine, one_cycle, schedule
 from cvae.optimizer import linear as linear_schedule
 from cvae.run.folder import RunFolder
 from cvae.run.state import (
-    STREAMS,
     State,
     assemble,
     hyperparameters,
     resume,
     save,
-    stream,
 )
 from cvae.spec.fields import Spec
 from cvae.training import Epoch
@@ -215,15 +213,6 @@ def test_ema_is_the_mean_of_the_weights_of_all_steps(
 
 
 # -- epochs ----------------------------------------------------------------------------
-
-
-def test_streams_are_not_shared() -> None:
-    firsts = {
-        float(torch.rand(1, generator=stream(seed, name), dtype=torch.float64))
-        for seed in range(20)
-        for name in (*STREAMS, "evaluate", "figures")
-    }
-    assert len(firsts) == 20 * (len(STREAMS) + 2)
 
 
 # -- divergence ------------------------------------------------------------------------

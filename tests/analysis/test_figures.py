@@ -15,7 +15,6 @@ from analysis import figures
 from analysis.comparing import readme_tables
 from analysis.drawing import plates, readme_figures
 from analysis.drawing.readme_figures import EXHIBITS
-from analysis.reading import needed
 from analysis.reading.needed import SEEDED, SWEEPS, Needed
 from cvae import mnist
 from cvae.evaluation.metrics import FIDELITY
@@ -185,30 +184,6 @@ def test_the_command_trains_what_it_lacks_and_then_nothing(
     assert {p.name: p.read_bytes() for p in (tmp_path / "docs").iterdir()} == before
     assert len(list((tmp_path / "runs").glob("*/run.json"))) == 1
     assert readme.read_text() == "nothing to fill"
-
-
-@pytest.mark.parametrize(
-    ("text", "only", "words"),
-    [
-        ("no markers", "results", "each once"),
-        (MARKERS, "digits,nothing", "'nothing': there is"),
-    ],
-)
-def test_a_mistake_is_said_before_anything_runs(
-    text: str,
-    only: str,
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(needed, "_command", lambda *words: pytest.fail(str(words)))
-    readme = tmp_path / "README.md"
-    readme.write_text(text)
-    arguments = ["--only", only, "--runs", str(tmp_path), "--readme", str(readme)]
-    assert figures.main(arguments) == 2
-    assert words in caplog.text
-    assert readme.read_text() == text
 
 
 def cells(table: str) -> list[list[str]]:

@@ -29,20 +29,6 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_there(tmp_path: Path) -> N
     assert "records.jsonl: missing" in found.unreadable[without.name]
 
 
-def test_published_runs_stand_in_where_there_are_none_of_ones_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    runs = load_runs(sweep="control")
-    assert len(runs.rows) == 36
-    assert runs.store is None
-    assert "using what is published" in caplog.text
-    with pytest.raises(RunNotFound, match=r"(?s)'none'.*results/: .*control"):
-        load_runs(sweep="none")
-    made_run(Path("runs"), 101.0)
-    assert [run.metrics["test/neg_elbo"] for run in load_runs().rows] == [101.0]
-
-
 @pytest.fixture
 def named(published: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The store, named as users name one."""

@@ -117,23 +117,6 @@ def test_one_setting_that_is_far_off_is_named_and_the_exit_code_is_1(
     assert capsys.readouterr().out.count("| no |") == 1
 
 
-def test_what_is_missing_is_trained_with_as_many_seeds_as_are_published(
-    own: Needed, shown: Needed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-
-    def stop(*command: str) -> None:
-        asked.extend(command)
-        raise SystemExit(4)
-
-    monkeypatch.setattr(needed, "_command", stop)
-    empty = Needed(tmp_path / "runs", own.overrides)
-    with pytest.raises(SystemExit):
-        reproduce.main(words(empty, shown, "seed_notebook"))
-    assert asked[:2] == ["sweep", "experiments/seed_notebook.yaml"]
-    assert "seeds=2" in asked[asked.index("--set") + 1].split()
-
-
 @pytest.mark.parametrize(
     ("published", "own", "within"),
     [

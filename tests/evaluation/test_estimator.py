@@ -12,17 +12,8 @@ from torch import Tensor
 from cvae import classifier, likelihood, mnist
 from cvae.evaluation import fidelity, gaps, latents, nll, samples
 from cvae.evaluation.estimator import Measured
-from cvae.evaluation.metrics import ESTIMATORS, metric
 from tests.conftest import generator
 from tests.evaluation.made import images, model, request
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_a_row_of_the_table_is_a_function_and_its_metrics_have_units(name: str) -> None:
-    assert callable(ESTIMATORS[name].load())
-    for each in ESTIMATORS[name].metrics:
-        known = metric(f"test/{each.name}_is5")
-        assert known.unit or known.share, each.name
 
 
 def test_an_interrupted_estimate_resumes_with_the_same_bits(tmp_path: Path) -> None:

@@ -121,22 +121,6 @@ def test_two_latents_that_go_together_have_the_total_correlation_of_a_coin() -> 
         assert figures["marginal_kl"] == pytest.approx(both, rel=1e-9)
 
 
-def test_the_passes_do_not_change_the_mixtures(monkeypatch: pytest.MonkeyPatch) -> None:
-    random = generator()
-    mu, logvar, z = (torch.randn(50, 3, generator=random).double() for _ in range(3))
-    y = torch.arange(50) % 4
-    monkeypatch.setattr(latents, "CHUNK", 7)
-    found = latents.aggregate(z, (mu, logvar), y)
-    each = torch.distributions.Normal(mu, torch.exp(logvar / 2))
-    logs = each.log_prob(z[:, None]).sum(-1)  # (N rows, N columns)
-    for i in range(50):
-        others = torch.arange(50) != i
-        alike = y == y[i]
-        for density, mask in zip(found, (others | True, others, alike), strict=True):
-            wanted = torch.logsumexp(logs[i, mask], 0) - math.log(int(mask.sum()))
-            assert float(density[i]) == pytest.approx(float(wanted), rel=1e-9)
-
-
 def test_labels_in_z_are_found_and_noise_is_named_by_chance() -> None:
     y = torch.arange(2000) % 10
     coded = torch.eye(10)[y] + 0.1 * torch.randn(2000, 10, generator=generator())

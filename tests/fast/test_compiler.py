@@ -96,7 +96,7 @@ def test_code_that_others_can_write_is_not_loaded(
     (built,) = cache.iterdir()
     planted = built if what == "file" else cache
     if whose == "open to others":
-        planted.chmod(0o777)
+        planted.chmod(0o775)
     else:  # only root could give it away
         real = Path.stat
 

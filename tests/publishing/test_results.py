@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -21,8 +23,12 @@ from cvae.publishing import verify as check
 from cvae.publishing.verify import verify
 from cvae.run import find, published, runner
 from cvae.run.files import digest
+from cvae.run.find import sweeps
 from cvae.run.folder import Origin, RunFolder, SweepFolder
+from cvae.spec.document import load_spec, split_overrides
 from cvae.spec.fields import Spec
+from cvae.spec.variants import read_plan
+from tests import children
 from tests.conftest import data_set, spec, write
 from tests.made import GIT, made_run
 
@@ -217,19 +223,6 @@ def test_samples_come_without_a_run_of_ones_own_and_say_from_which(
         torch.testing.assert_close(rounded[key], weight, rtol=2**-8, atol=1e-7)
 
 
-def test_runs_of_ones_own_come_first(
-    fresh: Path, runs: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    shutil.copytree(runs, "runs")
-    assert load_run("alone").folder.path.parent == Path("runs")
-    assert load_run().folder.path.parent == Path("runs")
-    assert caplog.text == ""
-    for path in Path("runs").glob("alone-*"):
-        RunFolder(path).update(status="KILLED")
-    with pytest.raises(RunUnfinished, match="not finished"):
-        load_run("alone")
-
-
 def test_an_evaluated_published_run_gets_its_figures_from_there(
     fresh: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -251,16 +244,6 @@ def test_an_evaluated_published_run_gets_its_figures_from_there(
     changed = [n for n, known in after.figures.items() if known != before.figures[n]]
     assert changed == [name]
     list(verify(fresh))
-
-    once_more = files(fresh)
-    assert __main__.main(words) == 0
-    assert files(fresh) == once_more
-    home = Path("reports") / name / "evaluation" / "latents.json"
-    home.write_text(home.read_text().replace('"weights": "', '"weights": "other'))
-    caplog.clear()
-    assert __main__.main(words) == 2
-    assert "no evaluation of its weights" in caplog.text
-    assert files(fresh) == once_more
 
 
 # -- verify ----------------------------------------------------------------------------
@@ -396,3 +379,42 @@ def test_a_manifest_that_cannot_be_used_is_said(
     assert words in caplog.text
     if text is not None:
         assert __main__.main(["list", "--runs", str(there)]) == 3
+
+
+RESULTS = published.at(published.RESULTS)
+assert RESULTS is not None
+RUNS = RESULTS.folders()
+SWEEPS = sweeps(published.RESULTS)
+SPECS = sorted((children.ROOT / "experiments").rglob("*.yaml"))
+
+
+def specs_of(info: dict[str, Any]) -> list[Any]:
+    """The specs that the command of a run or sweep trains now."""
+    words = shlex.split(info.get("command_now", info["command"]))
+    given = dict(word.split("=", 1) for word in words[2:])
+    path = children.ROOT / given["CONFIG"]
+    assert path.is_file(), f"{given['CONFIG']}: no such spec"
+    changes = split_overrides(given.get("SET", ""))
+    if words[1] == "experiment":
+        return [load_spec(path, changes)]
+    return [variant.spec for variant in read_plan(path, changes).variants]
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
+def test_the_command_of_a_published_run_trains_that_run(folder: Any) -> None:
+    assert folder.info["id"] in {spec.id for spec in specs_of(folder.info)}
+
+
+@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda sweep: sweep.name)
+def test_the_command_of_a_published_sweep_trains_its_runs(sweep: Any) -> None:
+    known = {run["id"] for run in sweep.info["runs"]}
+    assert known <= {spec.id for spec in specs_of(sweep.info)}
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_every_spec_is_published_or_says_that_it_is_not(path: Path) -> None:
+    dashed = path.stem.replace("_", "-")
+    shown = {sweep.name for sweep in SWEEPS} | {
+        run.name.rpartition("-")[0] for run in RUNS
+    }
+    assert dashed in shown or "not in results/" in path.read_text()

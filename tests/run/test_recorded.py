@@ -28,7 +28,7 @@ TRAIN, HELD_BACK, TEST, BATCH, EPOCHS, SEED = 250, 50, 100, 64, 3, 11
 STEPS = 4  # an epoch: 250 images by 64
 BETA, WARMUP, CORRUPT = 0.5, 2, 0.2
 K, NLL_K, LABEL_K = 2, 5, 3
-LATENT, FROZEN, LABEL_SCALE = 3, 1e-30, 4
+LATENT, FROZEN, LABEL_SCALE, EDGE = 3, 1e-30, 4, 0.005
 Figures = dict[str, float]
 
 
@@ -235,6 +235,24 @@ def test_training_figures_are_means_over_the_training_images(
         if rate == FROZEN:
             assert {key: found[key] for key in wanted} == close(wanted)
         assert found.keys() - wanted.keys() == {"learning_rate", "beta"}
+    if rate == FROZEN:  # as it began: drawing the mean of the training images
+        mean = part.x.mean(0).clamp(EDGE, 1 - EDGE)
+        torch.testing.assert_close(oracle.w["decoder.2.bias"], torch.logit(mean))
+
+
+def test_beta_and_learning_rate_are_those_of_the_epochs_last_step(
+    recorded: tuple[RunFolder, float],
+) -> None:
+    folder, peak = recorded
+    total = EPOCHS * STEPS
+    for epoch, record in enumerate(folder.records()[:EPOCHS], 1):
+        last = epoch * STEPS - 1
+        beta = min(1.0, last / (WARMUP * STEPS)) * BETA
+        turn = 0.15 * total
+        rate = peak * (total - last) / (total - turn)  # each last step is past the turn
+        assert (record["epoch"], record["step"]) == (epoch, last + 1)
+        assert record["metrics"]["train/beta"] == pytest.approx(beta, rel=1e-6)
+        assert record["metrics"]["train/learning_rate"] == pytest.approx(rate, rel=1e-6)
 
 
 def test_control_is_that_of_the_split_with_the_same_noise_for_every_run(

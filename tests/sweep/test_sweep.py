@@ -14,12 +14,14 @@ from mlflow import MlflowClient
 
 from cvae.run import runner
 from cvae.run.find import folders
-from cvae.run.folder import RunFolder, SweepFolder
+from cvae.run.folder import Origin, RunFolder, SweepFolder
 from cvae.spec.variants import Plan, read_plan
+from cvae.sweep import threads
+from cvae.sweep.worker import Ended, Job
 from cvae.tracking import charts
 from tests import children
 from tests.children import Child, Done, until
-from tests.conftest import data_set, write
+from tests.conftest import data_set, spec, write
 from tests.test_commands import cvae, start
 
 TEXT = """# Question: does it work?
@@ -231,7 +233,7 @@ def test_killed_interrupted_and_crippled_it_ends_with_the_same_runs(
     os.killpg(second.pid, signal.SIGINT)  # Ctrl-C reaches the whole group
     _, errors = second.communicate()
     assert second.returncode == 130
-    assert "Traceback" not in errors
+    assert "Traceback" not in errors, errors
     assert all(map(gone, lost))
     assert SweepFolder(runs / "sweeps" / "many").info["status"] == "KILLED"
 
@@ -243,3 +245,24 @@ def test_killed_interrupted_and_crippled_it_ends_with_the_same_runs(
     alone = runner.run(spec, runs=tmp_path / "alone", offline=True)
     swept = RunFolder(runs / alone.name)
     assert swept.weights.read_bytes() == alone.weights.read_bytes()
+
+
+def test_each_run_is_the_one_its_spec_alone_makes(tmp_path: Path) -> None:
+    root = str(write(tmp_path / "data", data_set()))
+    options = {"data__root": root, "data__validation_images": 0, "model__hidden": [8]}
+    options |= {"training__epochs": 3, "training__batch_size": 32}
+    specs = [
+        spec(**options, model__activation=activation, model__prior=prior)
+        for activation, prior in (("relu", "standard"), ("gelu", "flow"))
+    ]
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    jobs = [
+        Job(number, str(number), made, Origin(), together, threads=1)
+        for number, made in enumerate(specs)
+    ]
+    ends = [each for each in threads.run_jobs(jobs, 2) if isinstance(each, Ended)]
+    assert [end.status for end in ends] == ["FINISHED"] * 2
+    for made in specs:
+        folder = runner.run(made, runs=alone, offline=True)
+        there = RunFolder(together / folder.name)
+        assert there.read_weights() == folder.read_weights()

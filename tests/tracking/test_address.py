@@ -11,7 +11,7 @@ import pytest
 
 from cvae.errors import TrackingError
 from cvae.run import runner, state
-from cvae.tracking.address import mlflow_command, redacted, tracking_uri
+from cvae.tracking.address import mlflow_command, redacted
 from cvae.tracking.charts import RUNS_ONLY
 from cvae.tracking.publish import Tracker
 from cvae.tracking.store import Store
@@ -50,14 +50,6 @@ def test_a_password_of_the_environment_is_redacted_wherever_it_stands(
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token-of-mine")
     shown = redacted("refused: s3cret-Pass@word, token-of-mine")
     assert shown == "refused: ***, ***"
-
-
-def test_a_tilde_in_the_address_is_the_home_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///~/m.db")
-    assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/m.db"
 
 
 def shell(command: str, **extra: str) -> Done:

@@ -6,6 +6,9 @@ import json
 import platform
 import re
 import shutil
+import sqlite3
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,14 +18,16 @@ from mlflow.exceptions import MlflowException
 
 from cvae.run import runner
 from cvae.run.find import display_name, find_run
-from cvae.run.folder import SweepFolder
+from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.identity import flatten
 from cvae.tracking import charts
 from cvae.tracking.note import description
 from cvae.tracking.publish import Tracker
+from tests import children
+from tests.children import ROOT
 from tests.conftest import spec
 from tests.made import made_run
-from tests.test_commands import the_run
+from tests.test_commands import cvae, the_run
 
 
 def stored(runs: Path) -> tuple[MlflowClient, list[Run]]:
@@ -192,3 +197,63 @@ def test_the_run_of_mlflow_run_is_adopted_by_a_run_and_by_a_sweep(runs: Path) ->
         **{"experiment": "tests", "keys": [], "status": "RUNNING", "started": 0.0},
     )
     assert tracker.publish_sweep(sweep, adopt=third) == third
+
+
+HEADER = """Question: is it so?
+Expected: test/neg_elbo ≤ 131 nats per image,
+ten clean digits
+Time: 30 s"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "test-12345678")
+    folder.create(spec())
+    return folder
+
+
+@pytest.mark.parametrize("field", ["header", "reason"])
+def test_text_of_the_user_stays_text(folder: RunFolder, field: str) -> None:
+    folder.update(**{field: "<script>x()</script> [a](javascript:b) ![c](d) `e` *f* &"})
+    note = description(folder)
+    assert "&lt;script&gt;x()&lt;/script&gt; \\[a\\](javascript:b)" in note
+    assert "!\\[c\\](d) \\`e\\` \\*f\\* &amp;" in note
+    assert "<" not in note
+
+
+@pytest.mark.parametrize(
+    ("changes", "expects"),
+    [(["model.latent_dim=8"], False), ([], True), (["tracking.experiment=x"], True)],
+)
+def test_a_changed_run_lists_its_changes_and_expects_nothing(
+    folder: RunFolder, changes: list[str], expects: bool
+) -> None:
+    folder.update(header=HEADER, changes=changes)
+    note = description(folder)
+    assert ("≤ 131" in note) == ("ten clean digits" in note) == expects
+    assert ("Changed from the file: `model.latent_dim=8`" in note) == (not expects)
+
+
+@pytest.mark.services
+def test_a_run_is_published_whole_by_the_oldest_mlflow(
+    tmp_path: Path, tiny_root: Path
+) -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    promised = re.search(r'"mlflow>=([\d.]+)', text)
+    assert promised
+    names = ("mlflow", "mlflow-skinny", "mlflow-tracing")
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target"]
+    install += [str(tmp_path / "old"), *(f"{n}=={promised[1]}.*" for n in names)]
+    assert children.run(install).returncode == 0
+    runs, changes = tmp_path / "runs", "data.validation_images=50 training.epochs=2"
+    done = cvae(
+        *("run", "experiments/quickstart.yaml", "--runs", str(runs)),
+        *("--set", f"data.root={tiny_root} {changes}"),
+        PYTHONPATH=f"{tmp_path / 'old'}:{ROOT}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "refuses" not in done.stderr
+    assert the_run(runs).published["status"] == "FINISHED"
+    with closing(sqlite3.connect(runs / "mlflow.db")) as connection:
+        tag = "SELECT value FROM tags WHERE key = 'cvae.id'"
+        assert connection.execute(tag).fetchone()
