@@ -279,6 +279,7 @@ def test_a_full_disk_is_said_and_costs_nothing(
     resumed = cvae(*command)
     assert resumed.returncode == 0, resumed.stderr
     assert "going on from the one before it" in resumed.stderr
+    assert "after epoch" in resumed.stderr
     expected = the_run(tmp_path / "whole")
     assert folder.weights.read_bytes() == expected.weights.read_bytes()
     assert untimed(folder) == untimed(expected)
