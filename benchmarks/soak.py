@@ -233,10 +233,13 @@ def _kill_at(number: int, *, after: bool) -> None:
 
 
 def _wrap(around: Callable[[Callable[[], Any]], Any]) -> None:
+    me = os.getpid()  # a publisher that is forked from it is left alone
     for name in DURABLE:
         real = getattr(os, name)
 
         def wrapped(*args: Any, real: Any = real, **named: Any) -> Any:
+            if os.getpid() != me:
+                return real(*args, **named)
             return around(lambda: real(*args, **named))
 
         setattr(os, name, wrapped)

@@ -46,7 +46,6 @@ NOTE = "tests/tracking/test_publish.py -k stays_text"
 ARTIFACTS = "tests/tracking/test_artifacts.py"
 COMPILER = "tests/fast/test_compiler.py"
 TABLE = "tests/sweep/test_table.py"
-GAPS = "tests/evaluation/test_gaps.py"
 BESIDE = "tests/tracking/test_beside.py -k missed"
 COMMANDS = "tests/test_commands.py -k interrupted"
 SWEEP = "tests/sweep/test_sweep.py -k nested_under"
@@ -127,7 +126,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ('"git.diff", "model', '"model', ARTIFACTS),
     (', "model.safetensors")', ")", ARTIFACTS),
     ('("sweep.yaml", "table.csv")', '("sweep.yaml",)', SWEEP),
-    ('int(1000 * info["ended"])', 'int(info["ended"])', BESIDE),
+    ('int(1000 * (now["ended"]', 'int((now["ended"]', BESIDE),
     # sweeps, compiled steps, axes
     ('if row["status"] == "FINISHED":', "if True:", TABLE),
     ('key = f"val/{HEADLINE}"', 'key = f"test/{HEADLINE}"', TABLE),
