@@ -244,7 +244,7 @@ def _become(
     sys.stdout = _text(1, "w")
     sys.stderr = _text(2, "w")
     subprocess.Popen = ForkedAgain  # type: ignore[misc]
-    SpawnProcess._Popen = staticmethod(_forked_worker)  # type: ignore[method-assign]
+    SpawnProcess._Popen = staticmethod(_forked_worker)  # type: ignore
     atexit.register(_close_databases)
 
 
