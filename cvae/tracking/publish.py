@@ -25,7 +25,7 @@ from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.identity import flatten
 from cvae.tracking import charts, logged_model, parts
 from cvae.tracking.address import redacted
-from cvae.tracking.connection import alone, clear_errors
+from cvae.tracking.connection import MlflowException, alone, clear_errors
 from cvae.tracking.note import description, sweep_description
 from cvae.tracking.parts import text
 from cvae.tracking.store import BATCH, FACT, Store
@@ -98,7 +98,7 @@ class Tracker(Store):
                 "description": lambda: client.set_tag(
                     run_id, "mlflow.note.content", description(folder)
                 ),
-                "data sets": lambda: client.log_inputs(run_id, parts.inputs(folder)),
+                "data sets": lambda: self._data_sets(folder, run_id),
                 "page of charts": lambda: client.set_experiment_tag(*view),
                 "pictures": lambda: self._images(folder, cursor),
             }
@@ -287,6 +287,14 @@ class Tracker(Store):
             if run_id:
                 tags["mlflow.parentRunId"] = run_id
         return tags
+
+    def _data_sets(self, folder: RunFolder, run_id: str) -> None:
+        """Twice, if need be: another run may make the same data set at this moment."""
+        inputs = parts.inputs(folder)
+        try:
+            self.client.log_inputs(run_id, inputs)
+        except MlflowException:
+            self.client.log_inputs(run_id, inputs)
 
     def _metrics(self, folder: RunFolder, cursor: dict[str, Any]) -> None:
         records = folder.records()
