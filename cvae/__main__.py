@@ -74,4 +74,7 @@ def _parsed(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if "mlflow" not in sys.modules:  # whose databases are closed by a last collection
+        gc.freeze()  # without one torch leaves a quarter of a second sooner
+    sys.exit(code)

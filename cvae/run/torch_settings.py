@@ -40,14 +40,16 @@ def plain_torch(*, flush_denormal: bool = False) -> Iterator[None]:
             torch.set_default_dtype(torch.float32)
             torch.set_float32_matmul_precision("highest")
             cudnn.deterministic, cudnn.benchmark = True, False
-            torch.use_deterministic_algorithms(False)
+            if strict:  # the call imports torch's compiler: half a second
+                torch.use_deterministic_algorithms(False)
             torch.set_flush_denormal(flush_denormal)
             yield
         finally:
             torch.set_default_dtype(dtype)
             torch.set_float32_matmul_precision(products)
             cudnn.deterministic, cudnn.benchmark = flags
-            torch.use_deterministic_algorithms(strict, warn_only=warns)
+            if strict:
+                torch.use_deterministic_algorithms(True, warn_only=warns)
             torch.set_flush_denormal(flushed)
 
 

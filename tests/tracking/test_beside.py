@@ -19,7 +19,7 @@ from tests.children import Done
 from tests.made import made_run
 from tests.tracking.test_publish import runs_of_tests
 
-HEAVY = "mlflow matplotlib pandas sklearn sqlalchemy alembic ray"
+HEAVY = "mlflow matplotlib pandas sklearn sqlalchemy alembic ray torch._dynamo"
 
 
 def test_no_command_that_trains_or_draws_imports_what_is_heavy(
