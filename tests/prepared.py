@@ -28,8 +28,6 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import IO, Any
 
-import sqlalchemy
-
 IMPORTS = (
     *("cvae.cli.commands", "cvae.loading.loaded", "cvae.sweep.sweep"),
     *("cvae.tracking.publish", "matplotlib.pyplot", "scipy.stats"),
@@ -245,14 +243,9 @@ def _become(
     sys.stderr = _text(2, "w")
     subprocess.Popen = ForkedAgain  # type: ignore[misc]
     SpawnProcess._Popen = staticmethod(_forked_worker)  # type: ignore
-    atexit.register(_close_databases)
-
-
-def _close_databases() -> None:
-    """Close what torn-down modules would: SQLite then writes its log into the file."""
-    for thing in gc.get_objects():
-        if type(thing) is sqlalchemy.engine.Engine:
-            thing.dispose()
+    connection = sys.modules.get("cvae.tracking.connection")
+    if connection:  # imported by the process that forks, where its exit is registered
+        atexit.register(connection.close_databases)
 
 
 def _text(number: int, mode: str) -> IO[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import logging
 import os
 import re
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -51,6 +53,15 @@ def make_database(path: Path) -> None:
     with closing(sqlite3.connect(aside)) as connection:  # the log into the file
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     aside.replace(path)
+
+
+@atexit.register
+def close_databases() -> None:
+    """Close what MLflow keeps open, so that SQLite folds its log into the file."""
+    for name in ("tracking", "model_registry"):
+        module = sys.modules.get(f"mlflow.store.{name}.sqlalchemy_store")
+        for engine in module.SqlAlchemyStore._engine_map.values() if module else ():
+            engine.dispose()
 
 
 def relocate_artifacts(path: Path) -> None:

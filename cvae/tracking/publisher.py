@@ -10,6 +10,7 @@ The exit code is 5 if the store lacks the status, params or metrics of a folder.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import math
 import os
@@ -91,7 +92,7 @@ class Publisher:
                 from cvae.tracking.publish import Tracker  # takes seconds
 
                 self.tracker = Tracker(self.runs)
-                os.nice(NICE)  # from then on the processor is the training's
+                lower_priority()  # from then on the processor is the training's
             for folder in self._members():
                 now = [stamp_of(folder.path / name) for name in CHANGING]
                 missing = self.over and not self._is_told(folder)
@@ -137,6 +138,13 @@ class Publisher:
             log.warning("%s", text)
 
 
+def lower_priority() -> None:
+    """Let the training go first: Linux may weigh sessions, and in them processes."""
+    os.nice(NICE)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(NICE))
+
+
 def mark_dead(folder: RunFolder | SweepFolder) -> None:
     """Mark a run whose process died as KILLED.
 
@@ -153,12 +161,15 @@ def mark_dead(folder: RunFolder | SweepFolder) -> None:
 
 
 def main() -> int:
+    gc.set_threshold(100_000)  # as in `cvae/__main__.py`
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # its end is that of the pipe
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.raiseExceptions = False  # a terminal that was closed
     log.setLevel(logging.INFO)
-    return Publisher(Path(sys.argv[1])).run()
+    code = Publisher(Path(sys.argv[1])).run()
+    gc.freeze()  # as there
+    return code
 
 
 if __name__ == "__main__":
