@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.comparing import sentences, settings, tables
+from analysis.comparing import proofs, sentences, settings, tables
 from analysis.comparing.settings import Comparison, Setting
 from analysis.reading import arguments, attach
 from analysis.reading.runs import RunRow, Runs
@@ -84,7 +84,7 @@ def compare(
     if runs.unreadable:
         broken = "; ".join(f"{name}: {why}" for name, why in runs.unreadable.items())
         notes.append(f"Left out, {len(runs.unreadable)} unreadable: {broken}")
-    notes += sentences.cautions(comparison)
+    notes += [*proofs.paired(comparison), *sentences.cautions(comparison)]
     return Result(runs, comparison, tuple(sentences.verdicts(comparison)), tuple(notes))
 
 

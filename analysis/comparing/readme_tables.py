@@ -9,16 +9,13 @@ from collections.abc import Callable, Sequence
 from statistics import fmean as mean
 from typing import Any
 
-import safetensors.numpy
-
+from analysis.comparing.proofs import NLL, NLL_OF_X, proof
 from analysis.reading import latent
 from analysis.reading.needed import BEST, SINGLE, SWEEPS, Needed
 from cvae.errors import RunNotFound
 from cvae.evaluation import metrics
 from cvae.evaluation.metrics import FIDELITY, TRANSFER, markdown
-from cvae.publishing import likelihoods
 from cvae.run.folder import RunFolder
-from cvae.run.published import Published
 from cvae.spec.fields import Model, Spec
 from cvae.sweep import table
 
@@ -36,8 +33,7 @@ PUBLISHED = {  # of the same quantity as the bound or the NLL of the row
     "pytorch_example": "bound 105.55 [2]",
     "best_mlp": "NLL 80.78, k = 50; 82.32, k = 1 [3]",
 }
-BOUND, NLL, NLL_OF_X = "test/neg_elbo", "test/nll_is", "test/marginal_nll_is"
-INTEGRAL = "test/nll_quadrature"
+BOUND = "test/neg_elbo"
 REAL = "test/judge_accuracy"  # the same classifier on real test images
 BEATEN = (  # best row, metric (or its start), published, its source, what differs
     (
@@ -98,18 +94,16 @@ def results(needed: Needed) -> str:
     for name, folders in seeds.items():
         pixels = ", binarised pixels" if name in BEST else ""
         about = f"`{name}` (n = {len(folders)}){pixels}"
-        bounds = [mean_sd(folders, BOUND), drawn(folders, NLL)]
-        if integrals := values(folders, INTEGRAL):
-            exact = metrics.mean_sd(integrals, INTEGRAL)
-            bounds[1] = f"{exact} (integral), {bounds[1]}"
-        control = cited(folders, FIDELITY)
-        rows.append([about, *bounds, control, PUBLISHED.get(name, "–")])
+        cells = [mean_sd(folders, BOUND), nll(folders, NLL), cited(folders, FIDELITY)]
+        rows.append([about, *cells, PUBLISHED.get(name, "–")])
     every = [folder for folders in seeds.values() for folder in folders]
     cited_here = SOURCES.partition(" [4]")[0]
     return (
         f"{markdown(rows)}\n\n{made_on(every)} ± is the standard deviation over n "
-        f"seeds{_test_images(needed)}. Label fidelity is of 10,000 samples of one "
-        f"seed ± its binomial error, or of 1,000 of each seed (n = …).{judged(every)} "
+        f"seeds{_test_images(needed)}. NLL is of one seed, of x given y (of x without "
+        "a label), by K draws or the integral over two latents. Label fidelity is of "
+        f"10,000 samples of one seed ± its binomial error, or of 1,000 of each seed "
+        f"(n = …).{judged(every)} "
         f"k draws are for training, K for evaluation. {cited_here}"
     )
 
@@ -128,24 +122,26 @@ def _test_images(needed: Needed) -> str:
     known = proof(needed.over_seeds("best_mlp"))
     if not known:
         return ""
-    logs, _ = known
-    over_images = statistics.stdev(logs) / math.sqrt(len(logs))
+    (logs, _), count = known, len(known[0][NLL])
+    over_images = statistics.stdev(logs[NLL_OF_X]) / math.sqrt(count)
     again = latent.redrawn(needed.run("best_mlp"))
     return (
         f"; the choice of test images adds {over_images:.2f} (`best_mlp`: sd over "
-        f"images / √{len(logs):,}), one drawing of the binarised ones {again:.2f} (by "
-        "the gradient of log p(x given y) in x)"
+        f"images / √{count:,}), one drawing of the binarised ones {again:.2f} (by the "
+        "gradient of log p(x given y) in x)"
     )
 
 
-def proof(folders: Sequence[RunFolder]) -> tuple[list[float], int] | None:
-    """log p(x) of each test image, of one seed, and the draws of each other label."""
-    for folder in folders:
-        data = folder.proof if isinstance(folder, Published) else None
-        if data is not None and "log_p_x" in (logs := safetensors.numpy.load(data)):
-            others = int(likelihoods.facts_of(data)["others"])
-            return logs["log_p_x"].astype(float).tolist(), others
-    return None
+def nll(folders: Sequence[RunFolder], metric: str) -> str:
+    """−log p by the proof file of one seed, else by the draws that were recorded."""
+    known = proof(folders)
+    if known is None or metric not in known[0]:
+        return drawn(folders, metric)
+    (logs, facts) = known
+    how = f"K = {int(facts['K']):,}" if "K" in facts else "integral"
+    if metric == NLL_OF_X and "K" in facts:
+        how += f", {facts['others']} of each other label"
+    return f"{metrics.number(mean(logs[metric]), BOUND)} ({how})"
 
 
 def best(needed: Needed) -> str:
@@ -164,8 +160,7 @@ def best(needed: Needed) -> str:
             rows.append([*about, *_ours([folder], NLL, by_k[k]), EPOCHS])
     return (
         f"{markdown(rows)}\n\nNats per image, lower is better. k draws are for "
-        "training, K for evaluation. NLL of x is at most that of x given y + ln 10; "
-        "with few draws of each other label it is estimated above that. "
+        "training, K for evaluation. NLL of x is at most that of x given y + ln 10. "
         f"{SOURCES}"
     )
 
@@ -186,20 +181,13 @@ def _ours(
         return "–", "–"
     found = values(folders, keys[-1])
     ours, value = f"{mean_sd(folders, keys[-1])}{_draws(keys[-1])}", mean(found)
-    if metric == NLL_OF_X:
-        ours += f"; at most {_at_most(folders)}"
-        if known := proof(folders):
-            value = -mean(known[0])
-            ours = f"{value:.2f} ({known[1]} draws of each other label); {ours}"
+    if (known := proof(folders)) and metric in known[0]:
+        value = mean(known[0][metric])
+        several = f"; {ours} over {len(found)} seeds" if metric == NLL else ""
+        ours = f"{nll(folders, metric)}{several}"
     sd = statistics.stdev(found) if len(found) > 1 else 0.0
     apart = metrics.number(value - published, BOUND, sign=True)
     return ours, f"{apart}, a tie" if abs(value - published) < sd else apart
-
-
-def _at_most(folders: Sequence[RunFolder]) -> str:
-    """NLL(x given y) + ln 10, since p(x) is at least a tenth of p(x given y)."""
-    bound = mean(values(folders, _keys(folders, NLL)[-1])) + math.log(10)
-    return metrics.number(bound, BOUND)
 
 
 def details(needed: Needed) -> str:
@@ -244,7 +232,7 @@ def _detail(folders: Sequence[RunFolder], start: str) -> str:
     """mean ± sd of a metric, or what is cited of a share."""
     keys = _keys(folders, start)
     if start.endswith("_is"):
-        return drawn(folders, start)
+        return nll(folders, start)
     return cited(folders, start) if keys else "–"
 
 

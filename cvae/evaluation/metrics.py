@@ -130,7 +130,11 @@ _ESTIMATORS = (
                 nll_quadrature="−log p(x given y) as an integral over a grid of z",
             ),
             *_nats(4, nll_quadrature_doubt="change of it with half of the points"),
-            *_nats(3, nll_bias="the importance-sampled nll less the integral"),
+            *_nats(
+                3,
+                nll_bias="the importance-sampled nll less the integral",
+                nll_gain="the nll with the next fewer draws of the curve less this one",
+            ),
             Metric("ess", "effective draws, (Σ w)² / Σ w²", "draws", 1, True),
         ),
     ),

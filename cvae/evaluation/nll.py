@@ -26,7 +26,7 @@ from cvae.evaluation.estimator import Measured, Request, mean_and_error
 from cvae.evaluation.quadrature import GRIDS, integrate
 from cvae.model import CVAE
 
-CURVE = (1, 5, 50, 500, 5000, 50_000, 500_000)  # those up to K
+CURVE = (1, 5, 50, 500, 1000, 5000, 50_000, 500_000)  # those up to K
 OTHERS = 20  # draws for each label that is not the image's own
 
 
@@ -54,6 +54,8 @@ def nll(model: CVAE, images: mnist.Images, request: Request) -> Measured:
     per_image = {
         f"nll_is{k}": -row for k, row in zip(counts, of_counts, strict=True)
     } | {f"ess_is{samples}": ess}
+    if len(counts) > 1:  # what the last step of the curve still finds, paired by image
+        per_image[f"nll_gain_is{samples}"] = of_counts[-1] - of_counts[-2]
     if model.classes:
         random = request.stream("other labels")
 

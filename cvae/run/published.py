@@ -215,3 +215,9 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 def _how_to_restore(path: Path) -> str:
     return f"git checkout -- {path} brings it back"
+
+
+def facts_of(data: bytes) -> dict[str, str]:
+    """The metadata of a proof file, safetensors: 8 bytes of length, then JSON."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return dict(header["__metadata__"])

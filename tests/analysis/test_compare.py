@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from safetensors.numpy import load_file
 
 from analysis import compare
 from analysis.comparing import tables
@@ -63,6 +64,24 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     assert "beta = 4" in result.sentences[2]
     assert "21.00 ± 0.61 worse than the best (5 pairs by seed" in result.sentences[2]
     assert "adjusted p = 0.016" in result.sentences[2]
+
+
+def test_published_runs_are_compared_image_by_image() -> None:
+    names = ["exact-two-992ad4e2", "seed-notebook-67d5e32f"]
+    found = load_runs(ids=names, runs=Path("results"))
+    (said,) = [
+        note
+        for note in compare.compare(found, metric="test/nll_quadrature").notes
+        if note.startswith("Image by image")
+    ]
+    ours, theirs = (
+        load_file(f"results/{name}/likelihood.safetensors")["log_p_x_given_y"]
+        for name in names
+    )
+    apart = ours.astype(float) - theirs
+    assert f"{apart.mean():+.2f} ± {apart.std(ddof=1) / 100:.2f} nats" in said
+    bound = compare.compare(found, metric="test/neg_elbo").notes
+    assert not any(note.startswith("Image by image") for note in bound)
 
 
 def test_the_reference_can_be_chosen(tmp_path: Path) -> None:

@@ -282,7 +282,7 @@ def test_each_image_s_log_p_is_held_to_its_proof(
     proof = likelihoods.make(load_run(path.name, runs=there))
     republish(there, name, proof)
     list(verify(there))
-    tensors, facts = safetensors.torch.load(proof), likelihoods.facts_of(proof)
+    tensors, facts = safetensors.torch.load(proof), published.facts_of(proof)
     tensors["log_p_x"][min(image, 49)] += wrong
     republish(there, name, safetensors.torch.save(tensors, facts))
     if image:
