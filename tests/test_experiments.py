@@ -15,6 +15,7 @@ EVERY = sorted(Path("experiments").rglob("*.yaml"))
 FILES = sorted(Path("experiments").glob("*.yaml"))
 SMALLER = {
     "best_mlp": ["model.hidden=[32, 32, 32]", "evaluation.importance_samples=9"],
+    "plain_mlp": ["model.hidden=[32, 32, 32]", "evaluation.importance_samples=9"],
     "best_conv": ["model.hidden=[8, 8, 32]", "evaluation.importance_samples=9"],
     "exact_two": ["objective.grid=20"],
 }
