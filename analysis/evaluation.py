@@ -12,14 +12,14 @@ import argparse
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from analysis.comparing import tables
-from analysis.drawing import evaluation_plots, latent_plates, style
+from analysis.drawing import evaluation_plots, style
 from analysis.drawing.plates import Plate
 from analysis.reading import arguments
 from analysis.reading.attach import attach_to_run
-from analysis.report import embedded, render
+from analysis.report import embedded
+from analysis.templates import render
 from cvae.errors import RunNotFound
 from cvae.evaluation.estimator import Measured
 from cvae.evaluation.metrics import (
@@ -33,11 +33,6 @@ from cvae.loading.loaded import LoadedRun, load_run
 from cvae.run.evaluation import Facts, Stored, directory, load_parts
 from cvae.run.find import display_name
 
-PIXELS = {
-    "none": "grey",
-    "threshold": "thresholded",
-    "dynamic": "randomly binarised",
-}
 # The pictures of an estimator; one without an entry has its table alone.
 DRAWINGS: dict[str, Callable[[Measured, Facts], list[Plate]]] = {
     "nll": evaluation_plots.draw_nll,
@@ -63,23 +58,21 @@ def write(run: LoadedRun, out: Path) -> Path:
             f'RUN={run.folder.name} WHAT="{" ".join(ESTIMATORS)}"'
         )
     out.mkdir(parents=True, exist_ok=True)
-    parts = [name for name in ESTIMATORS if name in stored]
-    content: dict[str, Any] = {
-        "title": f"{display_name(run.folder)}: evaluation",
-        "subtitle": _subtitle(run, stored[parts[0]][1]),
-        "sections": [],
-        "commands": _commands(run.folder.name, stored),
-    }
+    sections = []
     with style.house(), tempfile.TemporaryDirectory() as aside:
-        for name in parts:
+        for name in (name for name in ESTIMATORS if name in stored):
             measured, facts = stored[name]
             plates = DRAWINGS[name](measured, facts) if name in DRAWINGS else []
-            section = {"title": ESTIMATORS[name].title, "rows": rows(measured)}
-            section["settings"] = _settings(name, facts)
-            section["figures"] = [
-                embedded(plate, plate.save(Path(aside))[0]) for plate in plates
-            ]
-            content["sections"].append(section)
+            figures = [embedded(each, each.save(Path(aside))[0]) for each in plates]
+            section = {"of": ESTIMATORS[name], "rows": rows(measured), "facts": facts}
+            sections.append(section | {"figures": figures})
+    content = {
+        "name": display_name(run.folder),
+        "model": run.model,
+        "sections": sections,
+        "commands": _commands(run.folder.name, stored),
+        "columns": tables.columns,
+    }
     page = out / "evaluation.html"
     page.write_text(render("evaluation.html.j2", content), encoding="utf-8")
     return page
@@ -110,29 +103,6 @@ def _estimate(measured: Measured, name: str) -> str:
         return ""
     error = measured.errors.get(name)
     return number(measured.figures[name], f"test/{name}", error=error)
-
-
-def _subtitle(run: LoadedRun, facts: Facts) -> str:
-    kind = "Conditional" if run.model.classes else "Plain"
-    return (
-        f"{kind} VAE with {latent_plates.dimensions(run.model.latent_dim)}, "
-        f"{facts['images']:,} test images, {PIXELS[facts['pixels']]} pixels. ± is the "
-        "standard error over images."
-    )
-
-
-def _settings(name: str, facts: Facts) -> str:
-    """How a part was measured, in a line."""
-    draws = {
-        "K": f"K = {facts['samples']:,} draws of z per image; ",
-        "LABEL_K": f"at most LABEL_K = {facts['label_samples']:,} for each label; ",
-    }
-    return (
-        f"{draws.get(ESTIMATORS[name].draws, '')}{facts['seconds']:.0f} s with "
-        f"{facts['threads']} thread{'s' * (facts['threads'] > 1)}; "
-        f"{facts['cpu_seconds']:.0f} CPU seconds; peak memory "
-        f"{facts['peak_memory'] / 1e9:.1f} GB; commit {facts['commit'][:8]}."
-    )
 
 
 def _commands(run: str, stored: Stored) -> list[str]:

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import markupsafe
 import numpy as np
 import torch
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from analysis.reading import arguments, latent, packed
 from analysis.reading.latent import Posterior
+from analysis.templates import render
 from cvae.errors import UsageError
 from cvae.evaluation.metrics import headline
 from cvae.loading.loaded import LoadedRun, load_data, load_run
@@ -71,7 +71,7 @@ def page(run: LoadedRun, against: LoadedRun | None = None, again: str = "") -> s
         facts["twin"] = {"name": name, **described}
         facts["images"]["twin"] = _posterior_means(against, images)
         blocks |= _blocks("twin-", against, theirs, facts["edge"], TWIN_BITS)
-    return _render(facts, blocks)
+    return _render(run, facts, blocks)
 
 
 def _check(run: LoadedRun, against: LoadedRun | None) -> None:
@@ -113,16 +113,8 @@ def _example_rows(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def page_facts(run: LoadedRun, posterior: Posterior, again: str) -> dict[str, Any]:
     """All that the page's text and script know besides the blocks."""
-    model, kl = run.model, posterior.kl.mean(0)
-    plane, order = model.latent_dim <= 2, posterior.order.tolist()
+    model, kl, order = run.model, posterior.kl.mean(0), posterior.order.tolist()
     farthest = np.quantile(np.abs(posterior.mu), 0.999)
-    same = isinstance(model.prior, Standard)
-    units = "" if same else ", in units of p(z given y)"
-    words = f"z{order[0] + 1} to the right" + units
-    if model.latent_dim > 1:
-        more = "" if plane else ", the two dimensions with the most nats"
-        words = f"z{order[0] + 1} to the right, z{order[1] + 1} upwards{units}{more}"
-    how = f"importance sampling, {DRAWS} draws of z per label"
     bound = headline(run.folder.metrics)
     measured = [] if np.isnan(bound) else [f"neg_elbo {bound:.2f} nats per image"]
     return {
@@ -135,11 +127,6 @@ def page_facts(run: LoadedRun, posterior: Posterior, again: str) -> dict[str, An
         "edge": float(np.clip(np.ceil(2 * farthest) / 2, 3.0, 5.0)),
         "cloud": len(_cloud_rows(len(posterior.labels))),
         "binarized": run.spec.data.binarize != "none",
-        "axes_words": f"{words}.",
-        "transfer_words": "From one digit to another, z keeps its place in units of "
-        "p(z given y)" + (", which is N(0, I) for all: the same z." if same else "."),
-        "scores_words": "Which digit is it? log p(x given y) and p(y given x), by "
-        + ("quadrature over z." if plane else how + "."),
         "footer": " · ".join([run.folder.name, *measured, *[again] * bool(again)]),
     }
 
@@ -185,24 +172,20 @@ def _posterior_means(run: LoadedRun, images: torch.Tensor) -> list[list[float]]:
     return [[round(value, 4) for value in row] for row in mu.tolist()]
 
 
-def _render(facts: dict[str, Any], blocks: Blocks) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(PARTS),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
+def _render(run: LoadedRun, facts: dict[str, Any], blocks: Blocks) -> str:
+    def part(name: str) -> Markup:
+        return Markup((PARTS / name).read_text(encoding="utf-8"))
 
-    def part(name: str) -> markupsafe.Markup:
-        return markupsafe.Markup((PARTS / name).read_text(encoding="utf-8"))
-
-    return environment.get_template("page.html.j2").render(
-        facts=facts,
-        blocks=blocks,
-        json=markupsafe.Markup(json.dumps(facts).replace("<", "\\u003c")),
-        style=part("style.css"),
-        script=markupsafe.Markup("\n").join(part(f"{name}.js") for name in SCRIPTS),
-    )
+    content = {
+        "facts": facts,
+        "blocks": blocks,
+        "standard": isinstance(run.model.prior, Standard),
+        "draws": DRAWS,
+        "json": Markup(json.dumps(facts).replace("<", "\\u003c")),
+        "style": part("style.css"),
+        "script": Markup("\n").join(part(f"{name}.js") for name in SCRIPTS),
+    }
+    return render("explorer/page.html.j2", content)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -12,7 +12,6 @@ to train. Made again from the same runs, not one byte differs.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from analysis.drawing.plates import Plate
 from analysis.drawing.readme_figures import EXHIBITS
 from analysis.reading import arguments
 from analysis.reading.needed import Needed
+from analysis.templates import render
 from cvae.errors import RunNotFound
 from cvae.run import published
 from cvae.run.files import write_atomic
@@ -91,51 +91,10 @@ def replace_section(text: str, name: str, table_text: str, path: Path) -> str:
     return f"{before}{begin}\n{table_text}\n{end}{after}"
 
 
-INTRODUCTION = """Every number and figure of the published runs, made by `make figures`.
-
-**`seed_notebook`** is the original network, from which this repository grew: image and
-one-hot label, 784 + 10 = 794 numbers, through 512 and 256 hidden units to two latents,
-and back. Other words: [learn.md](learn.md)."""
-TITLES = {
-    "best": "The best rows beside what is published",
-    "details": "All experiments in detail",
-    "latents": "What z tells of the digit",
-    "sweeps": "Sweeps",
-    "digits": "Samples of the original network",
-    "digits_20": "Samples with twenty latents",
-    "digits_best": "Samples of the best network",
-    "manifold_conditional": "The latent plane of a conditional VAE",
-    "posterior_conditional": "Test images in that plane",
-    "manifold_plain": "The latent plane of a plain VAE",
-    "posterior_plain": "Test images in the plane of a plain VAE",
-    "reconstructions": "Reconstructions with two and with twenty latents",
-    "denoising": "Noise removed",
-    "aevb_figure2": "Do more latents overfit?",
-    "aevb_figure3": "Few and all training images",
-    "plain_samples": "Samples without a label",
-    "beta_plane": "β: rate and distortion",
-    "beta_metrics": "β: the bound",
-    "latent_beta_plane": "β and latents: rate and distortion",
-    "control": "The bound and label fidelity",
-}
-
-
 def results_page(drawn: Sequence[Plate]) -> str:
     """results.md: contents, the tables' places, every figure under a heading."""
     shown = {plate.name: plate.markdown for plate in drawn if plate.caption}
-    tables = {
-        TITLES[name]: f"{BEGIN.format(name)}\n{END.format(name)}" for name in IN_RESULTS
-    }
-    *first, last = tables
-    parts = {title: tables[title] for title in first}
-    parts |= {TITLES[name]: text for name, text in shown.items()}
-    parts[last] = tables[last]
-    anchors = (
-        re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in parts
-    )
-    links = [f"[{t}](#{a})" for t, a in zip(parts, anchors, strict=True)]
-    head = ["# Results", INTRODUCTION, " · ".join(links)]
-    return "\n\n".join([*head, *(f"## {t}\n\n{p}" for t, p in parts.items()), ""])
+    return render("results.md.j2", {"shown": shown})
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.drawing import latent_plates
 from analysis.drawing.latent_plates import draw_latent
 from analysis.drawing.plates import Plate
 from analysis.reading import arguments, latent
 from analysis.reading.attach import attach_to_run
 from analysis.reading.latent import Posterior
+from analysis.templates import render
 from cvae.evaluation.metrics import markdown
 from cvae.loading.loaded import LoadedRun, load_run
 from cvae.run.files import write_atomic
@@ -86,23 +86,13 @@ def write_latent(
     run: LoadedRun, posterior: Posterior, shown: Sequence[Plate], out: Path
 ) -> Path:
     """manifold.md: the figures with their captions, and the dimensions as a table."""
-    count, size = posterior.mu.shape
-    large = [f"[{each.name}]({each.name}.png)" for each in shown if not each.caption]
     rows = [["dimension", "kl, nats", "Var(mu)", "mean σ"]]
     for name, *values in dimensions(posterior).itertuples(index=False):
         rows.append([name, *(f"{value:.4f}" for value in values)])
-    parts = [
-        f"# {display_name(run.folder)}: the latent space",
-        f"{'Conditional' if run.model.classes else 'Plain'} VAE, "
-        f"{latent_plates.dimensions(size)}, {len(posterior.active)} of them active; "
-        f"{count:,} test images. "
-        "z is in units of the prior.",
-        *(each.markdown for each in shown if each.caption),
-        f"Each digit in full: {' · '.join(large)}" if large else "",
-        markdown(rows),
-    ]
+    content = {"name": display_name(run.folder), "model": run.model, "shown": shown}
+    content |= {"posterior": posterior, "table": markdown(rows)}
     page = out / "manifold.md"
-    write_atomic(page, ("\n\n".join(filter(None, parts)) + "\n").encode())
+    write_atomic(page, render("manifold.md.j2", content).encode())
     return page
 
 

@@ -10,15 +10,12 @@ import argparse
 import base64
 import datetime
 import io
-import re
 import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import markupsafe
 from PIL import Image
 
 from analysis import compare
@@ -27,11 +24,11 @@ from analysis.comparing import sentences, tables
 from analysis.drawing.plates import Plate
 from analysis.reading import arguments, attach
 from analysis.reading.runs import RunRow, Runs
+from analysis.templates import render
 from cvae.evaluation.metrics import mean_sd
 from cvae.run.folder import SweepFolder
 from cvae.tracking.note import applicable_header
 
-HERE = Path(__file__).parent
 GRIDS = {
     "digits": "Samples from the prior: each row is one label, each column is one z.",
     "reconstructions": "Test images, and below each its reconstruction.",
@@ -98,27 +95,9 @@ def _page_content(result: Result, again: str) -> dict[str, Any]:
         "best": best.title,
         "facts": _facts(runs),
         "commands": _commands(runs, again),
+        "columns": tables.columns,
+        "longest": tables.LONGEST,
     }
-
-
-def render(name: str, content: dict[str, Any]) -> str:
-    """A template filled in; Jinja escapes every value."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    environment.filters["words"] = _caption_html
-    return environment.get_template(name).render(
-        content, columns=tables.columns, longest=tables.LONGEST
-    )
-
-
-def _caption_html(text: str) -> markupsafe.Markup:
-    """A caption as HTML: escaped, and what stands between backticks as code."""
-    escaped = str(markupsafe.escape(text))
-    return markupsafe.Markup(re.sub("`(.*?)`", r"<code>\1</code>", escaped))
 
 
 def _digits_by_setting(result: Result) -> list[dict[str, str]]:

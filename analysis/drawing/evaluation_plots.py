@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from analysis.drawing import style
 from analysis.drawing.plates import Plate
 from analysis.reading import latent
+from analysis.templates import caption
 from cvae.evaluation.estimator import Measured
 from cvae.evaluation.metrics import NATS
 from cvae.likelihood import ACTIVE_VARIANCE
@@ -36,7 +37,6 @@ SHARES = {  # metrics that are 1 at best
     "classification_accuracy": "class.\naccuracy",
 }
 DIMENSIONS = 6  # of z, whose density is drawn
-INFORMATION_MARGIN = 0.5  # nats: so near to its maximum the information is not known
 BINS = np.linspace(-4, 4, 65)
 
 
@@ -60,13 +60,7 @@ def draw_nll(measured: Measured, facts: Facts) -> list[Plate]:
     right.hist(ess, np.geomspace(1, max(samples, 2), 40), color=BLUE)
     right.set(xscale="log", xlabel=f"effective draws, of {samples:,} (number)")
     right.set(ylabel="test images (number)", title="Effective sample size")
-    caption = (
-        "Left: −log p(x given y) by importance sampling; a flat curve has converged. "
-        "All K share the same draws; at K = 1 the estimate is −ELBO. The band is the "
-        "standard error over images. Right: the effective sample size per image; near "
-        "1, a single draw decides."
-    )
-    return [Plate("nll", figure, caption)]
+    return [Plate("nll", figure, caption("nll"))]
 
 
 def draw_certified(measured: Measured, facts: Facts) -> list[Plate]:
@@ -86,14 +80,7 @@ def draw_certified(measured: Measured, facts: Facts) -> list[Plate]:
     axes.set(ylabel="bound − estimate (nats)")
     figure.legend(loc="outside right upper")
     style.title(figure, f"Bounds around {facts['samples']:,} importance samples")
-    caption = (
-        "Images drawn by the model itself. 0 is the importance-sampled estimate of log "
-        "p(x given y); blue is the annealed lower bound, orange the upper bound. They "
-        "hold in expectation: single ones may cross. Where both lie above 0, "
-        "importance sampling has missed part of p(z given x, y). The vertical axis is "
-        "linear between −0.1 and 0.1."
-    )
-    return [Plate("certified", figure, caption)]
+    return [Plate("certified", figure, caption("certified"))]
 
 
 def draw_rate_distortion(measured: Measured, facts: Facts) -> list[Plate]:
@@ -111,12 +98,8 @@ def draw_rate_distortion(measured: Measured, facts: Facts) -> list[Plate]:
     figure.legend(loc="outside right upper")
     style.title(figure, "Rate and distortion")
     images = max(map(len, measured.per_image.values()))
-    caption = (
-        f"Every rate and distortion that this decoder can have on {images} test "
-        "images, from one annealing run (Huang et al. 2020). An encoder lies above the "
-        f"curve; how far to the right is its excess of rate."
-    )
-    return [Plate("rate_distortion", figure, caption)]
+    words = caption("decoder_curve", images=images)
+    return [Plate("rate_distortion", figure, words)]
 
 
 def draw_labels(measured: Measured, facts: Facts) -> list[Plate]:
@@ -125,13 +108,7 @@ def draw_labels(measured: Measured, facts: Facts) -> list[Plate]:
     left, right = figure.subplots(1, 2)
     _reliability(left, measured)
     _confusion(right, measured)
-    caption = (
-        "Left: test images in 15 bins of confidence, the probability of the label that "
-        "the model names, with the accuracy in each bin; a calibrated model lies on "
-        "the dashed line. Grey: the share of the images in each bin. Right: test "
-        "images by true label (rows) and label named by the model (columns)."
-    )
-    plates = [Plate("labels", figure, caption)]
+    plates = [Plate("labels", figure, caption("labels"))]
     if len(measured.arrays["wrong_images"]):
         plates.append(misclassified(measured))
     return plates
@@ -185,13 +162,7 @@ def misclassified(measured: Measured) -> Plate:
     total = int(measured.arrays["wrong_count"])
     style.title(figure, f"{len(images)} of {total} test images classified wrongly")
     share = 100 * int(measured.arrays["wrong_second"]) / total
-    caption = (
-        "Above each image: its label. Below: the label named by the model, the label "
-        "in second place, and how many nats its log p(x given y) is behind. The most "
-        "confident mistakes come first. The second label is the true one in "
-        f"{share:.0f} % of all mistakes; orange marks an image where it is not."
-    )
-    return Plate("mistakes", figure, caption)
+    return Plate("mistakes", figure, caption("mistakes", share=share))
 
 
 def draw_samples(measured: Measured, facts: Facts) -> list[Plate]:
@@ -221,12 +192,7 @@ def draw_samples(measured: Measured, facts: Facts) -> list[Plate]:
     axes.set(xlabel="metric", ylabel="value (1 is best)")
     axes.grid(visible=False, axis="x")
     figure.legend(loc="outside upper left", ncols=len(sets), fontsize=8)
-    caption = (
-        "Samples compared with the test images by the features of a CNN, over all "
-        "images and within each digit; and the test accuracy of a classifier trained "
-        "on samples alone. Density may exceed 1."
-    )
-    return [Plate("samples", figure, caption), *plates]
+    return [Plate("samples", figure, caption("samples")), *plates]
 
 
 def neighbours(measured: Measured) -> Plate:
@@ -244,18 +210,10 @@ def neighbours(measured: Measured) -> Plate:
     for row, words in enumerate(("sample", "training", "sample", "training")):
         every[row, 0].set_ylabel(words, size=8)
     style.title(figure, "Samples, and the training image nearest to each")
-    of, error = measured.figures, measured.errors["copied"]
     digit = "digit" if "sample_labels" in measured.arrays else "tenth"
-    caption = (
-        f"Upper pair of rows: the first sample of each {digit}; lower pair: of each "
-        f"{digit} the sample nearest to a training image. Below each pair: its "
-        f"Euclidean distance, pixels in [0, 1]; the mean is {of['nearest_train']:.2f}, "
-        f"and {of['nearest_train_real']:.2f} for test images. Among equally many "
-        "training and held-out images, a training image is the nearer one for "
-        f"{100 * of['copied']:.1f} ± {100 * error:.1f} % of the samples; 50 % means no "
-        "copying."
-    )
-    return Plate("neighbours", figure, caption)
+    values, errors = measured.figures, measured.errors
+    words = caption("neighbours", figures=values, errors=errors, digit=digit)
+    return Plate("neighbours", figure, words)
 
 
 def draw_latents(measured: Measured, facts: Facts) -> list[Plate]:
@@ -264,19 +222,9 @@ def draw_latents(measured: Measured, facts: Facts) -> list[Plate]:
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     _by_dimension(left, measured)
     _by_term(right, measured)
-    caption = (
-        "Left: the kl of each dimension of z. Grey dimensions do not vary with the "
-        "image. Right: the kl as a sum of terms (Hoffman & Johnson 2016)."
-    )
-    most, value = math.log(len(measured.per_image["information"])), measured.figures
-    if value["information"] > most - INFORMATION_MARGIN:
-        caption += (
-            f" I(x; z) is {value['information']:.2f} nats, close to the most that this "
-            f"number of images can show, {most:.2f}: z tells each image from all "
-            "others, so the terms on the right are not informative. Over all such "
-            f"images I(x; z) is at most {value['information_upper']:.2f}."
-        )
-    return [Plate("information", figure, caption), aggregate_plate(measured)]
+    most = math.log(len(measured.per_image["information"]))
+    words = caption("information", figures=measured.figures, most=most)
+    return [Plate("information", figure, words), aggregate_plate(measured)]
 
 
 def _by_dimension(axes: Axes, measured: Measured) -> None:
@@ -326,12 +274,7 @@ def aggregate_plate(measured: Measured) -> Plate:
     for axes in every[len(order) :]:
         axes.remove()
     style.title(figure, "The aggregate posterior (blue) and the prior (grey)")
-    caption = (
-        "One z per test image (blue), and one draw from p(z given y) with the same "
-        "label (grey). z is in standard deviations of p(z given y); values beyond ± 4 "
-        "are not shown. Where blue is lower, samples come from where no image lies."
-    )
-    return Plate("aggregate", figure, caption)
+    return Plate("aggregate", figure, caption("aggregate"))
 
 
 def _arrays(measured: Measured, *names: str) -> tuple[NDArray[Any], ...]:

@@ -14,6 +14,7 @@ from analysis.drawing import latent_pictures, style
 from analysis.drawing.plates import Panel, Plate, mosaic
 from analysis.reading import latent
 from analysis.reading.latent import Posterior
+from analysis.templates import caption, latents
 from cvae.evaluation.metrics import TRANSFER
 from cvae.loading.loaded import LoadedRun
 from cvae.priors import Standard
@@ -63,28 +64,25 @@ def planes(run: LoadedRun, posterior: Posterior, chosen: Sequence[int]) -> list[
     rest = "; all other dimensions at 0" if run.model.latent_dim > 2 else ""
     count = SMALL if len(dims) == 2 and run.model.classes else LARGE
     far = latent.quantiles(count)[-1]
-    caption = (
-        f"The decoder's mean on a grid of equal prior mass, −{far:.2f} to {far:.2f}: "
-        f"{where}{rest}."
-    )
+    words = caption("planes", far=far, where=where + rest)
 
     def panel(name: str, count: int, digit: int, *, ends: bool = False) -> Panel:
-        words = column_labels(count, ends=ends)
+        along = column_labels(count, ends=ends)
         picture = latent_pictures.plane(run, axes, count, digit)
-        return Panel(name, picture, words, words[::-1] if len(dims) == 2 else ())
+        return Panel(name, picture, along, along[::-1] if len(dims) == 2 else ())
 
     whole = f"{title(run)}; {' → '.join(f'z{dim + 1}' for dim in dims)} ↑"
     whole = whole if len(dims) == 2 else f"{title(run)}; z1 →"
     if not run.model.classes:
-        return [sheet("plane", panel(whole, LARGE, 0), caption)]
-    caption += shown_digits(run.folder.metrics)
+        return [sheet("plane", panel(whole, LARGE, 0), words)]
+    words += shown_digits(run.folder.metrics)
     small = [
         panel(f"digit {digit}", count, digit, ends=len(dims) == 2)
         for digit in range(run.model.classes)
     ]
     if len(dims) == 1:
-        return [Plate("planes", mosaic(small, 1), caption)]
-    sheets = [Plate("planes", mosaic(small, 5), caption)]
+        return [Plate("planes", mosaic(small, 1), words)]
+    sheets = [Plate("planes", mosaic(small, 5), words)]
     for digit in chosen:
         large = panel(f"digit {digit}: {whole}", LARGE, digit)
         sheets.append(sheet(f"plane_{digit}", large))
@@ -110,34 +108,28 @@ def paths(run: LoadedRun, posterior: Posterior, chosen: Sequence[int]) -> list[P
     if run.model.latent_dim > 2 and dims:
         far = latent.quantiles(latent_pictures.STEPS)[-1]
         rows = [f"z{dim + 1}" for dim in dims]
-        caption = (
-            f"Each row moves one active dimension from −{far:.2f} to {far:.2f}, all "
-            "others stay at 0; the dimension with the most nats comes first."
-        )
-        caption += shown_digits(run.folder.metrics) if run.model.classes else ""
+        under = caption("traversals", far=far)
+        under += shown_digits(run.folder.metrics) if run.model.classes else ""
         for digit in chosen:
             picture = latent_pictures.traversals(run, dims, digit)
             which = f"_{digit}" if run.model.classes else ""
             words = title(run) + which.replace("_", ", digit ")
             steps = column_labels(latent_pictures.STEPS)
             panel = Panel(words, picture, steps, rows)
-            text = caption if digit == chosen[0] else ""
+            text = under if digit == chosen[0] else ""
             shown.append(sheet(f"traversals{which}", panel, text))
     if run.model.classes:
         picture = latent_pictures.transfer(run, posterior)
         asked = ["image", *map(str, range(run.model.classes))]
         rows = [str(digit) for digit in posterior.digits]
         panel = Panel(title(run), picture, asked, rows)
-        caption = (
-            "First column: a test image of each digit. Then its z, decoded as each."
-        )
-        caption += shown_digits(run.folder.metrics, TRANSFER)
-        shown.append(sheet("transfer", panel, caption))
+        under = caption("transfer") + shown_digits(run.folder.metrics, TRANSFER)
+        shown.append(sheet("transfer", panel, under))
     return shown
 
 
-def sheet(name: str, panel: Panel, caption: str = "") -> Plate:
-    return Plate(name, mosaic([panel], 1), caption)
+def sheet(name: str, panel: Panel, words: str = "") -> Plate:
+    return Plate(name, mosaic([panel], 1), words)
 
 
 def column_labels(count: int, *, ends: bool = False) -> list[str]:
@@ -147,11 +139,7 @@ def column_labels(count: int, *, ends: bool = False) -> list[str]:
 
 
 def title(run: LoadedRun) -> str:
-    return f"{display_name(run.folder)}, {dimensions(run.model.latent_dim)}"
-
-
-def dimensions(size: int) -> str:
-    return f"{size} latent dimension{'s' * (size > 1)}"
+    return f"{display_name(run.folder)}, {latents(run.model.latent_dim)}"
 
 
 def mixing_caption(run: LoadedRun, posterior: Posterior) -> str:
@@ -159,16 +147,11 @@ def mixing_caption(run: LoadedRun, posterior: Posterior) -> str:
     labels = posterior.labels
     if len(posterior.digits) < 2:
         return "The test images hold a single digit: there is none to tell from z."
-    in_z = latent.neighbour_accuracy(posterior.mu, labels)
-    pixels = latent.neighbour_accuracy(posterior.pixels, labels)
-    should = (
-        "The model gets the label, so z need not encode it and the colours should mix."
-        if run.model.classes
-        else "The model gets no label, so z has to encode it and the colours separate."
-    )
-    return (
-        f"{should} The {latent.NEIGHBOURS} nearest neighbours in z classify "
-        f"{100 * in_z:.1f} % of the test images correctly. Always naming the most "
-        f"frequent digit gives {100 * posterior.commonest:.1f} %, nearest neighbours "
-        f"in pixels {100 * pixels:.1f} %."
+    return caption(
+        "mixing",
+        conditional=run.model.classes > 0,
+        neighbours=latent.NEIGHBOURS,
+        in_z=latent.neighbour_accuracy(posterior.mu, labels),
+        commonest=posterior.commonest,
+        pixels=latent.neighbour_accuracy(posterior.pixels, labels),
     )

@@ -18,6 +18,7 @@ from analysis.comparing.settings import Comparison, Setting, label, text
 from analysis.drawing import style
 from analysis.drawing.plates import Plate
 from analysis.reading.runs import RunRow
+from analysis.templates import caption
 from cvae.evaluation import metrics
 from cvae.evaluation.metrics import FIDELITY
 
@@ -43,12 +44,8 @@ def rate_distortion(comparison: Comparison) -> Plate | None:
     _iso_lines(panel)
     panel.grid(False)
     style.title(figure, f"Rate and distortion, {part} set ({runs_words(len(points))})")
-    caption = (
-        f"`{distortion}` (distortion) against `{rate}` (rate), one point per run. "
-        "Along a grey line their sum, neg_elbo, is the number at its end. Lower left "
-        "is better."
-    )
-    return Plate("plane", figure, caption)
+    words = caption("plane", rate=rate, distortion=distortion)
+    return Plate("plane", figure, words)
 
 
 def control(comparison: Comparison) -> Plate | None:
@@ -85,17 +82,9 @@ def control(comparison: Comparison) -> Plate | None:
         figure.legend(handles=handles, loc="outside right upper", fontsize=8)
     runs = [run for setting in every for run in setting.runs]
     style.title(figure, f"Bound and control ({runs_words(len(runs))})")
-    caption = (
-        f"`{FIDELITY}`, the share of prior samples that show the digit asked for, "
-        f"against `{BOUND}`: upper left is better. The setting with the best bound may "
-        "obey labels less well. Each point is the mean of a setting, with the standard "
-        "deviation of its runs. A line joins settings that differ in β alone; a larger "
-        "point has a larger β."
-    )
-    if judges := {run.metrics[JUDGE] for run in runs if JUDGE in run.metrics}:
-        right = " and ".join(f"{100 * accuracy:.2f} %" for accuracy in sorted(judges))
-        caption += f" A CNN with {right} test accuracy classifies the samples."
-    return Plate("control", figure, caption)
+    judges = sorted({run.metrics[JUDGE] for run in runs if JUDGE in run.metrics})
+    words = caption("control", fidelity=FIDELITY, bound=BOUND, judges=judges)
+    return Plate("control", figure, words)
 
 
 def _networks(comparison: Comparison) -> dict[str, list[Setting]]:

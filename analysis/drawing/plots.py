@@ -26,6 +26,7 @@ from analysis.drawing.planes import (
 )
 from analysis.drawing.plates import Plate
 from analysis.reading.runs import Runs
+from analysis.templates import caption
 from cvae.evaluation import metrics
 
 PANELS = 4  # swept fields with a panel each
@@ -76,12 +77,8 @@ def curves(runs: Runs, comparison: Comparison) -> Plate | None:
     style.title(figure, f"{_metric_title(key)} by epoch{some} ({runs_words(drawn)})")
     if len(lines) > 1:
         figure.legend(loc="outside right upper", fontsize=8)
-    band = ", the band spans them" if drawn > len(lines) else ""
-    caption = (
-        f"`{key}` by epoch{some}: each line is the mean over a setting's runs{band}. "
-        "The first epochs may lie above the frame."
-    )
-    return Plate("curves", figure, caption)
+    words = caption("curves", key=key, some=some, several=drawn > len(lines))
+    return Plate("curves", figure, words)
 
 
 def _band(
@@ -127,12 +124,8 @@ def swept(comparison: Comparison) -> Plate | None:
     style.title(
         figure, f"{_metric_title(comparison.metric)} by swept field ({runs_words(n)})"
     )
-    caption = (
-        f"`{comparison.metric}` against {' and '.join(f'`{key}`' for key in keys)}: "
-        "one point per run; lines join the means of settings that differ in nothing "
-        "else."
-    )
-    return Plate("swept", figure, caption)
+    words = caption("swept", metric=comparison.metric, keys=keys)
+    return Plate("swept", figure, words)
 
 
 def _swept_lines(comparison: Comparison, key: str) -> Lines:

@@ -24,6 +24,7 @@ from analysis.reading import latent
 from analysis.reading.latent import Posterior
 from analysis.reading.load import load_runs
 from analysis.reading.needed import Needed
+from analysis.templates import caption
 from cvae import grids
 from cvae.evaluation.metrics import NATS
 from cvae.grids import Picture
@@ -67,12 +68,12 @@ def digits_20(needed: Needed) -> list[Plate]:
 def ten_rows(run: LoadedRun, name: str, column: str) -> tuple[list[Tensor], Plate]:
     """Samples of each digit (N, D), and their sheet: a digit a row."""
     images = [generate_conditional_samples(d, SAMPLES, run, seed=0) for d in range(10)]
-    caption = (
-        f"{SAMPLES} samples of each digit from `{run.folder.name}` "
-        f"({run.model.latent_dim} latent dimensions): in each row one label is asked "
-        f"for, {column}.{shown_digits(run.folder.metrics)}"
+    name_of, latents = run.folder.name, run.model.latent_dim
+    words = caption(
+        "ten_rows", count=SAMPLES, run=name_of, latents=latents, column=column
     )
-    return images, Plate(name, grids.sheet(images, SAMPLES, run.shape), caption)
+    words += shown_digits(run.folder.metrics)
+    return images, Plate(name, grids.sheet(images, SAMPLES, run.shape), words)
 
 
 def manifolds(needed: Needed) -> list[Plate]:
@@ -99,13 +100,8 @@ def reconstructions(needed: Needed) -> list[Plate]:
         bound = run.folder.metrics["test/neg_elbo"]
         size = f"{run.model.latent_dim} latent dimensions, {bound:.1f} nats per image"
         panels.append(Panel(size, restored(run, posterior, places)))
-    caption = (
-        f"{IMAGES} test images of each digit and what the decoder makes of their "
-        "posterior means, with the test neg_elbo of the run (`seed_notebook`, "
-        "`latent_20`): two latents keep the label's average writing, twenty the "
-        "strokes of the image."
-    )
-    return [Plate("reconstructions", mosaic(panels, 1), caption)]
+    words = caption("reconstructions", images=IMAGES)
+    return [Plate("reconstructions", mosaic(panels, 1), words)]
 
 
 def denoising(needed: Needed) -> list[Plate]:
@@ -119,11 +115,9 @@ def denoising(needed: Needed) -> list[Plate]:
         Panel(f"noisy: {share}", row(posterior.pixels[places], run)),
         Panel("restored", restored(run, posterior, places)),
     ]
-    caption = (
-        f"The first {IMAGES} test images of each digit; the model sees the noisy row. "
-        f"The clean image costs {run.folder.metrics['test/neg_elbo']:.1f} nats."
-    )
-    return [Plate("denoising", mosaic(panels, 1), caption)]
+    nats = run.folder.metrics["test/neg_elbo"]
+    words = caption("denoising", images=IMAGES, nats=nats)
+    return [Plate("denoising", mosaic(panels, 1), words)]
 
 
 def plain_samples(needed: Needed) -> list[Plate]:
@@ -137,24 +131,15 @@ def plain_samples(needed: Needed) -> list[Plate]:
         images = grids.digits(run.model, noise, torch.zeros(SQUARE**2).long())
         name = f"{run.model.latent_dim} latent dim."
         panels.append(Panel(name, grids.sheet([images], SQUARE, run.shape)))
-    caption = (
-        f"{SQUARE**2} samples of plain VAEs with two and with twenty latent dimensions "
-        "(`plain_vae`, `pytorch_example`), whose bounds are "
-        f"{' and '.join(bounds)} nats; cf. Kingma & Welling 2014, Figure 5."
-    )
-    return [Plate("plain_samples", mosaic(panels, len(PLAIN_TWO_AND_TWENTY)), caption)]
+    words = caption("plain_samples", count=SQUARE**2, bounds=bounds)
+    return [Plate("plain_samples", mosaic(panels, len(panels)), words)]
 
 
 def aevb_figure2(needed: Needed) -> list[Plate]:
     """Kingma & Welling 2014, Figure 2: the bound, higher is better, as they draw it."""
     sizes = _by_value(needed, "aevb_figure2", "model.latent_dim", "{} dim.")
-    caption = (
-        "The bound against training images seen, by latent size: mean over seeds in a "
-        "band from the lowest to the highest; cf. Kingma & Welling 2014, Figure 2. The "
-        "training bound is the mean over an epoch in which the weights change, the "
-        "held-out one is taken at its end. The first epochs may lie below the frame."
-    ) + overfitting(sizes)
-    return [Plate("aevb_figure2", learning_curves(sizes, {}), caption)]
+    words = caption("aevb_figure2", apart=overfitting(sizes))
+    return [Plate("aevb_figure2", learning_curves(sizes, {}), words)]
 
 
 def aevb_figure3(needed: Needed) -> list[Plate]:
@@ -162,26 +147,18 @@ def aevb_figure3(needed: Needed) -> list[Plate]:
     images = _by_value(needed, "aevb_figure3", "data.train_images", "{:,} images")
     samples = needed.plan("aevb_figure3").variants[0].spec.evaluation.importance_samples
     at_end = {f"nll_is{samples}": f"log p(x), {samples} samples"}
-    caption = (
-        "The bound of training and of held-out images, as above, with three latent "
-        f"dimensions; the points are K = {samples} bounds of log p(x) of the test "
-        "images at the end, where the paper estimates log p(x) all along; cf. Kingma & "
-        "Welling 2014, Figure 3."
-    ) + overfitting(images)
-    return [Plate("aevb_figure3", learning_curves(images, at_end), caption)]
+    words = caption("aevb_figure3", samples=samples, apart=overfitting(images))
+    return [Plate("aevb_figure3", learning_curves(images, at_end), words)]
 
 
-def overfitting(settings: Mapping[str, Sequence[RunFolder]]) -> str:
-    """How much more held-out images cost than training images, for a caption."""
+def overfitting(settings: Mapping[str, Sequence[RunFolder]]) -> list[str]:
+    """How much more held-out images cost than training images, by setting."""
     apart = []
     for name, folders in settings.items():
         ends = [-histories(folders, f"{part}/neg_elbo")[1][:, -1] for part in PARTS]
         nats = f"{ends[1].mean() - ends[0].mean():.1f}".replace("-", "−")
         apart.append(f"{nats} ({name})")
-    return (
-        " At the end, a held-out image costs this many nats more than a training "
-        f"image: {', '.join(apart)}."
-    )
+    return apart
 
 
 def _by_value(
