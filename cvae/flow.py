@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from cvae.priors import Gaussian, gaussian_log_density
 
 # Chosen by the kl that a fit to the posteriors of results/latent-20 leaves on held-back
-# images: 17.28 nats; four couplings 17.45, 64 units 17.45, with tanh 17.74; N(0, I) 18.82.
+# images: 17.28 nats; four couplings or 64 units 17.45, tanh 17.74, and N(0, I) 18.82.
 COUPLINGS = 6  # each half of z is changed three times
 HIDDEN = 128  # rectified units of the one hidden layer of a coupling
 LARGEST = 2.0  # |s| of one coupling: it scales by 0.14 to 7.4
