@@ -6,12 +6,12 @@ python -m cvae compare --experiment cvae --formats png,svg
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from analysis.comparing import proofs, sentences, settings, tables
 from analysis.comparing.settings import Comparison, Setting
@@ -158,18 +158,16 @@ def _has_finite(run: RunRow, metric: str) -> bool:
     return math.isfinite(run.metrics.get(metric, math.nan))
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    return arguments.command("compare", __doc__, arguments.OPTIONS, _main, words)
-
-
-def compare_selected(options: argparse.Namespace, runs: Runs) -> Result:
+def compare_selected(options: SimpleNamespace, runs: Runs) -> Result:
     """The comparison that the options ask for."""
     by = options.by.replace(",", " ").split()
     return compare(runs, metric=options.metric, by=by, against=options.against)
 
 
-def _main(options: argparse.Namespace) -> None:
-    formats = arguments.formats(options)
+def main(**asked: Any) -> None:
+    """`make compare`."""
+    options = SimpleNamespace(**asked)
+    formats = arguments.formats(options.formats)
     runs = arguments.selected_runs(options)
     result = compare_selected(options, runs)
     out = arguments.output_folder(options, runs, "compare")

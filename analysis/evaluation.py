@@ -8,15 +8,13 @@ Everything is read from `evaluation/` in the run's folder; nothing is computed a
 
 from __future__ import annotations
 
-import argparse
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from analysis.comparing import tables
 from analysis.drawing import evaluation_plots, style
 from analysis.drawing.plates import Plate
-from analysis.reading import arguments
 from analysis.reading.attach import attach_to_run
 from analysis.report import embedded
 from analysis.templates import render
@@ -51,7 +49,8 @@ def write(run: LoadedRun, out: Path) -> Path:
         RunNotFound: nothing of this run was evaluated yet.
         Damaged: a file of an evaluation is not what was written.
     """
-    stored = load_parts(directory(run.folder))
+    every = load_parts(directory(run.folder))
+    stored = {name: part for name, part in every.items() if part[0].figures}
     if not stored:
         raise RunNotFound(
             f"{run.folder.name} was not evaluated yet: make evaluate "
@@ -118,17 +117,12 @@ def _commands(run: str, stored: Stored) -> list[str]:
     ]
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    options = arguments.COMMON | arguments.ONE_RUN
-    return arguments.command("page", __doc__, options, _main, words)
-
-
-def _main(options: argparse.Namespace) -> None:
-    run = load_run(options.run, runs=options.runs)
-    out = options.out or Path("reports") / run.folder.name / "evaluation"
-    page = write(run, out)
+def main(run: str | None, out: Path | None, attach: bool, runs: Path) -> None:
+    """`python -m cvae page`, the end of `make evaluate WHAT=…`."""
+    loaded = load_run(run, runs=runs)
+    page = write(loaded, out or Path("reports") / loaded.folder.name / "evaluation")
     print(f"{page}: open it in a browser")
-    if options.attach:
-        home = directory(run.folder)
+    if attach:
+        home = directory(loaded.folder)
         files = [page, *sorted([*home.glob("*.csv"), *home.glob("*.json")])]
-        print(attach_to_run(run, options.runs, files, "evaluation"))
+        print(attach_to_run(loaded, runs, files, "evaluation"))

@@ -8,10 +8,8 @@ The page holds the weights and decodes by itself. Its parts lie in analysis/expl
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import torch
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from analysis.reading import arguments, latent, packed
+from analysis.reading import latent, packed
 from analysis.reading.latent import Posterior
 from analysis.templates import render
 from cvae.errors import UsageError
@@ -188,31 +186,22 @@ def _render(run: LoadedRun, facts: dict[str, Any], blocks: Blocks) -> str:
     return render("explorer/page.html.j2", content)
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    options: arguments.Options = {
-        **arguments.ONE_RUN,
-        "--against": {"help": "a plain VAE to stand beside it"},
-        "--out": {"type": Path, "help": "HTML file or folder to write"},
-        "--attach": arguments.OPTIONS["--attach"],
-        "--runs": arguments.OPTIONS["--runs"],
-    }
-    return arguments.command("explorer", __doc__, options, _main, words)
-
-
-def _main(options: argparse.Namespace) -> None:
-    run = load_run(options.run, runs=options.runs)
-    against = load_run(options.against, runs=options.runs) if options.against else None
-    file = _file(options.out or Path("reports") / run.folder.name)
-    twin = f" AGAINST={against.folder.name}" if against else ""
-    text = page(run, against, f"make explorer RUN={run.folder.name}{twin}")
+def main(
+    run: str | None, against: str, out: Path | None, attach: bool, runs: Path
+) -> None:
+    """`make explorer`."""
+    loaded = load_run(run, runs=runs)
+    plain = load_run(against, runs=runs) if against else None
+    file = _file(out or Path("reports") / loaded.folder.name)
+    twin = f" AGAINST={plain.folder.name}" if plain else ""
+    text = page(loaded, plain, f"make explorer RUN={loaded.folder.name}{twin}")
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, text.encode())
-    size = file.stat().st_size / 1e6
-    print(f"{file}: {size:.2f} MB; open it in a browser")
-    if options.attach:
+    print(f"{file}: {file.stat().st_size / 1e6:.2f} MB; open it in a browser")
+    if attach:
         from analysis.reading.attach import attach_to_run
 
-        print(attach_to_run(run, options.runs, [file], "figures"))
+        print(attach_to_run(loaded, runs, [file], "figures"))
 
 
 def _file(out: Path) -> Path:

@@ -11,7 +11,6 @@ to train. Made again from the same runs, not one byte differs.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -97,44 +96,26 @@ def results_page(drawn: Sequence[Plate]) -> str:
     return render("results.md.j2", {"shown": shown})
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    options: arguments.Options = {
-        "--only": {"default": "", "help": f"of {', '.join([*TABLES, *EXHIBITS])}"},
-        "--jobs": {"type": int, "help": "runs of a sweep at once; one a core if none"},
-        "--seeds": {"type": int, "default": 1, "help": "of each single experiment"},
-        **arguments.TRAINING,
-        "--runs": {
-            "type": Path,
-            "default": PUBLISHED,
-            "help": "results (published) or runs, where those not finished are trained",
-        },
-        "--readme": {"type": Path, "default": Path("README.md"), "help": "to fill"},
-    }
-    return arguments.command(
-        "figures",
-        __doc__,
-        arguments.COMMON | options,
-        _main,
-        words,
-        interrupted=arguments.GOES_ON,
-    )
-
-
-def _main(options: argparse.Namespace) -> None:
+def main(
+    only: str,
+    jobs: int | None,
+    seeds: int,
+    changes: str,
+    offline: bool,
+    runs: Path,
+    readme: Path,
+    out: Path,
+) -> None:
+    """`make figures`."""
     everything = [*TABLES, *EXHIBITS]
-    names = arguments.chosen_names(options.only, everything) or everything
-    if options.runs == PUBLISHED and published.at(PUBLISHED) is None:
+    names = arguments.chosen_names(only, everything) or everything
+    if runs == PUBLISHED and published.at(PUBLISHED) is None:
         raise RunNotFound(
             f"nothing is published in {PUBLISHED}/; make figures FROM=runs trains what "
             "the figures are drawn from"
         )
-    overrides = tuple(split_overrides(options.set))
+    needed = Needed(runs, tuple(split_overrides(changes)), seeds)
     files = make_figures(
-        Needed(options.runs, overrides, options.seeds),
-        names,
-        out=options.out or Path("docs"),
-        readme=options.readme,
-        jobs=options.jobs,
-        offline=options.offline,
+        needed, names, out=out, readme=readme, jobs=jobs, offline=offline
     )
     print(*files, sep="\n")

@@ -8,7 +8,6 @@ z is in units of the prior throughout: z itself, or (z − mu_y) / σ_y of a lea
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -96,27 +95,18 @@ def write_latent(
     return page
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    options: arguments.Options = {
-        "--digit": {
-            "type": int,
-            "choices": range(10),
-            "help": "large sheets of it only",
-        },
-    }
-    options |= arguments.ONE_RUN
-    options |= {"--formats": arguments.OPTIONS["--formats"]} | arguments.COMMON
-    return arguments.command("manifold", __doc__, options, _main, words)
-
-
-def _main(options: argparse.Namespace) -> None:
-    run = load_run(options.run, runs=options.runs)
-    page, *files = manifold(
-        run,
-        options.out or Path("reports") / run.folder.name / "manifold",
-        digit=options.digit,
-        formats=arguments.formats(options),
-    )
-    print(f"{page}: the latent space of {run.folder.name}, with {len(files)} files")
-    if options.attach:
-        print(attach_to_run(run, options.runs, [page, *files], "manifold"))
+def main(
+    run: str | None,
+    digit: int | None,
+    formats: str,
+    out: Path | None,
+    attach: bool,
+    runs: Path,
+) -> None:
+    """`make manifold`."""
+    kinds, loaded = arguments.formats(formats), load_run(run, runs=runs)
+    out = out or Path("reports") / loaded.folder.name / "manifold"
+    page, *files = manifold(loaded, out, digit=digit, formats=kinds)
+    print(f"{page}: the latent space of {loaded.folder.name}, with {len(files)} files")
+    if attach:
+        print(attach_to_run(loaded, runs, [page, *files], "manifold"))

@@ -6,14 +6,13 @@ python -m cvae report --experiment cvae
 
 from __future__ import annotations
 
-import argparse
 import base64
 import datetime
 import io
 import shlex
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from PIL import Image
@@ -182,11 +181,9 @@ def _when(runs: Runs) -> str:
     return f"run from {first.date()} to {last.date()}"
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    return arguments.command("report", __doc__, arguments.OPTIONS, _main, words)
-
-
-def _main(options: argparse.Namespace) -> None:
+def main(**asked: Any) -> None:
+    """`make report`."""
+    options = SimpleNamespace(**asked)
     runs = arguments.selected_runs(options)
     result = compare.compare_selected(options, runs)
     out = arguments.output_folder(options, runs, "report")
@@ -197,10 +194,10 @@ def _main(options: argparse.Namespace) -> None:
         print(attach.attach(runs, files, "report"))
 
 
-def _report_command(options: argparse.Namespace) -> str:
+def _report_command(options: SimpleNamespace) -> str:
     asked = {
         name.upper(): getattr(options, name)
-        for name in ("experiment", "sweep", "run", "filter", "by", "against")
+        for name in ("experiment", "sweep", "run", "by", "against")
     }
     if options.metric != "test/neg_elbo":
         asked["METRIC"] = options.metric

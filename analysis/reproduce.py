@@ -9,7 +9,6 @@ such means would lie if they differed from the published ones by chance alone.
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 from collections.abc import Iterator, Sequence
@@ -87,19 +86,6 @@ def runs_by_setting(name: str, needed: Needed) -> dict[str, list[RunFolder]]:
     return by_setting
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    options: arguments.Options = {
-        "--only": {"required": True, "help": f"of {', '.join(_names())}"},
-        "--jobs": {"type": int, "help": "runs at once; one a core if none"},
-        **arguments.TRAINING,
-        "--runs": arguments.OPTIONS["--runs"],
-        "--results": {"type": Path, "default": Path("results"), "help": "published"},
-    }
-    return arguments.command(
-        "reproduce", __doc__, options, _main, words, interrupted=arguments.GOES_ON
-    )
-
-
 def _names() -> dict[str, tuple[str, ...]]:
     """What can be reproduced, and the specs and sweeps that it stands on."""
     alone = {name: (name,) for name in (*SEEDED, *SWEEPS)}
@@ -107,18 +93,21 @@ def _names() -> dict[str, tuple[str, ...]]:
     return figures | {name: table[0] for name, table in TABLES.items()} | alone
 
 
-def _main(options: argparse.Namespace) -> None:
+def main(
+    only: str, jobs: int | None, changes: str, offline: bool, runs: Path, results: Path
+) -> None:
+    """`make reproduce`."""
     known = _names()
-    asked = arguments.chosen_names(options.only, list(known))
-    overrides = tuple(split_overrides(options.set))
-    published = Needed(options.results, overrides)
+    asked = arguments.chosen_names(only, list(known))
+    overrides = tuple(split_overrides(changes))
+    published = Needed(results, overrides)
     head = ["setting", "figure", "published", "own", "difference", "allowed", "within"]
     rows, failed = [head], list[str]()
     for name in dict.fromkeys(need for one in asked for need in known[one]):
         published.make(name, once=False, jobs=None, offline=True)  # or says it is not
         seeds = len(published.over_seeds(name)) if name in SEEDED else 1
-        own = Needed(options.runs, overrides, seeds)
-        own.make(name, once=False, jobs=options.jobs, offline=options.offline)
+        own = Needed(runs, overrides, seeds)
+        own.make(name, once=False, jobs=jobs, offline=offline)
         for one in compare_seeds(name, published, own):
             sides = (mean_sd(values, one.key) for values in (one.published, one.own))
             apart_by = number(one.difference, one.key, sign=True)

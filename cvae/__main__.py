@@ -15,7 +15,6 @@ import gc  # noqa: E402
 import importlib  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
-from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 if sys.version_info < (3, 11):  # noqa: UP036
@@ -46,16 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parsed(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """The name of the command, and what its function is given.
-
-    The commands of `analysis` read their own arguments: here nothing of it is loaded.
-    """
+    """The name of the command, and what its function is given."""
     parser = argparse.ArgumentParser(prog="python -m cvae", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     added = parser.add_subparsers(required=True, metavar="command", dest="command")
     for name, command in table.COMMANDS.items():
-        if command.act.startswith("analysis.") and words[:1] == [name]:
-            return name, {"words": words[1:]}
         if ":" not in command.act:
             continue  # of make alone
         aliases = table.ALIASES.get(name, [])
@@ -63,10 +57,8 @@ def _parsed(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
             name, aliases=aliases, help=command.help, description=command.help
         )
         one.set_defaults(command=name)
-        if command.act.startswith("cvae."):
-            one.add_argument("--runs", type=Path, default="runs", help="their folder")
-            for flag, details in command.arguments.items():
-                one.add_argument(flag, **details)
+        for flag, details in command.arguments.items():
+            one.add_argument(flag, **details)
     options = vars(parser.parse_args(words))
     if (name := options.pop("command")) == "experiment":
         options["began"] = _BEGAN

@@ -15,8 +15,7 @@ from unittest import mock
 import torch
 
 import cvae
-from analysis import explorer
-from cvae import likelihood
+from cvae import __main__, likelihood
 from cvae.run import runner
 from cvae.spec.fields import Spec
 from cvae.spec.identity import nested
@@ -53,7 +52,7 @@ def used(fields: dict[str, Any], place: Path) -> dict[str, Any]:
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         where = ["--runs", str(place / "whole"), "--out", str(place / "page.html")]
-        code = explorer.main(where)
+        code = __main__.main(["explorer", *where])
     return {
         "metrics": run.folder.metrics,
         "shape": list(samples.shape),

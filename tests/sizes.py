@@ -22,7 +22,7 @@ LOADED = {
     "cvae.load_run": "import cvae; cvae.load_run('seed-notebook')",
     "make samples": "from cvae.__main__ import main; main(['samples', '--run', "
     "'seed-notebook', '--out', place])",
-    "make explorer": "from analysis import explorer; explorer.main(['--run', "
+    "make explorer": "from cvae.__main__ import main; main(['explorer', '--run', "
     "'seed-notebook', '--out', place])",
     "make experiment": "from cvae.__main__ import main; main(['run', "
     "'experiments/quickstart.yaml', '--offline', '--runs', place, '--set', "

@@ -107,8 +107,8 @@ def interpreted(code: str) -> children.Done:
 
 def test_a_comparison_without_runs_loads_nothing_heavy(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom analysis import compare\n"
-        f"compare.main(['--runs', {str(tmp_path)!r}])\n"
+        "import sys\nfrom cvae import __main__\n"
+        f"__main__.main(['compare', '--runs', {str(tmp_path)!r}])\n"
         "heavy = {'torch', 'mlflow', 'matplotlib', 'scipy.stats', 'torchvision'}\n"
         "print(*sorted(heavy & set(sys.modules)), end='')"
     )

@@ -32,11 +32,10 @@ def load_runs(
     experiment: str | None = None,
     sweep: str | None = None,
     ids: Sequence[str] = (),
-    filter: str = "",  # MLflow's word
     runs: Path = RUNS,
     folders_only: bool = False,
 ) -> Runs:
-    """The runs of an experiment, of a sweep, by name or by MLflow's filter; or all.
+    """The runs of an experiment, of a sweep or by name; or all.
 
     The folders are the truth. Where MLFLOW_TRACKING_URI names a store, the runs that
     have no readable folder here are added from it. Where neither has any that fit,
@@ -44,22 +43,20 @@ def load_runs(
 
     Args:
         ids: run names, ids, spec names, folders or MLflow run ids.
-        filter: MLflow's filter string, such as "metrics.`test/kl` > 5".
         folders_only: ask no store.
 
     Raises:
         RunNotFound: nothing fits; names the nearest that would.
         TrackingError: the store cannot be read.
-        ValueError: a bad filter, or a filter without a store.
     """
     try:
-        return _load(experiment, sweep, ids, filter, runs, not folders_only)
+        return _load(experiment, sweep, ids, runs, not folders_only)
     except RunNotFound as none_of_ones_own:
         results = published.fallback(runs)
-        if results is None or filter:
+        if results is None:
             raise
         try:
-            loaded = _load(experiment, sweep, ids, "", results.path, False)
+            loaded = _load(experiment, sweep, ids, results.path, False)
         except RunNotFound as error:
             raise RunNotFound(f"{none_of_ones_own}\n{error}") from error
     log.warning("none in %s/: using what is published in %s", runs, results.path)
@@ -70,7 +67,6 @@ def _load(
     experiment: str | None,
     sweep: str | None,
     ids: Sequence[str],
-    filter: str,
     runs: Path,
     ask_store: bool,
 ) -> Runs:
@@ -84,23 +80,15 @@ def _load(
         from cvae.tracking.store import Reader
 
         store = Reader(runs)
-        here = {run.uid: run for run in rows}
-        stored = from_store(store, experiment, sweep, filter)
-        if filter:
-            rows = [here.get(run.uid, run) for run in stored]
-        else:
-            rows += [run for run in stored if run.uid not in here]
-    elif filter:
-        raise ValueError(
-            "FILTER is answered by MLflow: name its store, as in "
-            f"FROM=sqlite:///{runs}/mlflow.db"
-        )
+        here = {run.uid for run in rows}
+        stored = from_store(store, experiment, sweep)
+        rows += [run for run in stored if run.uid not in here]
     try:
         rows = _select(rows, ids) if ids and rows else rows
         if not rows:
             known = {run.experiment for run in from_folders(runs, None, None)[0]}
             known |= set(store.experiments() if store else ())
-            raise RunNotFound(_no_match(runs, experiment, sweep, filter, sorted(known)))
+            raise RunNotFound(_no_match(runs, experiment, sweep, sorted(known)))
     except RunNotFound as error:
         why = "".join(f"\n{name}: {text}" for name, text in unreadable.items())
         raise RunNotFound(f"{error}{why}") from error
@@ -132,15 +120,9 @@ def _select(rows: list[RunRow], ids: Sequence[str]) -> list[RunRow]:
 
 
 def _no_match(
-    runs: Path,
-    experiment: str | None,
-    sweep: str | None,
-    query: str,
-    known: Sequence[str],
+    runs: Path, experiment: str | None, sweep: str | None, known: Sequence[str]
 ) -> str:
     """Why nothing was found, and what would be; `known` are the experiments."""
-    if query:
-        return f"no run fits the filter {query!r}"
     if sweep:
         return f"no runs of a sweep {sweep!r}; {_list_sweeps(runs)}"
     if experiment and known:

@@ -63,14 +63,12 @@ def _folder_row(folder: RunFolder) -> RunRow:
 
 
 def from_store(
-    store: Reader, experiment: str | None, sweep: str | None, query: str
+    store: Reader, experiment: str | None, sweep: str | None
 ) -> list[RunRow]:
     """The runs of the store that fit; neither parents of sweeps nor pages."""
     names = store.experiments()
     places = [id for name, id in names.items() if experiment in (None, name)]
-    if sweep:
-        tagged = f"tags.`cvae.sweep` = '{sweep}'"
-        query = f"{tagged} and {query}" if query else tagged
+    query = f"tags.`cvae.sweep` = '{sweep}'" if sweep else ""
     return [
         _stored_row(stored)
         for stored in (store.search(places, query) if places else ())

@@ -31,7 +31,8 @@ class Command(NamedTuple):
     @property
     def arguments(self) -> dict[str, dict[str, Any]]:
         """Each argument of `python -m cvae` as argparse takes it."""
-        known = dict(ARGUMENTS[name] for name in self.variables)
+        known = dict(ARGUMENTS[name] for name in self.variables if name in ARGUMENTS)
+        known = {"--runs": FOLDER} | known
         return {
             flag: {**known.get(flag, {}), **self.more.get(flag, {})}
             for flag in [*known, *self.more]
@@ -62,6 +63,7 @@ K = {"type": whole(0, 10**6), "metavar": "K"}
 ON = {"action": "store_true"}
 ENGINES = ("local", "threads", "ray")
 MINUTES = "samples of z an image, 100 if left out: a minute or more on two cores"
+FOLDER = {"type": Path, "default": "runs", "help": "their folder"}
 ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "CONFIG": ("config", {"help": "path of the spec, or its name in experiments/"}),
     "SET": ("--set", {"dest": "changes", "default": "", "metavar": "'a.b=1 c.d=2'"}),
@@ -76,28 +78,48 @@ ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "N": ("--n", {"type": whole(1, 10**5), "default": 16, "help": "of each digit"}),
     "SEED": ("--seed", {"type": whole(-(2**63), 2**64 - 1), "help": "of the noise"}),
     "TEMPERATURE": ("--temperature", {"type": float, "default": 1.0, "help": "of z"}),
-    "OUT": ("--out", {"type": Path, "help": "PNG to write, or a folder for it"}),
+    "OUT": ("--out", {"type": Path, "help": "file to write, or a folder for it"}),
     "K": ("--importance-samples", {**K, "help": MINUTES}),
     "LABEL_K": ("--label-samples", {**K, "help": "the same for each of ten labels"}),
     "WHAT": ("--what", {"default": "", "help": "parts, such as 'nll gaps', or all"}),
     "PORT": ("--port", {"type": whole(1, 65535), "help": "that it listens on"}),
     "HOST": ("--host", {"default": "127.0.0.1", "help": "address to listen on"}),
+    "EXPERIMENT": ("--experiment", {"help": "an MLflow experiment"}),
+    "SWEEP": ("--sweep", {"help": "a sweep's name"}),
+    "BY": ("--by", {"default": "", "help": "fields that set the settings apart"}),
+    "AGAINST": ("--against", {"default": "", "help": "such as 'beta=1', or a run"}),
+    "METRIC": ("--metric", {"default": "test/neg_elbo", "help": "what to compare"}),
+    "FORMATS": ("--formats", {"default": "png", "help": "png, svg, pdf"}),
+    "ATTACH": ("--attach", {**ON, "help": "put the files into MLflow, too"}),
+    "ONLY": ("--only", {"default": "", "help": "such as 'digits beta'"}),
     "RUNS": ("names", {"nargs": "+", "help": "names of runs or sweeps"}),
     "WEIGHTS": ("--weights", {**ON, "help": "of each sweep's first seed, too"}),
     "FULL": ("--full", {**ON, "help": "slow importance-sampled numbers, too"}),
 }
 SWITCHES = {"OFFLINE", "DRY", "WEIGHTS", "FULL", "ATTACH"}
 RESULTS = {"--results": {"type": Path, "default": Path("results")}}
+ANY = {  # of compare and report
+    "--run": {"help": "names, ids or folders of runs, with blanks between"},
+    "--from": {"dest": "store", "metavar": "URI", "help": "an MLflow store"},
+    "--last-sweep": {"metavar": "CONFIG", "help": "the last sweep of this file"},
+}
+MADE = {  # of figures
+    "--runs": {"type": Path, "default": Path("results"), "help": "or `runs`"},
+    "--seeds": {"type": int, "default": 1, "help": "of each single experiment"},
+    "--out": {"type": Path, "default": Path("docs"), "help": "folder to write to"},
+    "--readme": {"type": Path, "default": Path("README.md"), "help": "to fill"},
+}
 ALL = {"--run": {"help": "one run's name, id or folder; all if left out"}}
 MARKDOWN = {"--markdown": {**ON, "help": "as the tables of docs/fields.md"}}
 AT = ({"--port": {"default": 5000}}, {"--port": {"default": 5001}})
 STOP = "interrupted"
 RESUMES = f"{STOP}; the same command resumes from the last checkpoint"
+GOES_ON = f"{STOP}; the same command resumes"
 NONE_NOW = f"{STOP}; results are kept once all are computed: none were now"
 BENCHMARKS = """benchmarks.speed;
 benchmarks.speed --threads 1 --out runs/bench/one.json;
 benchmarks.likelihood; benchmarks.start"""
-CHOSEN = "EXPERIMENT SWEEP RUN FILTER BY AGAINST METRIC FORMATS OUT FROM ATTACH"
+CHOSEN = "EXPERIMENT SWEEP RUN BY AGAINST METRIC OUT FROM ATTACH"
 ONE_SPEC = 'CONFIG=experiments/quickstart.yaml SET="model.latent_dim=8"'
 TRAINS = "CONFIG! SET OFFLINE DRY JOBS THREADS ENGINE GPUS"
 HERE = "cvae.cli.commands"
@@ -121,9 +143,10 @@ COMMANDS = {
         'RUN=quickstart WHAT="nll gaps"', f"{HERE}:evaluate", "RUN K LABEL_K WHAT",
         NONE_NOW),
     "compare": Command("tables, curves, what the seeds say",
-        "SWEEP=latent-beta BY=model.latent_dim", "analysis.compare:main", CHOSEN),
+        "SWEEP=latent-beta BY=model.latent_dim", "analysis.compare:main",
+        f"{CHOSEN} FORMATS", more=ANY),
     "report": Command("one HTML page of an experiment",
-        "EXPERIMENT=cvae", "analysis.report:main", CHOSEN),
+        "EXPERIMENT=cvae", "analysis.report:main", CHOSEN, more=ANY),
     "manifold": Command("draw a finished run's latent space",
         "RUN=quickstart DIGIT=3 FORMATS=svg", "analysis.manifold:main",
         "RUN DIGIT FORMATS OUT ATTACH"),
@@ -132,10 +155,11 @@ COMMANDS = {
         "RUN AGAINST OUT ATTACH"),
     "figures": Command("every figure and number of README",
         'ONLY="digits results" FROM=runs JOBS=2', "analysis.figures:main",
-        "ONLY FROM JOBS SET OFFLINE"),
+        "ONLY FROM JOBS SET OFFLINE", GOES_ON, MADE),
     "reproduce": Command("train again, compare with results/",
         'ONLY="seed_notebook beta" JOBS=2', "analysis.reproduce:main",
-        "ONLY! JOBS SET OFFLINE"),
+        "ONLY! JOBS SET OFFLINE", GOES_ON,
+        {"--only": {"required": True}, **RESULTS}),
     "page": Command("an HTML page of what evaluate WHAT=… measured",
         "RUN=quickstart", "analysis.evaluation:main", "RUN OUT ATTACH"),
     "publish": Command("finished runs and sweeps to results/",

@@ -16,7 +16,7 @@ from analysis.comparing import readme_tables
 from analysis.drawing import plates, readme_figures
 from analysis.drawing.readme_figures import EXHIBITS
 from analysis.reading.needed import SEEDED, SWEEPS, Needed
-from cvae import mnist
+from cvae import __main__, mnist
 from cvae.evaluation.metrics import FIDELITY
 from cvae.model import CVAE
 from cvae.run.folder import RunFolder
@@ -180,7 +180,7 @@ def test_the_command_trains_what_it_lacks_and_then_nothing(
     (folder,) = (tmp_path / "runs").glob("*/run.json")
     assert RunFolder(folder.parent).status == "FINISHED"
     before = {p.name: p.read_bytes() for p in (tmp_path / "docs").iterdir()}
-    assert figures.main(words) == 0
+    assert __main__.main(["figures", *words]) == 0
     assert {p.name: p.read_bytes() for p in (tmp_path / "docs").iterdir()} == before
     assert len(list((tmp_path / "runs").glob("*/run.json"))) == 1
     assert readme.read_text() == "nothing to fill"

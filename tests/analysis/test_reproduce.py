@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from analysis import figures, reproduce
+from analysis import figures
 from analysis.drawing import plates
 from analysis.reading import needed
 from analysis.reading.needed import SINGLE, Needed
 from analysis.reproduce import Compared
+from cvae import __main__
 from cvae.publishing import results
 from cvae.run.find import finished_run
 from cvae.run.folder import RunFolder, SweepFolder
@@ -85,7 +86,7 @@ def words(own: Needed, shown: Needed, only: str) -> list[str]:
 def test_the_same_runs_are_reproduced(
     own: Needed, shown: Needed, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert reproduce.main(words(own, shown, "quickstart, beta")) == 0
+    assert __main__.main(["reproduce", *words(own, shown, "quickstart, beta")]) == 0
     table = capsys.readouterr().out
     assert "| quickstart | test/neg_elbo | 112.50 ± 0.71 | 112.50 ± 0.71 |" in table
     for beta in ("0.25", "0.5", "1", "2", "4"):
@@ -112,7 +113,7 @@ def test_one_setting_that_is_far_off_is_named_and_the_exit_code_is_1(
             last["metrics"]["test/neg_elbo"] += 20
             folder.append(last)
     other = Needed(tmp_path / "runs", own.overrides)
-    assert reproduce.main(words(other, shown, "beta")) == 1
+    assert __main__.main(["reproduce", *words(other, shown, "beta")]) == 1
     assert "not reproduced: beta beta=2: test/neg_elbo" in caplog.text
     assert capsys.readouterr().out.count("| no |") == 1
 
