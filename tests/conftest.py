@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from cvae import mnist
 from cvae.fast import cpu_kernel
@@ -183,14 +183,6 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     other = made_run(runs, 90.0, name="123", started=99.0, tracking__experiment="tests")
     tracker.publish(other)
     return runs
-
-
-def prior_of(model: CVAE, y: Tensor) -> tuple[Tensor, Tensor]:
-    """mu, logvar of a diagonal p(z given y), read from its table; each (B, Z)."""
-    if model.prior_table is None:
-        return 2 * (torch.zeros(len(y), model.latent_dim),)
-    mu, logvar = model.prior_table.detach()[y].chunk(2, 1)
-    return mu, logvar
 
 
 def bend(flow: Flow) -> Flow:

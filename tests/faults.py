@@ -25,14 +25,11 @@ RECORDED = "tests/run/test_recorded.py -k not(make)"
 LIKELIHOOD = "tests/test_likelihood.py"
 CONTROL = "tests/run/test_recorded.py -k control"
 JUDGED = "tests/test_control.py"
-FEATURES = "tests/evaluation/test_features.py"
+FEATURES = "tests/evaluation/test_samples.py"
 OBJECTIVE = "tests/test_objective.py"
 TRAINING = "tests/test_training.py -k not(shipped)"
-DOUBLY, FLOW = "tests/test_doubly.py", "tests/test_flow.py"
-MODEL = "tests/test_model.py"
-DRAWS = "tests/test_draws.py"
+MODEL, PRIORS = "tests/test_model.py", "tests/test_priors.py"
 DISK = "tests/run/test_nothing_lost.py -k full_disk"
-DURABLE = "tests/run/test_durable.py"
 FOLDER = "tests/run/test_folder.py"
 FACTS = "tests/run/test_facts.py"
 CHECKPOINT = "tests/run/test_checkpoint.py"
@@ -65,17 +62,17 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     # model, objective, evaluation
     ("1 / math.sqrt(_fan_in", "2 / math.sqrt(_fan_in", MODEL),
     ("reversed(hidden)", "hidden", MODEL),
-    ("log_ratio.exp() - 1 - log", "log_ratio.exp() - 1 + log", "tests/test_priors.py"),
+    ("log_ratio.exp() - 1 - log", "log_ratio.exp() - 1 + log", PRIORS),
     ("torch.exp(0.5 * logvar), noise", "torch.exp(logvar), noise", OBJECTIVE),
     ("logsumexp(values, 0) - math", "logsumexp(values, 0) + math", OBJECTIVE),
     ("beta * step / warmup_steps", "beta * (step + 1) / warmup_steps", OBJECTIVE),
     ("ACTIVE_VARIANCE = 0.01", "ACTIVE_VARIANCE = 0.1", LIKELIHOOD),
     ("cat(means).var(0, correction=0)", "cat(means).var(0)", LIKELIHOOD),
     ("(torch.full_like(y, label) for", "(y for", LIKELIHOOD),
-    ("beta * (1 - share)", "beta * (1 + share)", DOUBLY),
-    ("mu.detach(), posterior[1].detach()", "mu.detach(), posterior[1]", DOUBLY),
-    ("-0.5 * logvar.sum(-1)", "0.5 * logvar.sum(-1)", FLOW),
-    ("log_det = log_det + s.sum(-1)", "log_det = log_det - s.sum(-1)", FLOW),
+    ("beta * (1 - share)", "beta * (1 + share)", OBJECTIVE),
+    ("mu.detach(), posterior[1].detach()", "mu.detach(), posterior[1]", OBJECTIVE),
+    ("-0.5 * logvar.sum(-1)", "0.5 * logvar.sum(-1)", PRIORS),
+    ("log_det = log_det + s.sum(-1)", "log_det = log_det - s.sum(-1)", PRIORS),
     # training
     ("0.15 * total", "0.25 * total", TRAINING),
     ("x = self._drawn(images) if self.noisy else target", "x = target", TRAINING),
@@ -88,14 +85,14 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ("sort_keys=True, separators", "sort_keys=False, separators", FIELDS),
     ("list(range(value))", "list(range(1, value + 1))", VARIANTS),
     # files, locks, checkpoints
-    ("os.fsync(folder)", "os.stat(folder)", DURABLE),
-    ("os.fsync(file.fileno())\n            if", "pass\n            if", DURABLE),
-    ('facts["device"] != here', 'facts["device"] == "tpu"', DURABLE),
+    ("os.fsync(folder)", "os.stat(folder)", CHECKPOINT),
+    ("os.fsync(file.fileno())\n            if", "pass\n            if", CHECKPOINT),
+    ('facts["device"] != here', 'facts["device"] == "tpu"', CHECKPOINT),
     ("if actual != expected:", "if False:", CHECKPOINT),
     ("file.truncate(file.read()", "abs(file.read()", FOLDER),
     # samples and pictures
-    ("torch.randn(count, loaded.", "torch.rand(count, loaded.", DRAWS),
-    ("temperature * noise)", "temperature**2 * noise)", DRAWS),
+    ("torch.randn(count, loaded.", "torch.rand(count, loaded.", GRIDS),
+    ("temperature * noise)", "temperature**2 * noise)", GRIDS),
     (".repeat_interleave(columns)", ".repeat(columns)", GRIDS),
     # tracking, analysis
     ('"records.jsonl", "run.json", "git', '"run.json", "git', ARTIFACTS),
@@ -112,11 +109,11 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ('generator.set_state(parts["stream"][name])', "pass", TRAINING),
     ('tensor.copy_(parts["adam"][name])', "pass", TRAINING),
     ("path.replace(keep)", "pass", CHECKPOINT),
-    ("flush()\n            os.fsync(file.fileno())\n\n", "flush()\n\n", DURABLE),
+    ("flush()\n            os.fsync(file.fileno())\n\n", "flush()\n\n", CHECKPOINT),
     ("(newest, previous)", "(newest,)", DISK),
     ("data.digest) != data.digest", "data.digest) is None", FACTS),
     # samples and pictures
-    ("temperature * noise)", "temperature * noise[:1].expand_as(noise))", DRAWS),
+    ("temperature * noise)", "temperature * noise[:1].expand_as(noise))", GRIDS),
     ("u.repeat(rows, 1)", "u.repeat_interleave(rows, 0)", GRIDS),
     ("model.encode(seen", "model.encode(clean", GRIDS),
     ("(named == asked)", "(named != asked)", JUDGED),

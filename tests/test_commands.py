@@ -37,10 +37,6 @@ def start(*arguments: str, **extra: str) -> Child:
     return children.start(command, env=environment(**extra))
 
 
-def make(*arguments: str) -> Done:
-    return children.run(["make", f"PY={sys.executable}", *arguments])
-
-
 def wait_for_epoch(folder: Path, epoch: int, process: Child) -> None:
     def reached() -> bool:
         done = len(RunFolder(folder).records()) >= epoch
@@ -245,16 +241,6 @@ def test_a_stderr_that_takes_nothing_ends_no_run(
     assert (done.returncode, the_run(tmp_path / "runs").status) == (0, "FINISHED")
     assert "test/neg_elbo" in done.stdout
     assert "epoch 1/2" not in done.stdout
-
-
-def test_a_reader_of_stderr_that_is_gone_ends_no_run(
-    command: list[str], tmp_path: Path
-) -> None:
-    ours, theirs = os.pipe()
-    os.close(ours)
-    with os.fdopen(theirs, "wb") as errors:
-        done = children.run([*command, "--offline"], errors=errors)
-    assert (done.returncode, the_run(tmp_path / "runs").status) == (0, "FINISHED")
 
 
 def test_an_ascii_terminal_shows_what_it_can(

@@ -4,13 +4,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cvae.fast.gradient import AnalyticGradient
 from cvae.model import CVAE, EDGE
-from cvae.priors import Diagonal, Standard
+from cvae.optimizer import Adam, Hyperparameters
+from cvae.training import AutogradGradient
 from tests.conftest import generator, linear
 
+CONV = {"architecture": "conv"}
 # Counted by hand: Σ (inputs + 1) · outputs over the layers, + 10 · 2Z if learned.
 PARAMETERS: list[tuple[dict[str, Any], int]] = [
     ({"latent_dim": 2, "hidden": (512, 256)}, 1_076_500),
@@ -21,6 +24,16 @@ PARAMETERS: list[tuple[dict[str, Any], int]] = [
     ({"latent_dim": 2, "hidden": (512, 256), "prior": "learned"}, 1_076_540),
     ({"latent_dim": 2, "hidden": (512, 256), "prior": "mixture"}, 1_076_500),
     ({"latent_dim": 1, "hidden": (3,), "shape": (2, 2), "classes": 2}, 57),
+    # A convolution: channels in · kernel · channels out + channels out; a linear layer:
+    # (inputs + 1) · outputs; one bias for each pixel at the end.
+    # encoder: 320 + 18,496 + (3136 + 10 + 1) · 256 + 257 · 40 = 834,728;
+    # decoder: 31 · 256 + 257 · 3136 + 32,800 + 512 + 784 = 847,984
+    ({**CONV, "latent_dim": 20, "hidden": (32, 64, 256)}, 1_682_712),
+    # encoder: 40 + 148 + (4 · 49 + 1) · 2 = 582; decoder: 2 · 196 + 260 + 64 + 784
+    ({**CONV, "latent_dim": 1, "hidden": (4, 4), "conditional": False}, 582 + 1_500),
+    # 5 × 9 becomes 2 × 3, 18 features; encoder: 20 + 57 + 29 · 4 = 193;
+    # decoder: 13 · 18 + 98 + 32 + 45 = 409
+    ({**CONV, "latent_dim": 2, "hidden": (2, 3), "shape": (5, 9)}, 193 + 409),
 ]
 
 
@@ -32,17 +45,6 @@ def small(**options: Any) -> CVAE:
 @pytest.mark.parametrize(("options", "count"), PARAMETERS)
 def test_parameter_counts_are_pinned(options: dict[str, Any], count: int) -> None:
     assert sum(weight.numel() for weight in CVAE(**options).parameters()) == count
-
-
-def test_the_network_is_what_it_says() -> None:
-    model, x, y = small(activation="tanh"), torch.rand(3, 12), torch.tensor([0, 9, 4])
-    w = model.state_dict()
-    h = torch.cat([x, F.one_hot(y, 10).float()], 1)
-    h = torch.tanh(h @ w["encoder.0.weight"].T + w["encoder.0.bias"])
-    h = torch.tanh(h @ w["encoder.2.weight"].T + w["encoder.2.bias"])
-    q = h @ w["encoder.4.weight"].T + w["encoder.4.bias"]
-    mu, logvar = model.encode(x, y)
-    torch.testing.assert_close((mu, logvar), (q[:, :2], q[:, 2:]))
 
 
 def test_start_from_makes_a_silent_decoder_draw_the_mean_image() -> None:
@@ -69,20 +71,6 @@ def test_weights_begin_in_torchs_own_range() -> None:
         assert spread == pytest.approx(bound / 3**0.5, rel=0.05)
 
 
-def test_a_learned_prior_starts_standard_and_differs_by_label() -> None:
-    model = small(prior="learned")
-    assert model.prior_table is not None
-    assert isinstance(model.prior, Diagonal)
-    found = model.prior.of(torch.arange(10))
-    assert not any(part.any() for part in found)
-    with torch.no_grad():
-        model.prior_table.copy_(torch.arange(40.0).view(10, 4))
-    found = model.prior.of(torch.tensor([3, 3, 0]))
-    assert found[0].tolist() == [[12, 13], [12, 13], [0, 1]]
-    assert found[1].tolist() == [[14, 15], [14, 15], [2, 3]]
-    assert isinstance(small().prior, Standard)
-
-
 def test_the_label_enters_both_halves_at_its_scale() -> None:
     model, large = small(), small(label_scale=4.0)
     with torch.no_grad():
@@ -91,3 +79,106 @@ def test_the_label_enters_both_halves_at_its_scale() -> None:
     x, z, y = torch.rand(3, model.pixels), torch.randn(3, 2), torch.tensor([1, 7, 7])
     torch.testing.assert_close(large.encode(x, y), model.encode(x, y))
     torch.testing.assert_close(large.decode(z, y), model.decode(z, y))
+
+
+def conv(**options: Any) -> CVAE:
+    sizes: dict[str, Any] = {"latent_dim": 3, "hidden": (4, 5, 7), "shape": (10, 7)}
+    return CVAE(**sizes | CONV | options, generator=generator())
+
+
+class Deep(nn.Module):
+    """Layers of 6, 5, 5, 5 units by hand, on torch's functions and plain tensors."""
+
+    def __init__(self, layers: nn.Sequential, *, residual: bool, norm: bool) -> None:
+        super().__init__()
+        self.residual, self.norm = residual, norm
+        self.parts = [part.detach().clone() for part in layers.parameters()]
+
+    def forward(self, h: Tensor) -> Tensor:
+        parts = iter(self.parts)
+
+        def linear(x: Tensor) -> Tensor:
+            return x @ next(parts).T + next(parts)
+
+        def normal(x: Tensor) -> Tensor:
+            if not self.norm:
+                return x
+            mean, var = x.mean(-1, keepdim=True), x.var(-1, correction=0, keepdim=True)
+            return (x - mean) / (var + 1e-5).sqrt() * next(parts) + next(parts)
+
+        last = 0
+        for width in (6, 5, 5, 5):
+            if self.residual and width == last:
+                h = h + torch.tanh(linear(normal(h)))
+            else:
+                h = torch.tanh(normal(linear(h)))
+            last = width
+        return linear(h)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("normalisation", ["none", "layer"])
+def test_residual_and_normalised_layers_are_what_they_say(
+    residual: bool, normalisation: str
+) -> None:
+    kinds: dict[str, Any] = {"residual": residual, "normalisation": normalisation}
+    model = conv(
+        **{"architecture": "mlp", "hidden": (6, 5, 5, 5), "shape": (3, 4)},
+        **{"activation": "tanh"} | kinds,
+    ).double()
+    with torch.no_grad():  # scales are not 1, shifts not 0
+        for part in model.encoder.parameters():
+            part.add_(0.1 * torch.randn(part.shape, generator=generator(2)))
+    x = torch.rand(4, 22, generator=generator(1)).double()
+    twin = Deep(model.encoder, residual=residual, norm=normalisation == "layer")
+    torch.testing.assert_close(model.encoder(x), twin(x))
+    count = 23 * 6 + 7 * 5 + 2 * 6 * 5 + 6 * 6 + (2 * (6 + 3 * 5) if twin.norm else 0)
+    assert sum(part.numel() for part in twin.parts) == count
+    assert AnalyticGradient.covers(model, samples=1) == (not residual and not twin.norm)
+
+
+def conv_twin(
+    model: CVAE, parts: list[Tensor], x: Tensor, y: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """−log p(x|z,y) and KL of each image (B,) by torch's functions, in its usual order
+    of memory. The decoder's last layer begins with the bias for each pixel."""
+    (rows, columns), part = model.shape, iter(parts)
+    label, h = F.one_hot(y, 10)[:, : model.classes].to(x), x.view(-1, 1, *model.shape)
+    for _ in range(2):
+        h = F.relu(F.conv2d(h, next(part), next(part), 2, 1))
+    h = torch.cat([h.permute(0, 2, 3, 1).flatten(1), label], 1)
+    h = F.relu(F.linear(h, next(part), next(part)))
+    mu, logvar = F.linear(h, next(part), next(part)).chunk(2, 1)
+    h = torch.cat([mu + (logvar / 2).exp() * noise, label], 1)
+    for _ in range(2):
+        h = F.relu(F.linear(h, next(part), next(part)))
+    h = h.unflatten(1, (-(-rows // 4), -(-columns // 4), -1)).permute(0, 3, 1, 2)
+    bias = next(part)
+    h = F.relu(F.conv_transpose2d(h, next(part), next(part), 2, 1))
+    image = F.conv_transpose2d(h, next(part), None, 2, 1)[:, 0, :rows, :columns]
+    logits = image.flatten(1) + bias
+    recon = F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
+    return recon, 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(1)
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+@pytest.mark.parametrize("shape", [(28, 28), (10, 7), (1, 4)])
+def test_the_conv_pair_is_its_twin_with_all_gradients(
+    conditional: bool, shape: tuple[int, int]
+) -> None:
+    model = conv(conditional=conditional, shape=shape).double()
+    model.start_from(torch.linspace(0, 1, model.pixels))
+    Adam(model, Hyperparameters(epochs=1))
+    parts = [part.detach().clone().requires_grad_() for part in model.parameters()]
+    random = generator(1)
+    x = torch.rand(6, model.pixels, generator=random).double()
+    y, noise = torch.arange(6), torch.randn(6, 3, generator=random).double()
+    beta = torch.tensor(0.7).double()
+    sums = AutogradGradient(model)(x, y, noise[None], beta, x)
+    recon, kl = conv_twin(model, parts, x, y, noise)
+    loss = recon + 0.7 * kl
+    torch.testing.assert_close(sums[:3], torch.stack([recon, kl, loss]).sum(1))
+    loss.mean().backward()
+    for part, other in zip(model.parameters(), parts, strict=True):
+        assert other.grad is not None
+        torch.testing.assert_close(part.grad, other.grad)

@@ -212,9 +212,6 @@ def test_ema_is_the_mean_of_the_weights_of_all_steps(
     assert all(map(torch.equal, weights(unchanged), state.trained.parameters()))
 
 
-# -- epochs ----------------------------------------------------------------------------
-
-
 # -- divergence ------------------------------------------------------------------------
 
 

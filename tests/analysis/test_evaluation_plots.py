@@ -2,58 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.drawing import evaluation_plots
 from analysis.drawing.plates import Plate
 from cvae.evaluation.estimator import Measured
 
-CONFUSION = torch.zeros(10, 10, dtype=torch.int64).fill_diagonal_(9)
-CONFUSION[3, 5] = 7  # true label 3, named 5
 FACTS = {"samples": 10}
 
 
-def drawn(figure: Any) -> Figure:
+def axes_of(plates: Sequence[Plate], at: int = 0) -> Axes:
+    """Those of the first figure."""
+    figure = plates[0].figure
     assert isinstance(figure, Figure)
-    return figure
+    return figure.axes[at]
 
 
-def label_plate() -> Plate:
+def test_true_labels_are_rows_and_named_labels_columns() -> None:
+    confusion = torch.zeros(10, 10, dtype=torch.int64).fill_diagonal_(9)
+    confusion[3, 5] = 7  # true label 3, named 5
     arrays = {
-        "confusion": CONFUSION,
+        "confusion": confusion,
         "reliability": torch.tensor([[0.5, 0.2, 0.3], [0.5, 0.9, 0.8]]),
         "wrong_images": torch.zeros(0, 28, 28),
     }
     error = {"label_calibration_error_is5": 0.1}
-    return evaluation_plots.draw_labels(Measured(error, error, {}, arrays), FACTS)[0]
-
-
-def certified() -> Plate:
-    lower, upper = torch.tensor([-91.0, -92.0]), torch.tensor([-89.0, -90.0])
-    arrays = {"lower": lower, "upper": upper, "sampled": torch.tensor([-90.0, -91.0])}
-    return evaluation_plots.draw_certified(Measured({}, {}, {}, arrays), FACTS)[0]
-
-
-def nll() -> Plate:
-    figures = {"nll_is1": 92.0, "nll_is10": 90.0}
-    images = {"ess_is10": torch.tensor([1.5, 2.5, 9.0])}
-    return evaluation_plots.draw_nll(Measured(figures, figures, images, {}), FACTS)[0]
-
-
-def rate_distortion() -> Plate:
-    arrays = {"betas": torch.tensor([0.5, 1.0]), "rate": torch.tensor([5.0, 9.0])}
-    arrays |= {"distortion": torch.tensor([99.0, 90.0]), "own": torch.tensor([9.0, 95])}
-    measured = Measured({}, {}, {"rd_rate": torch.zeros(4)}, arrays)
-    return evaluation_plots.draw_rate_distortion(measured, FACTS)[0]
-
-
-def test_true_labels_are_rows_and_named_labels_columns() -> None:
-    axes = drawn(label_plate().figure).axes[1]
+    measured = Measured(error, error, {}, arrays)
+    axes = axes_of(evaluation_plots.draw_labels(measured, FACTS), 1)
     (mistake,) = [text for text in axes.texts if text.get_text() == "7"]
     assert mistake.get_position() == (5, 3)
     assert "named by the model" in axes.get_xlabel()
@@ -61,14 +43,20 @@ def test_true_labels_are_rows_and_named_labels_columns() -> None:
 
 
 def test_the_lower_bound_is_the_lower_one() -> None:
-    (axes,) = drawn(certified().figure).axes
+    lower, upper = torch.tensor([-91.0, -92.0]), torch.tensor([-89.0, -90.0])
+    arrays = {"lower": lower, "upper": upper, "sampled": torch.tensor([-90.0, -91.0])}
+    measured = Measured({}, {}, {}, arrays)
+    axes = axes_of(evaluation_plots.draw_certified(measured, FACTS))
     lines: dict[Any, Any] = {line.get_label(): line for line in axes.get_lines()}
     assert np.asarray(lines["lower bound"].get_ydata()) == pytest.approx(-1)
     assert np.asarray(lines["upper bound"].get_ydata()) == pytest.approx(1)
 
 
 def test_rate_is_on_the_horizontal_axis() -> None:
-    (axes,) = drawn(rate_distortion().figure).axes
+    arrays = {"betas": torch.tensor([0.5, 1.0]), "rate": torch.tensor([5.0, 9.0])}
+    arrays |= {"distortion": torch.tensor([99.0, 90.0]), "own": torch.tensor([9.0, 95])}
+    measured = Measured({}, {}, {"rd_rate": torch.zeros(4)}, arrays)
+    axes = axes_of(evaluation_plots.draw_rate_distortion(measured, FACTS))
     model: dict[Any, Any] = {line.get_label(): line for line in axes.get_lines()}
     line = model["the model: −ELBO"]
     assert (float(line.get_xdata()[0]), float(line.get_ydata()[0])) == (9.0, 95.0)

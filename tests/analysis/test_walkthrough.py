@@ -14,6 +14,7 @@ import torch
 
 from cvae import classifier
 from cvae.run import classifiers
+from tests import children
 from tests.children import ROOT
 from tests.sizes import CORE
 from tests.test_architecture import ours
@@ -84,3 +85,11 @@ def test_the_notebook_shows_what_was_computed(ran: dict[str, Any]) -> None:
         int(k): float(value) for k, value in shown
     }
     assert len(shown) == 3
+
+
+def test_images_come_back_at_the_rate_of_the_bound() -> None:
+    done = children.python("-m", "analysis.examples.bits_back")
+    assert done.returncode == 0, done.stderr  # it checks every pixel itself
+    rate, bound = map(float, re.findall(r"(\d+\.\d)(?: bits| *$)", done.stdout))
+    assert rate == pytest.approx(bound, rel=0.03)
+    assert 100 < bound < 250

@@ -44,28 +44,6 @@ def test_draws_within_reach_name_what_even_draws_name() -> None:
     assert float(apart.max()) < 0.05
 
 
-def test_draws_go_to_labels_within_reach_of_the_best(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """All within 25 nats of the best get them; what is further keeps its few draws."""
-    drawn: list[tuple[int, int]] = []
-    heights = torch.full((2, 10), -150.0)
-    heights[0, 3], heights[1, 4], heights[1, 5], heights[1, 6] = -50, -50, -60, -73
-
-    def fake(
-        model: object, x: Tensor, t: Tensor, y: Tensor, g: object, *, samples: int
-    ) -> Tensor:
-        drawn.extend((int(label), samples) for label in y)
-        rows = (x[:, 0] > 0.5).long()
-        return heights[rows, y]
-
-    monkeypatch.setattr(likelihood, "log_likelihood", fake)
-    two = torch.tensor([[0] * 16, [255] * 16], dtype=torch.uint8)
-    logs = labels.label_likelihoods(made.model(3), two, generator(), samples=100)
-    torch.testing.assert_close(logs, heights.double())
-    assert sorted(label for label, k in drawn if k == 100 - labels.FEW) == [3, 4, 5, 6]
-
-
 def images(y: Tensor, size: int = 4) -> mnist.Images:
     x = torch.randint(256, (len(y), size), generator=generator(2), dtype=torch.uint8)
     return mnist.Images(x, y)
