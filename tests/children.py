@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -157,21 +158,19 @@ def until(condition: Callable[[], object], seconds: float = LIMIT) -> None:
         time.sleep(0.01)
 
 
-def answered(child: Child, log: Path, asked: Callable[[], object]) -> None:
-    """Wait until a server answers without an OSError; its log if it never does."""
+def answers(child: Child, address: str, log: Path | None = None) -> None:
+    """Wait until a command's server is well; what it said, if it ends instead."""
 
-    def answers() -> bool:
-        assert child.poll() is None, f"the server ended:\n{log.read_text()}"
-        try:
-            asked()
-        except OSError:
-            return False
-        return True
+    def well() -> bool:
+        assert child.poll() is None, log.read_text() if log else child.communicate()
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"{address}/health", timeout=5),
+        ):
+            return True
+        return False
 
-    try:
-        until(answers)
-    except AssertionError as error:
-        raise AssertionError(f"{error}\n{log.read_text()}") from None
+    until(well)
 
 
 def free_port() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,6 @@ from cvae.run.folder import RunFolder
 from cvae.spec.fields import Spec
 from cvae.spec.identity import nested
 from tests import children
-from tests.browser import launched
 
 if TYPE_CHECKING:  # only `make test-services` installs it
     from playwright.sync_api import Browser
@@ -122,8 +122,19 @@ def generator(seed: int = 0) -> torch.Generator:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with launched() as browser:
+    """Chromium; the test fails where it or playwright is missing."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.fail("no Chromium on PATH: sudo apt-get install chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.fail("no playwright: `make test-services` installs it")
+    off = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=off)
         yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -40,9 +40,10 @@ SIGNIFICANCE = "tests/analysis/test_significance.py"
 COMPARE = "tests/analysis/test_compare.py"
 GRIDS = "tests/test_grids.py"
 NOTE = "tests/tracking/test_publish.py -k stays_text"
-ARTIFACTS = "tests/tracking/test_artifacts.py"
+ARTIFACTS = "tests/tracking/test_logged_model.py -k byte_for_byte"
 COMPILER = "tests/fast/test_compiler.py"
-TABLE = "tests/sweep/test_table.py"
+SUMMARY = "tests/sweep/test_sweep.py -k summary"
+BEST = "tests/sweep/test_sweep.py -k best_setting"
 BESIDE = "tests/tracking/test_beside.py -k missed"
 COMMANDS = "tests/test_commands.py -k interrupted"
 SWEEP = "tests/sweep/test_sweep.py -k nested_under"
@@ -125,8 +126,8 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ('("sweep.yaml", "table.csv")', '("sweep.yaml",)', SWEEP),
     ('int(1000 * (now["ended"]', 'int((now["ended"]', BESIDE),
     # sweeps, compiled steps, axes
-    ('if row["status"] == "FINISHED":', "if True:", TABLE),
-    ('key = f"val/{HEADLINE}"', 'key = f"test/{HEADLINE}"', TABLE),
+    ('if row["status"] == "FINISHED":', "if True:", SUMMARY),
+    ('key = f"val/{HEADLINE}"', 'key = f"test/{HEADLINE}"', BEST),
     ("not found.st_mode & 0o022", "not found.st_mode & 0o002", COMPILER),
     ("found.st_uid in (0, os.geteuid())", "found.st_uid >= 0", COMPILER),
     ("digest() == data[-32:]", "digest() != data[-31:]", COMPILER),

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from analysis import explorer
 from analysis.reading import packed
-from cvae import grids, mixture
+from cvae import grids, mixture, mnist
+from cvae.evaluation.quadrature import integrate
 from cvae.loading.loaded import LoadedRun, load_data, load_run
 from cvae.objective import bernoulli_nll
 from cvae.priors import gaussian_log_density, sample
-from tests.browser import stroke
 from tests.conftest import generator, untrained_run
 
 if TYPE_CHECKING:  # only `make test-services` installs it
@@ -30,7 +30,6 @@ pytestmark = pytest.mark.services
 Array = NDArray[np.float64]
 LEVEL = 1 / 255
 NATS = 0.01
-EDGE = 6.15  # of the page's own cells
 READY = "async () => { await explorer.ready; }"
 DECODED = """asked => asked.map(([u, y]) =>
   Array.from(explorer.model.decodeAt(u, y), logit => 1 / (1 + Math.exp(-logit))))"""
@@ -118,7 +117,8 @@ def decoded(run: LoadedRun, u: Tensor, y: Tensor) -> Tensor:
     return grids.digits(run.model, run.model.prior.unwhiten(u, y), y)
 
 
-def test_pixels_are_pytorchs_to_a_grey_level(
+@torch.no_grad()
+def test_pixels_and_posteriors_are_pytorchs(
     shown: tuple[LoadedRun, Path], opened: Page
 ) -> None:
     run, file = shown
@@ -128,12 +128,6 @@ def test_pixels_are_pytorchs_to_a_grey_level(
     asked = [[one.tolist(), int(label)] for one, label in zip(u, y, strict=True)]
     there = torch.tensor(opened.evaluate(DECODED, asked))
     assert float((there - decoded(run, u, y)).abs().max()) < LEVEL
-
-
-@torch.no_grad()
-def test_the_encoder_is_pytorchs(shown: tuple[LoadedRun, Path], opened: Page) -> None:
-    run, file = shown
-    show(opened, file)
     x = images(run)
     for k in range(0, len(x), 5):
         y = torch.tensor([(k + 3) % 10])
@@ -149,50 +143,6 @@ def images(run: LoadedRun) -> Tensor:
     return test.images[explorer._example_rows(test.labels.numpy())] / 255
 
 
-@torch.no_grad()
-def log_joint(run: LoadedRun, x: Tensor, u: Tensor, y: int) -> Tensor:
-    """log p(x, u given y) of u (G, Z) and images x (N, D): (N, G)."""
-    model = run.model
-    labels = torch.full((len(u),), y)
-    z = model.prior.unwhiten(u, labels)
-    volume = model.prior.unwhiten(torch.eye(u.shape[1]), torch.full((u.shape[1],), y))
-    origin = model.prior.unwhiten(torch.zeros(1, u.shape[1]), torch.tensor([y]))
-    logdet = torch.linalg.slogdet(volume - origin)[1]
-    logits = model.decode(z, labels).double()
-    softplus = torch.nn.functional.softplus(logits).sum(1)
-    prior = (model.prior.log_density(z, labels) + logdet).double()
-    joint: Tensor = x.double() @ logits.T - softplus + prior
-    return joint
-
-
-def integral(run: LoadedRun, x: Tensor, y: int) -> list[float]:
-    """log p(x given y) of images (N, D), by quadrature over the page's part of z.
-
-    Points 0.1 apart; 0.02 where the density is within 30 nats of the image's highest,
-    and a third of that within 9 nats.
-    """
-    dims, step = run.model.latent_dim, 0.1
-    line = torch.arange(-EDGE + step / 2, EDGE, step)
-    grid = torch.cartesian_prod(*[line] * dims).view(-1, dims)
-    joint = torch.cat([log_joint(run, x, part, y) for part in grid.split(4000)], 1)
-    totals = []
-    for k, logs in enumerate(joint):
-        points, masses, size = grid, logs + dims * math.log(step), step
-        for nats, parts in ((30, 5), (9, 3)):
-            near = masses > masses.max() - nats
-            if near.sum() > 3000:  # a wide one: 0.1 is fine enough
-                break
-            line = ((torch.arange(parts) + 0.5) / parts - 0.5) * size
-            inside = torch.cartesian_prod(*[line] * dims).view(-1, dims)
-            finer = (points[near][:, None] + inside).flatten(0, 1)
-            size /= parts
-            again = log_joint(run, x[k : k + 1], finer, y)[0] + dims * math.log(size)
-            points = torch.cat([points[~near], finer])
-            masses = torch.cat([masses[~near], again])
-        totals.append(float(torch.logsumexp(masses, 0)))
-    return totals
-
-
 def test_label_scores_are_the_integral_over_z(
     shown: tuple[LoadedRun, Path], opened: Page
 ) -> None:
@@ -205,7 +155,9 @@ def test_label_scores_are_the_integral_over_z(
     x = images(run)[::every]
     y = 1  # most of the images are no 1: their posteriors are narrow and far out
     there = [opened.evaluate(EVIDENCE, [every * k, y]) for k in range(len(x))]
-    assert there == pytest.approx(integral(run, x, y), abs=NATS, rel=0)
+    data = mnist.Images((255 * x).round().byte(), torch.full((len(x),), y))
+    expected = integrate(run.model, data).log_p.tolist()
+    assert there == pytest.approx(expected, abs=NATS, rel=0)
     return None
 
 
@@ -231,11 +183,9 @@ def sampled_scores(run: LoadedRun, file: Path, opened: Page) -> None:
 
 # -- what a visitor does ---------------------------------------------------------------
 
-U = "() => Array.from(explorer.state.u)"
 TILES = """() => [...document.querySelectorAll("#ten canvas")].map(canvas =>
   Array.from(canvas.getContext("2d").getImageData(0, 0, 28, 28).data)
     .filter((_, i) => i % 4 === 0))"""
-FRAMES = "() => explorer.frames"
 
 
 @pytest.fixture(scope="module")
@@ -247,11 +197,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedRun, Path]:
     page = root / "page.html"
     page.write_text(explorer.page(run, twin))
     return rounded(run), page
-
-
-def u(page: Page) -> list[float]:
-    found: list[float] = page.evaluate(U)
-    return found
 
 
 def settled(page: Page) -> None:
@@ -269,7 +214,7 @@ def test_dragging_the_point_draws_all_ten_digits_anew(
     show(opened, file)
     box = opened.locator("#plane").bounding_box()
     assert box
-    before = opened.evaluate(FRAMES)
+    before = opened.evaluate("explorer.frames")
     opened.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     opened.mouse.down()
     opened.mouse.move(
@@ -278,9 +223,10 @@ def test_dragging_the_point_draws_all_ten_digits_anew(
     opened.mouse.up()
     settled(opened)
     edge = opened.evaluate("facts.edge")
-    assert u(opened) == pytest.approx([0.5 * edge, 0.2 * edge], abs=0.05)
-    assert opened.evaluate(FRAMES) > before
-    z = torch.tensor(u(opened)).expand(10, -1)
+    u = opened.evaluate("Array.from(explorer.state.u)")
+    assert u == pytest.approx([0.5 * edge, 0.2 * edge], abs=0.05)
+    assert opened.evaluate("explorer.frames") > before
+    z = torch.tensor(u).expand(10, -1)
     expected = 255 * (1 - decoded(run, z, torch.arange(10)))  # black ink on white
     shown = torch.tensor(opened.evaluate(TILES))
     assert float((shown - expected).abs().max()) <= 1  # half a level of it by rounding
@@ -311,7 +257,11 @@ def test_a_drawn_digit_is_centred_as_mnist_is_and_recognised(
         places = [
             (box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in path
         ]
-        stroke(opened, places)
+        opened.mouse.move(*places[0])
+        opened.mouse.down()
+        for place in places[1:]:
+            opened.mouse.move(*place, steps=4)
+        opened.mouse.up()
         found = opened.evaluate(DRAWN)
         assert found["middle"] == pytest.approx([14, 14], abs=0.51)
         assert found["rows"] == pytest.approx(20, abs=1)

@@ -34,10 +34,7 @@ MARKERS = "".join(
 )
 DRAWN_FROM = {"seed_notebook", "plain_vae", "latent_20", "denoising"}
 DRAWN_FROM |= {"pytorch_example", "best_mlp"}
-TAKEN_IN_A_BROWSER = {
-    "explorer.png",
-    "mlflow.png",
-}  # python -m tests.analysis.explorer_picture
+TAKEN_IN_A_BROWSER = {"explorer.png", "mlflow.png"}  # by hand
 
 
 def bound(spec: Spec) -> float:

@@ -15,7 +15,6 @@ import socket
 import sqlite3
 import sys
 import time
-import urllib.request
 from contextlib import closing
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from cvae.run.checkpoint import load, previous_of
 from cvae.run.folder import RunFolder
 from cvae.tracking.publish import Tracker
 from tests import children
-from tests.children import Child, Done, answered, environment, until
+from tests.children import Child, Done, answers, environment, until
 from tests.test_commands import (
     cvae,
     start,
@@ -124,11 +123,7 @@ class Server:
             self.process = children.start(
                 command, env=off, output=log, errors=log, limit=1800
             )
-        answered(self.process, place / "log", self.ask)
-
-    def ask(self) -> None:
-        with urllib.request.urlopen(f"{self.address}/health", timeout=5):
-            pass
+        answers(self.process, self.address, place / "log")
 
     def stop(self) -> None:
         children.end(self.process)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from cvae.run import runner
 from cvae.run.find import folders
 from cvae.run.folder import Origin, RunFolder, SweepFolder
 from cvae.spec.variants import Plan, read_plan
-from cvae.sweep import threads
+from cvae.sweep import table, threads
 from cvae.sweep.worker import Ended, Job
 from cvae.tracking import charts
 from tests import children
@@ -266,3 +267,48 @@ def test_each_run_is_the_one_its_spec_alone_makes(tmp_path: Path) -> None:
         folder = runner.run(made, runs=alone, offline=True)
         there = RunFolder(together / folder.name)
         assert there.read_weights() == folder.read_weights()
+
+
+def ended(folder: Path, root: Path, finals: Sequence[dict[str, float] | None]) -> Plan:
+    """A plan over two β of two seeds whose runs ended with these figures; None: it is
+    unfinished, with records as good as any."""
+    path = folder / "small.yaml"
+    path.write_text(
+        f"name: small\ndata: {{root: {root}}}\nmodel: {{hidden: [8]}}\n"
+        "evaluation: {importance_samples: 7}\n"
+        "sweep: {objective.beta: [1, 4], seeds: 2}\n"
+    )
+    plan = read_plan(path)
+    for variant, metrics in zip(plan.variants, finals, strict=True):
+        run = RunFolder(folder / f"small-{variant.spec.id}")
+        run.create(variant.spec)
+        run.append({"epoch": 1, "metrics": metrics or figures(1.0, 1.0)})
+        run.update(status="FINISHED" if metrics else "KILLED")
+    return plan
+
+
+def figures(val: float, test: float) -> dict[str, float]:
+    of_test = {"neg_elbo": test, "recon": test - 1, "kl": 1.0, "nll_is7": test - 2}
+    return {"val/neg_elbo": val} | {f"test/{key}": of_test[key] for key in of_test}
+
+
+def test_the_summary_is_mean_and_sd_of_n_finished_runs(
+    tmp_path: Path, root: Path
+) -> None:
+    finals = [figures(100, 90), figures(100, 92), figures(100, 80), None]
+    plan = ended(tmp_path, root, finals)
+    head, first, second = table.summary(plan, table.rows(plan, tmp_path))
+    assert head[:3] == ["objective.beta", "n", "test/neg_elbo"]
+    assert first[:3] == ["1", "2", "91.00 ± 1.41"]
+    assert second[:3] == ["4", "1", "80.00"]
+    assert (head[-1], first[-1]) == ("test/nll_is7", "89.00 ± 1.41")
+
+
+def test_the_best_setting_is_chosen_on_validation_and_shown_on_test(
+    tmp_path: Path, root: Path
+) -> None:
+    finals = [figures(100, 95), figures(102, 97), figures(103, 80), figures(104, 82)]
+    best, means = table.figures(ended(tmp_path, root, finals), tmp_path)
+    assert best == {"objective.beta": 1}  # on test, 4 looks better
+    assert means["best/neg_elbo"] == pytest.approx(96)
+    assert means["mean/neg_elbo"] == pytest.approx(88.5)

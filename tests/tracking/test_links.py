@@ -1,35 +1,29 @@
-"""`make ui`: a real server, and the links that it prints."""
+"""`make ui` and `make serve`: real servers, and the links that they print."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import signal
+import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
+
+from cvae.loading.loaded import generate_conditional_samples, load_run
 from cvae.run.find import folders
 from cvae.tracking import charts
 from cvae.tracking.publish import Tracker
 from tests import children
-from tests.children import Child, Done
+from tests.children import Done, answers
 from tests.made import made_run
 from tests.test_commands import cvae, start
-
-
-def answers(process: Child, address: str) -> None:
-    """Wait until the server of a command answers at its address."""
-
-    def answered() -> bool:
-        assert process.poll() is None, process.communicate()
-        try:
-            with urllib.request.urlopen(address, timeout=60) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-    children.until(answered)
 
 
 def test_the_ui_prints_its_links_and_runs_until_ctrl_c(
@@ -45,7 +39,7 @@ def test_the_ui_prints_its_links_and_runs_until_ctrl_c(
     link = process.stdout.readline()
     address = f"http://127.0.0.1:{port}"
     assert re.match(rf"  cvae: {address}/#/experiments/\d+/runs", link)
-    answers(process, f"{address}/health")
+    answers(process, address)
     second = cvae(*words, port)
     assert second.returncode == 2
     assert f"127.0.0.1:{port}: in use" in second.stderr
@@ -75,3 +69,71 @@ def test_the_newest_run_is_the_last_link_and_reports_are_no_runs(
     assert {run.run_id for run in tracker.search(ids, charts.RUNS_ONLY)} == {
         folder.published["run_id"] for folder in folders(tmp_path)
     }
+
+
+def post(address: str, body: Any) -> tuple[int, dict[str, Any]]:
+    """Status and JSON of the answer to a body, sent as JSON."""
+    header = {"Content-Type": "application/json"}
+    request = urllib.request.Request(address, json.dumps(body).encode(), header)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("name", ["quickstart", "seed-notebook"])
+def test_the_answer_is_the_samples_of_the_run_until_ctrl_c(
+    name: str, tmp_path: Path, finished: tuple[Path, Done]
+) -> None:
+    """Of a run, and of a published one; the printed command can be typed."""
+    runs = tmp_path / "runs"
+    children.copy(list(finished[0].iterdir()), runs)
+    known = load_run(name, runs=runs) if name == "quickstart" else load_run(name)
+    chosen = name if name == "quickstart" else str(known.folder.path)
+    port = str(children.free_port())
+    process = start("serve", "--runs", str(runs), "--run", chosen, "--port", port)
+    assert process.stdout is not None
+    said = ""
+    while "curl" not in said and (line := process.stdout.readline()):
+        said += line
+    address = re.search(r"http://127\.0\.0\.1:\d+/invocations", said)
+    assert address, process.communicate()
+    answers(process, f"http://127.0.0.1:{port}")
+
+    asked = {"digit": 5, "num_samples": 16, "seed": 7, "pixels": True}
+    status, answer = post(address[0], {"inputs": [asked]})
+    assert status == 200
+    found = torch.tensor(answer["predictions"][0]["pixels"])
+    expected = generate_conditional_samples(5, 16, known, 7)
+    assert torch.allclose(found, expected, atol=1e-6)
+    status, answer = post(address[0], {"inputs": [{"digit": 12}]})
+    assert status == 400
+    assert "found 12" in answer["message"]
+    done = children.run(["/bin/sh", "-c", said.splitlines()[-1]])
+    assert len(json.loads(done.stdout)["predictions"][0]["png"]) == 16
+    if name == "quickstart":
+        assert_it_loads_by_its_alias(runs, tmp_path)
+
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+
+
+def assert_it_loads_by_its_alias(runs: Path, elsewhere: Path) -> None:
+    """Where nothing of this project is installed."""
+    code = (
+        "import json, mlflow\n"
+        "model = mlflow.pyfunc.load_model('models:/quickstart@served')\n"
+        "asked = {'digit': 3, 'num_samples': 2, 'seed': 1, 'pixels': True}\n"
+        "print(json.dumps(model.predict([asked])[0].pixels))"
+    )
+    uri = f"sqlite:///{runs / 'mlflow.db'}"
+    environment = children.environment(MLFLOW_TRACKING_URI=uri)
+    del environment["PYTHONPATH"]
+    done = children.run([sys.executable, "-c", code], cwd=elsewhere, env=environment)
+    assert done.returncode == 0, done.stderr
+    expected = generate_conditional_samples(3, 2, load_run(runs=runs), 1)
+    assert torch.allclose(torch.tensor(json.loads(done.stdout)), expected, atol=1e-6)

@@ -15,10 +15,8 @@ from mlflow import MlflowClient
 
 from cvae.run.find import folders
 from tests import children
-from tests.conftest import data_set, write
 from tests.run.test_nothing_lost import Server
-from tests.sweep.test_sweep import spec_file
-from tests.test_commands import cvae
+from tests.sweep.test_sweep import spec_file, sweep
 
 pytestmark = pytest.mark.services
 
@@ -30,9 +28,9 @@ def binaries() -> Path:
     return max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: p.parent.name)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def postgres() -> Iterator[str]:
-    """The URI of an empty database of a server that lives as long as the module."""
+    """The URI of an empty database of a server."""
     folder = Path(tempfile.mkdtemp(prefix="pg"))  # a short path: it holds a socket
     user: dict[str, Any] = {}
     if os.getuid() == 0:  # which PostgreSQL refuses to run as
@@ -46,12 +44,7 @@ def postgres() -> Iterator[str]:
     options = ["-h", "127.0.0.1", "-k", str(folder)]
     with (folder / "log").open("w") as log:
         server = children.start(
-            [*command, *options],
-            **user,
-            cwd=folder,
-            output=log,
-            errors=log,
-            limit=1800,
+            [*command, *options], **user, cwd=folder, output=log, errors=log
         )
     try:
         ready = [str(binaries() / "pg_isready"), "-h", "127.0.0.1", "-p", port, "-q"]
@@ -62,22 +55,13 @@ def postgres() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="module")
-def server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an MLflow server over it, with artifacts in a folder."""
-    made = Server(tmp_path_factory.mktemp("server") / "place", postgres)
-    yield made.address
-    made.stop()
-
-
 def test_a_sweep_is_tracked_on_a_server_with_postgresql(
-    server: str, tmp_path: Path
+    postgres: str, tmp_path: Path, tiny_root: Path
 ) -> None:
-    root = write(tmp_path / "data", data_set())
-    path = spec_file(tmp_path, root, epochs=3, betas="[1, 4]")
-    arguments = ["--runs", str(tmp_path / "runs")]
-    many = ["sweep", str(path), "--jobs", "2", *arguments]
-    done = cvae(*many, MLFLOW_TRACKING_URI=server)
+    made = Server(tmp_path / "server", postgres)
+    server = made.address
+    path = spec_file(tmp_path, tiny_root, epochs=3, betas="[1, 4]")
+    done = sweep(path, tmp_path / "runs", MLFLOW_TRACKING_URI=server)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "runs" / "mlflow.db").exists()
     client = MlflowClient(server)
@@ -102,3 +86,4 @@ def test_a_sweep_is_tracked_on_a_server_with_postgresql(
     assert {one.source_run_id for one in models if one.status == "READY"} == {
         run.info.run_id for run in children
     }
+    made.stop()
