@@ -138,25 +138,13 @@ class Store:
         return {each.name: str(each.experiment_id) for each in stored}
 
     def search(self, experiments: list[str], query: str = "") -> Iterator[StoredRun]:
-        """The runs of these experiment ids that fit MLflow's filter, newest first.
-
-        Raises:
-            ValueError: MLflow does not understand the filter.
-        """
+        """The runs of these experiment ids that fit MLflow's filter, newest first."""
         token: str | None = None
         while token != "":
-            try:
-                with clear_errors(self.address):
-                    page = self.client.search_runs(
-                        experiments, query, max_results=BATCH, page_token=token
-                    )
-            except TrackingError as error:
-                code = getattr(error.__cause__, "error_code", "")
-                if query and code == "INVALID_PARAMETER_VALUE":
-                    raise ValueError(
-                        redacted(f"filter {query!r}: {error.__cause__}")
-                    ) from error
-                raise
+            with clear_errors(self.address):
+                page = self.client.search_runs(
+                    experiments, query, max_results=BATCH, page_token=token
+                )
             yield from map(_stored_run, page)
             token = page.token or ""
 
