@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cvae import mnist
+from cvae import classifier, mnist
 from cvae.fast import cpu_kernel
 from cvae.flow import Flow
 from cvae.loading.loaded import LoadedRun
 from cvae.model import CVAE
+from cvae.run import classifiers
 from cvae.run.folder import RunFolder
 from cvae.spec.fields import Spec
 from cvae.spec.identity import nested
@@ -114,6 +115,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> mnist.MNIST:
 def shipped() -> mnist.MNIST:
     """The data set in the repository, loaded as every run loads it."""
     return mnist.load_mnist(mnist.SHIPPED_ROOT, validation_images=5000)
+
+
+@pytest.fixture(scope="session")
+def read_by() -> classifier.Classifier:
+    """The published classifier of MNIST."""
+    found = classifiers.published()
+    assert found is not None
+    return found[0]
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -39,6 +39,7 @@ def made_run(
             f"val/{key}": value + 60 / epoch**2 - 60 / epochs**2
             for key, value in scores(bound, kl, wanted.model.latent_dim).items()
         }
+        now["train/neg_elbo"] = now["val/neg_elbo"]
         line = {"epoch": epoch, "step": 10 * epoch, "time": 1000 * epoch}
         folder.append(line | {"metrics": now, "seconds": {}})
     if status == "FINISHED":

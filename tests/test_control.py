@@ -13,13 +13,6 @@ from tests.conftest import generator, linear
 
 
 @pytest.fixture(scope="module")
-def read_by() -> classifier.Classifier:
-    found = classifiers.published()
-    assert found is not None
-    return found[0]
-
-
-@pytest.fixture(scope="module")
 def digits(shipped: mnist.MNIST, read_by: classifier.Classifier) -> Tensor:
     """Logits (10, 784) of one test image a digit that the judge reads right."""
     labels, _ = classifier.read(read_by, mnist.pixels(shipped.test.images[:500]))

@@ -176,11 +176,9 @@ def slopes(model: CVAE, noise: Tensor, beta: float, *, doubly: bool) -> list[Ten
     return list(torch.autograd.grad(found.loss.mean(), list(model.parameters())))
 
 
-@pytest.mark.parametrize(("prior", "k"), [("flow", 1), ("flow", 4)])
-def test_only_the_encoders_gradient_differs_and_not_in_the_mean(
-    prior: str, k: int
-) -> None:
-    model, beta = loud(prior), 0.8
+@pytest.mark.parametrize("k", [1, 4])
+def test_only_the_encoders_gradient_differs_and_not_in_the_mean(k: int) -> None:
+    model, beta = loud("flow"), 0.8
     parts = []
     for batch in range(40):  # the mean of a batch is one draw of the gradient
         noise = torch.randn(k, 100, 2, generator=generator(batch)).double()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,16 +103,11 @@ def test_one_setting_that_is_far_off_is_named_and_the_exit_code_is_1(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     for path in own.runs.glob("beta-*"):
-        copy = tmp_path / "runs" / path.name
-        copy.mkdir(parents=True)
-        for file in path.iterdir():
-            if file.is_file():
-                (copy / file.name).write_bytes(file.read_bytes())
-        folder = RunFolder(copy)
+        folder = RunFolder(shutil.copytree(path, tmp_path / "runs" / path.name))
         if folder.spec().objective.beta == 2:
             last = folder.records()[-1]
-            last["metrics"]["test/neg_elbo"] += 20
-            folder.append(last)
+            worse = {"test/neg_elbo": folder.metrics["test/neg_elbo"] + 20}
+            folder.append(last | {"metrics": worse})
     other = Needed(tmp_path / "runs", own.overrides)
     assert __main__.main(["reproduce", *words(other, shown, "beta")]) == 1
     assert "not reproduced: beta beta=2: test/neg_elbo" in caplog.text

@@ -14,7 +14,6 @@ from cvae.evaluation import features, samples
 from cvae.evaluation.estimator import Measured
 from cvae.evaluation.metrics import metric
 from cvae.model import CVAE
-from cvae.run import classifiers
 from tests.conftest import generator, linear
 
 
@@ -26,13 +25,6 @@ def few(shipped: mnist.MNIST) -> mnist.MNIST:
         for part in (shipped.train, shipped.validation, shipped.test)
     )
     return mnist.MNIST(train, validation, test, shipped.shape, shipped.sha256)
-
-
-@pytest.fixture(scope="module")
-def read_by() -> classifier.Classifier:
-    found = classifiers.published()
-    assert found is not None
-    return found[0]
 
 
 def model_of(images: Tensor, *, conditional: bool = True) -> CVAE:

@@ -113,33 +113,23 @@ def test_what_the_process_has_set_changes_no_number_and_stays(
     assert settings() == before
 
 
-K: dict[str, Any] = {"importance_samples": 6, "label_samples": 2}
-
-
-def trained(root: Path, **dotted: Any) -> LoadedRun:
-    if not (root / "data").exists():
-        write(root / "data", data_set(100, 50))
-    dotted = {"data__root": str(root / "data")} | dotted
+@pytest.fixture
+def once(root: Path, tmp_path: Path) -> LoadedRun:
     wanted = spec(
+        data__root=str(root),
         data__validation_images=0,
         training__epochs=1,
         model__hidden=[4],
         model__latent_dim=3,  # one or two are integrated, too, which takes seconds
-        **dotted,
     )
-    folder = runner.run(wanted, runs=root / "runs", offline=True)
-    return load_run(folder.path)
-
-
-@pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> LoadedRun:
-    return trained(tmp_path_factory.mktemp("measured"))
+    return load_run(runner.run(wanted, runs=tmp_path / "runs", offline=True).path)
 
 
 def test_a_part_is_kept_with_its_errors_and_the_values_of_every_image(
-    once: LoadedRun, tmp_path: Path
+    once: LoadedRun,
 ) -> None:
-    figures = cvae.evaluate(once, what="nll", **K)
+    counts: dict[str, Any] = {"importance_samples": 6, "label_samples": 2}
+    figures = cvae.evaluate(once, what="nll", **counts)
     assert figures.items() <= once.folder.metrics.items()
     line = once.folder.records()[-1]
     assert line["metrics"].keys() == figures.keys()
@@ -157,18 +147,5 @@ def test_a_part_is_kept_with_its_errors_and_the_values_of_every_image(
     assert found.figures.keys() - {k.removeprefix("test/") for k in figures} == curve
     assert (facts["samples"], facts["label_samples"], facts["images"]) == (6, 2, 50)
     count = len(once.folder.records())
-    assert cvae.evaluate(once, what=["nll"], **K) == figures
+    assert cvae.evaluate(once, what=["nll"], **counts) == figures
     assert len(once.folder.records()) == count
-
-
-def test_a_spec_names_parts_that_its_run_does_at_the_end(tmp_path: Path) -> None:
-    run = trained(
-        tmp_path,
-        evaluation__what=["nll"],
-        evaluation__importance_samples=3,
-        evaluation__label_samples=2,
-    )
-    metrics = run.folder.metrics
-    assert {"test/nll_is3", "test/nll_is3_se", "test/neg_elbo"} <= metrics.keys()
-    assert evaluation.load_parts(run.folder.path / "evaluation").keys() == {"nll"}
-    assert run.folder.status == "FINISHED"

@@ -95,17 +95,12 @@ def test_the_decoder_learns_from_the_likelihood_and_the_encoder_from_the_bound()
         )
 
 
-def digest_of(name: str) -> str:
-    folder = Published(Results(RESULTS), name)
-    return str(folder.digest)
-
-
 def test_a_run_starts_from_published_weights_and_its_id_holds_their_digest(
     tiny: mnist.MNIST,
 ) -> None:
     like = {"model__prior": "standard", "model__label_scale": 1.0}
     small = mnist.MNIST(tiny.train, tiny.validation, tiny.test, (28, 28), tiny.sha256)
-    digest = digest_of(PUBLISHED)
+    digest = str(Published(Results(RESULTS), PUBLISHED).digest)
     made = spec(**like, training__start_from=f"{PUBLISHED}@{digest[:8]}")
     weights = assemble(made, small, CPU).model.state_dict()
     again = spec(**like, training__start_from=f"{PUBLISHED}@{digest[:12]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -11,19 +12,23 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from cvae.loading.loaded import generate_conditional_samples, load_run
-from cvae.run.find import folders
+from cvae.run.find import display_name, folders
 from cvae.tracking import charts
 from cvae.tracking.publish import Tracker
+from cvae.tracking.store import Store
 from tests import children
 from tests.children import Done, answers
 from tests.made import made_run
 from tests.test_commands import cvae, start
+
+if TYPE_CHECKING:  # only `make test-services` installs it
+    from playwright.sync_api import Browser
 
 
 def test_the_ui_prints_its_links_and_runs_until_ctrl_c(
@@ -137,3 +142,28 @@ def assert_it_loads_by_its_alias(runs: Path, elsewhere: Path) -> None:
     assert done.returncode == 0, done.stderr
     expected = generate_conditional_samples(3, 2, load_run(runs=runs), 1)
     assert torch.allclose(torch.tensor(json.loads(done.stdout)), expected, atol=1e-6)
+
+
+@pytest.mark.services
+def test_the_address_leads_to_the_training_runs(
+    browser: Browser, published: Path, tmp_path: Path
+) -> None:
+    """In a browser that was never here; a sweep's own run and a report's are none."""
+    runs, port = tmp_path / "runs", str(children.free_port())
+    children.copy(list(published.iterdir()), runs)
+    Store(runs).report_run("tests")
+    server = start("ui", "--runs", str(runs), "--port", port)
+    answers(server, f"http://127.0.0.1:{port}")
+    assert server.stdout is not None
+    (line,) = itertools.islice((x for x in server.stdout if "  tests: " in x), 1)
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.goto(line.removeprefix("  tests: ").strip())
+    page.wait_for_url(re.compile(r"/experiments/\d+/(?!$)"))
+    assert re.search(r"/experiments/\d+/runs\b", page.url)
+    for folder in folders(runs):
+        page.get_by_role("link", name=display_name(folder)).first.wait_for()
+    assert not page.get_by_role("link", name="beta", exact=True).count()
+    assert not page.get_by_role("link", name="report").count()
+    # the GenAI side of the UI calls the same table "Training runs"
+    page.get_by_role("heading", name="Runs", exact=True).wait_for()
+    page.close()
