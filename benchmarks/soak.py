@@ -60,6 +60,7 @@ tracking: {{experiment: soak, images_every: 3}}
 CLOCKED = {"run.json", "tracking.json", "records.jsonl", "lock"}
 ADOPT = 36  # prctl's PR_SET_CHILD_SUBREAPER
 DURABLE = ("fsync", "replace", "link", "unlink")
+CALLS = 66  # half of those of a run left in peace
 Kept = dict[str, Any]
 
 
@@ -71,7 +72,6 @@ class Soak:
     random: random.Random
     spec: Path = field(init=False)
     duration: float = field(init=False)  # seconds of a run left in peace
-    calls: int = field(init=False)  # durable calls of such a run
     tally: Counter[str] = field(default_factory=Counter)
     differences: list[str] = field(default_factory=list)
 
@@ -104,15 +104,13 @@ class Soak:
 
     def reference(self) -> Kept:
         """What a run left in peace leaves; also measures it."""
-        counted = self.place / "counted"
         self.with_database(self.place / "peace")
         began = time.monotonic()
-        code = self.start(self.place / "peace", before=partial(_count, counted))
+        code = self.start(self.place / "peace")
         self.duration = time.monotonic() - began
         _wait_for_publishers()
         if code:
             raise SystemExit((self.place / "log").read_text())
-        self.calls = counted.stat().st_size
         return kept(self.place / "peace")
 
     def together(self, count: int, expected: Kept) -> None:
@@ -155,11 +153,10 @@ class Soak:
 
     def round(self, number: int, enough: int, expected: Kept) -> None:
         """Start one spec until it comes through, killed as long as `enough` allows."""
-        runs, starts = self.place / f"round-{number}", 0
+        runs = self.place / f"round-{number}"
         if number % 4:
             self.with_database(runs)
         while True:
-            starts += 1
             if self.tally["at a random time"] >= enough:
                 code = self.start(runs)
             elif self.random.random() < 0.8:
@@ -167,7 +164,7 @@ class Soak:
                 code = self.start(runs, seconds=limit)
                 self.tally["at a random time"] += code == -signal.SIGKILL
             else:
-                at = self.random.randint(1, self.calls // 2)
+                at = self.random.randint(1, CALLS)
                 after = self.random.random() < 0.5
                 code = self.start(runs, before=partial(_kill_at, at, after=after))
                 self.tally["at a durable call"] += code == -signal.SIGKILL
@@ -187,7 +184,6 @@ class Soak:
         if code and alone:  # nobody is left to publish what is complete
             code = self.start(runs, command=["sync"])
         self.tally["rounds"] += 1
-        self.tally["resumes"] += starts - 1
         if code == 0 or complete:
             _wait_for_publishers()
             left = kept(runs)
@@ -211,36 +207,20 @@ def _wait_for_publishers() -> None:
             os.wait()
 
 
-def _count(path: Path) -> None:
-    """Add a byte to a file at every durable call of this process."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    _wrap(lambda call: (os.write(file, b"."), call())[1])
-
-
 def _kill_at(number: int, *, after: bool) -> None:
     """Kill this process at its `number`-th durable call, before or after it."""
-    calls = itertools.count(1)
-
-    def counted(call: Callable[[], Any]) -> Any:
-        at = next(calls) == number
-        if at and after:
-            call()
-        if at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call()
-
-    _wrap(counted)
-
-
-def _wrap(around: Callable[[Callable[[], Any]], Any]) -> None:
-    me = os.getpid()  # a publisher that is forked from it is left alone
+    me, calls = os.getpid(), itertools.count(1)
     for name in DURABLE:
         real = getattr(os, name)
 
         def wrapped(*args: Any, real: Any = real, **named: Any) -> Any:
-            if os.getpid() != me:
-                return real(*args, **named)
-            return around(lambda: real(*args, **named))
+            # a publisher that is forked from it is left alone
+            at = os.getpid() == me and next(calls) == number
+            if at and after:
+                real(*args, **named)
+            if at:
+                os.kill(me, signal.SIGKILL)
+            return real(*args, **named)
 
         setattr(os, name, wrapped)
 

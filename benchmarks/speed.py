@@ -239,20 +239,6 @@ def tables(results: list[dict[str, Any]]) -> str:
     return f"{markdown(rates)}\n\n{markdown(ratios)}"
 
 
-def words(results: list[dict[str, Any]], way: str) -> str:
-    """How ours compare with a way, from the slowest case to the fastest; level where
-    the quartiles of the ratio enclose 1: `level to 1.46 times jax`."""
-    found = sorted(
-        (1.0 if r["low"] <= 1 <= r["high"] else r["median"])
-        for r in (measured["ratios"][way] for measured in results)
-    )
-    ends = ["level" if one == 1 else f"{one:.2f} times" for one in found]
-    if ends[0] == ends[-1] == "level":
-        return f"level with {way}"
-    between = [ends[0].removesuffix(" times"), "to"] if ends[0] != ends[-1] else []
-    return " ".join([*between, ends[-1], way])
-
-
 def parser_of(description: str | None, name: str) -> argparse.ArgumentParser:
     """The options that benchmarks share."""
     parser = argparse.ArgumentParser(description=description)
@@ -272,7 +258,6 @@ def keep(measured: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     parser = parser_of(__doc__, "speed")
-    parser.add_argument("--case", choices=CASES, action="append", help="only this one")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     options = parser.parse_args()
     if options.threads:
@@ -285,14 +270,9 @@ def main() -> None:
     print(f"{facts}, Python {platform.python_version()}, {day}\n")
     with tempfile.TemporaryDirectory() as folder:
         root = torchvision_root(Path(folder))
-        rates = [
-            measure(case, device, root, options.rounds)
-            for case in options.case or CASES
-        ]
+        rates = [measure(case, device, root, options.rounds) for case in CASES]
     print(f"Thousands of images a second, medians of {options.rounds} rounds\n")
     print(tables(rates))
-    compared = "; ".join(words(rates, way) for way in rates[0]["ratios"])
-    print(f"\nOurs: {compared}.")
     keep({"hardware": facts, "date": day, "rates": rates}, options.out)
 
 

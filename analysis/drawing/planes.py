@@ -150,8 +150,8 @@ def _scatter(
     panel.scatter(x, y, s=sizes, c=colour, alpha=0.8, lw=0.6, ec="white")
     panel.set(xlim=_limits(x), ylim=_limits(y))
     handles = [
-        *(_legend_dot(colour, 36, name) for name, colour in _thinned(coloured) if name),
-        *(_legend_dot(GREY, size, name) for name, size in _thinned(sized)),
+        *(_legend_dot(colour, 36, name) for name, colour in coloured.items() if name),
+        *(_legend_dot(GREY, size, name) for name, size in sized.items()),
         Line2D([], [], label="equal neg_elbo", **ISO),
     ]
     figure.legend(handles=handles, loc="outside right upper", fontsize=8)
@@ -234,14 +234,6 @@ def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
 
 def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _thinned(named: dict[str, Any]) -> list[tuple[str, Any]]:
-    """What a legend has room for: all, or some from the first to the last."""
-    items = list(named.items())
-    if len(items) <= SHOWN:
-        return items
-    return [items[round(at)] for at in np.linspace(0, len(items) - 1, SHOWN)]
 
 
 def _legend_dot(colour: Any, area: float, name: str) -> Line2D:

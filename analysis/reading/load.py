@@ -7,24 +7,31 @@ runs.history(runs.rows[0], "val/neg_elbo")
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from analysis.reading.runs import RunRow, Runs
-from analysis.reading.sources import from_folders, from_store
+from analysis.reading.runs import DEFAULTS, RunRow, Runs
 from cvae.errors import RunNotFound
 from cvae.run import published
-from cvae.run.find import find_sweep, sweeps
-from cvae.run.folder import FIRST, RUNS
+from cvae.run.find import display_name, find_sweep, folders, sweeps
+from cvae.run.folder import FIRST, RUNS, RunFolder, SweepFolder
 from cvae.spec.document import nearest
-from cvae.spec.identity import NAME
+from cvae.spec.identity import NAME, flatten
 from cvae.tracking.address import VARIABLE
 
+if TYPE_CHECKING:
+    from cvae.tracking.store import Reader, StoredRun
+
 log = logging.getLogger("cvae")
+SECTIONS = {key.partition(".")[0] for key in DEFAULTS if "." in key}
+OVERFLOW = 1.79e308  # MLflow stores infinity as the largest double
 
 
 def load_runs(
@@ -74,19 +81,19 @@ def _load(
         sweep = find_sweep(sweep, runs)
     elif sweep:
         raise RunNotFound(f"no sweep {sweep[:80]!r}; {_list_sweeps(runs)}")
-    rows, unreadable = from_folders(runs, experiment, sweep)
+    rows, unreadable = _from_folders(runs, experiment, sweep)
     store = None
     if ask_store and os.environ.get(VARIABLE):
         from cvae.tracking.store import Reader
 
         store = Reader(runs)
         here = {run.uid for run in rows}
-        stored = from_store(store, experiment, sweep)
+        stored = _from_store(store, experiment, sweep)
         rows += [run for run in stored if run.uid not in here]
     try:
         rows = _select(rows, ids) if ids and rows else rows
         if not rows:
-            known = {run.experiment for run in from_folders(runs, None, None)[0]}
+            known = {run.experiment for run in _from_folders(runs, None, None)[0]}
             known |= set(store.experiments() if store else ())
             raise RunNotFound(_no_match(runs, experiment, sweep, sorted(known)))
     except RunNotFound as error:
@@ -137,3 +144,102 @@ def _hint(wanted: str, names: Sequence[str]) -> str:
 def _list_sweeps(runs: Path) -> str:
     names = [sweep.name for sweep in sweeps(runs)]
     return f"sweeps in {runs}/: {', '.join(names[:8]) or 'none'}"
+
+
+def _from_folders(
+    runs: Path, experiment: str | None, sweep: str | None
+) -> tuple[list[RunRow], dict[str, str]]:
+    """The folders that fit; those that cannot be read, by name with the reason."""
+    listed = SweepFolder(runs / "sweeps" / sweep).info.get("runs", []) if sweep else []
+    members = {entry["folder"] for entry in listed}
+    rows, unreadable = [], {}
+    for folder in folders(runs):
+        if sweep and folder.info.get("sweep") != sweep and folder.name not in members:
+            continue
+        try:
+            run = _folder_row(folder)
+        except Exception as error:  # whatever it is, it is wrong with this folder only
+            unreadable[folder.name] = " ".join(str(error).split())[:200]
+            continue
+        if experiment in (None, run.experiment):
+            rows.append(run)
+    return rows, unreadable
+
+
+def _folder_row(folder: RunFolder) -> RunRow:
+    folder.check_files()
+    info, fields = folder.info, flatten(folder.spec())
+    return RunRow(
+        name=folder.name,
+        title=display_name(folder),
+        id=info["id"],
+        uid=info["uid"],
+        status=folder.status,
+        experiment=fields["tracking.experiment"],
+        started=info.get("started", 0.0),
+        fields=fields,
+        metrics=folder.metrics,
+        facts=info.get("facts", {}),
+        digest=info.get("data", {}).get("digest", ""),
+        command=info.get("command", ""),
+        commit=info.get("git", {}).get("commit", ""),
+        sweep=info.get("sweep", ""),
+        run_id=folder.published.get("run_id"),
+        folder=folder,
+    )
+
+
+def _from_store(
+    store: Reader, experiment: str | None, sweep: str | None
+) -> list[RunRow]:
+    """The runs of the store that fit; neither parents of sweeps nor pages."""
+    names = store.experiments()
+    places = [id for name, id in names.items() if experiment in (None, name)]
+    query = f"tags.`cvae.sweep` = '{sweep}'" if sweep else ""
+    return [
+        _stored_row(stored)
+        for stored in (store.search(places, query) if places else ())
+        if "cvae.kind" not in stored.tags and "name" in stored.params
+    ]
+
+
+def _stored_row(stored: StoredRun) -> RunRow:
+    known = {key: value for key, value in stored.params.items() if _is_field(key)}
+    facts = {key: stored.params[key] for key in stored.params.keys() - known.keys()}
+    facts |= stored.facts  # runs published before have them among the params
+    fields = DEFAULTS | {key: _value(key, text) for key, text in known.items()}
+    return RunRow(
+        name=stored.tags.get("cvae.folder", stored.name),
+        title=stored.name,
+        id=stored.tags.get("cvae.id", ""),
+        uid=stored.tags.get("cvae.uid", ""),
+        status=stored.status,
+        experiment=str(fields["tracking.experiment"]),
+        started=stored.started,
+        fields=fields,
+        metrics={key: _infinite(value) for key, value in stored.metrics.items()},
+        facts=facts,
+        digest=stored.digest,
+        command=stored.tags.get("mlflow.source.name", ""),
+        commit=stored.tags.get("mlflow.source.git.commit", ""),
+        sweep=stored.tags.get("cvae.sweep", ""),
+        run_id=stored.run_id,
+    )
+
+
+def _is_field(key: str) -> bool:
+    return key in DEFAULTS or ("." in key and key.partition(".")[0] in SECTIONS)
+
+
+def _value(key: str, text: str) -> Any:
+    """A param's text as the field's value; text fields are never read as JSON."""
+    if isinstance(DEFAULTS.get(key), str):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _infinite(value: float) -> float:
+    return math.copysign(math.inf, value) if abs(value) > OVERFLOW else value

@@ -184,7 +184,7 @@ def test_a_plane_has_the_first_axis_to_the_right_and_the_second_upwards(
     tmp_path: Path,
 ) -> None:
     run, count = linear_run(tmp_path), 5
-    picture = latent_pictures.plane(run, np.eye(2), count, digit=3)
+    picture = latent_plates.plane(run, np.eye(2), count, digit=3)
     assert picture.shape == (5 * 28, 5 * 28)
     at = norm.ppf([0.1, 0.3, 0.5, 0.7, 0.9])
     for row in range(count):
