@@ -18,7 +18,7 @@ from torch import Tensor
 from analysis import compare
 from analysis.comparing.sentences import shown_digits, verdicts
 from analysis.comparing.settings import Comparison
-from analysis.drawing import latent_plates, planes, plots, style
+from analysis.drawing import latent_plates, plots, style
 from analysis.drawing.plates import Panel, Plate, mosaic
 from analysis.reading import latent
 from analysis.reading.latent import Posterior
@@ -214,9 +214,9 @@ def compared(needed: Needed, name: str) -> Comparison:
 def beta(needed: Needed) -> list[Plate]:
     one, two = compared(needed, "beta"), compared(needed, "latent_beta")
     plates = {
-        "beta_plane": (one, planes.rate_distortion(one)),
+        "beta_plane": (one, plots.rate_distortion(one)),
         "beta_metrics": (one, plots.swept(one)),
-        "latent_beta_plane": (two, planes.rate_distortion(two)),
+        "latent_beta_plane": (two, plots.rate_distortion(two)),
     }
     return [
         replace(plate, name=name, caption=f"{plate.caption} {verdicts(comparison)[0]}")
@@ -227,7 +227,7 @@ def beta(needed: Needed) -> list[Plate]:
 
 def control(needed: Needed) -> list[Plate]:
     comparison = compared(needed, "control")
-    if not (plate := planes.control(comparison)):
+    if not (plate := plots.control(comparison)):
         return []
     return [replace(plate, caption=f"{plate.caption} {verdicts(comparison)[0]}")]
 

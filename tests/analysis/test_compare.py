@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from analysis import compare
 from analysis.comparing import tables
-from analysis.drawing import planes
+from analysis.drawing import plots
 from analysis.reading.load import load_runs
 from cvae.errors import RunNotFound
 from cvae.run.folder import RunFolder, SweepFolder
@@ -259,7 +259,7 @@ def test_every_p_value_stands_in_its_own_column(tmp_path: Path) -> None:
 def test_rate_goes_to_the_right_and_distortion_up(tmp_path: Path) -> None:
     made_run(tmp_path, 100.0, kl=10.0)
     made_run(tmp_path, 120.0, kl=40.0, objective__beta=4.0)
-    plate = planes.rate_distortion(compare.compare(load_runs(runs=tmp_path)).comparison)
+    plate = plots.rate_distortion(compare.compare(load_runs(runs=tmp_path)).comparison)
     assert plate is not None
     assert isinstance(plate.figure, Figure)
     (axes,) = plate.figure.axes
