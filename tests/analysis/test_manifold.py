@@ -16,7 +16,7 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from analysis import explorer, manifold
-from analysis.drawing import latent_pictures, plates
+from analysis.drawing import latent_plates, plates
 from analysis.drawing.latent_plates import draw_latent
 from analysis.reading import latent
 from analysis.reading.latent import Array, Posterior
