@@ -250,15 +250,8 @@ def _become(
 
 def _text(number: int, mode: str) -> IO[str]:
     old = (sys.stdin, sys.stdout, sys.stderr)[number]
-    by_line = number == 2 or os.isatty(number)
-    return os.fdopen(
-        number,
-        mode,
-        1 if by_line else -1,
-        encoding=old.encoding,
-        errors=old.errors,
-        closefd=False,
-    )
+    lines = 1 if number == 2 or os.isatty(number) else -1
+    return os.fdopen(number, mode, lines, old.encoding, old.errors, closefd=False)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def test_a_whitened_posterior_has_the_moments_of_its_whitened_draws(
     torch.testing.assert_close(u.std(0), torch.exp(logvar / 2), atol=0, rtol=0.02)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "flow"])
 def test_every_prior_starts_as_the_standard_normal(kind: str) -> None:
     model = CVAE(latent_dim=Z, hidden=(), prior=kind, generator=generator())
     z = torch.randn(5, Z)
@@ -178,16 +178,10 @@ def test_unwhiten_is_the_inverse_of_whiten_for_any_leading_dimensions(
     assert flow.log_density(z, LABELS).shape == (3, 4, 5)
 
 
-@pytest.mark.parametrize("latent", [1, 2, 5])
-def test_it_begins_as_the_standard_normal_with_nothing_in_its_way(latent: int) -> None:
-    model = CVAE(latent_dim=latent, hidden=(), prior="flow", generator=generator())
-    z = torch.randn(5, latent, generator=generator(1))
-    wanted = Normal(0.0, 1.0).log_prob(z).sum(1)
-    torch.testing.assert_close(model.prior.log_density(z, LABELS), wanted)
-    model.prior.log_density(z, LABELS).sum().backward()
+def test_nothing_is_in_the_way_of_its_gradient() -> None:
+    model = CVAE(latent_dim=5, hidden=(), prior="flow", generator=generator())
+    model.prior.log_density(torch.randn(5, 5), LABELS).sum().backward()
     assert model.flow is not None
-    assert model.flow.base.grad is not None
-    assert model.flow.base.grad.abs().max() > 0
-    for part in model.flow.last:
+    for part in (model.flow.base, *model.flow.last):
         assert part.grad is not None
         assert part.grad.abs().max() > 0

@@ -51,11 +51,9 @@ def quick(**dotted: Any) -> Spec:
     return spec(**options | dotted)
 
 
-def train(
-    made: Spec, data: mnist.MNIST, *, start: int = 0, state: State | None = None
-) -> tuple[State, list[Epoch]]:
-    state = state or assemble(made, data, CPU)
-    return state, list(epochs_of(state, data.train, made, start=start))
+def train(made: Spec, data: mnist.MNIST) -> tuple[State, list[Epoch]]:
+    state = assemble(made, data, CPU)
+    return state, list(epochs_of(state, data.train, made))
 
 
 def epochs_of(
@@ -237,22 +235,14 @@ EVERY_STREAM = {
 
 
 def interrupted(
-    tmp_path: Path, made: Spec, data: mnist.MNIST, *, epochs: int
+    tmp_path: Path, made: Spec, data: mnist.MNIST, device: torch.device = CPU
 ) -> RunFolder:
-    """A run folder whose run was killed after `epochs` epochs."""
+    """A run folder whose run was killed after two epochs."""
     folder = RunFolder(tmp_path)
-    state = assemble(made, data, CPU)
-    for epoch in islice(epochs_of(state, data.train, made), epochs):
+    state = assemble(made, data, device)
+    for epoch in islice(epochs_of(state, data.train.to(device), made), 2):
         save(folder, state, epoch=epoch.epoch)
     return folder
-
-
-def go_on(
-    folder: RunFolder, made: Spec, data: mnist.MNIST
-) -> tuple[int, State, list[Epoch]]:
-    state = assemble(made, data, CPU)
-    done = resume(folder, state)
-    return done, *train(made, data, start=done, state=state)
 
 
 @pytest.mark.parametrize(
@@ -269,9 +259,10 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
 ) -> None:
     made = quick(**EVERY_STREAM | options)
     whole, epochs = train(made, tiny)
-    folder = interrupted(tmp_path, made, tiny, epochs=2)
-    done, state, rest = go_on(folder, made, tiny)
-    assert done == 2
+    folder = interrupted(tmp_path, made, tiny)
+    state = assemble(made, tiny, CPU)
+    assert resume(folder, state) == 2
+    rest = list(epochs_of(state, tiny.train, made, start=2))
     assert all(map(torch.equal, weights(state), weights(whole)))
     assert all(map(torch.equal, state.trained.parameters(), whole.trained.parameters()))
     for slot, value in whole.optimizer.state.items():
@@ -330,11 +321,9 @@ def test_a_run_resumed_on_the_gpu_is_the_uninterrupted_one(
 ) -> None:
     made, device = gpu_spec(**EVERY_STREAM), torch.device("cuda")
     whole, _ = on_cuda(made, tiny)
-    data, folder = tiny.train.to(device), RunFolder(tmp_path)
-    for epochs in (2, 4):
-        state = assemble(made, tiny, device)
-        done = resume(folder, state)
-        for epoch in islice(epochs_of(state, data, made, start=done), epochs - done):
-            save(folder, state, epoch=epoch.epoch)
+    folder = interrupted(tmp_path, made, tiny, device)
+    state = assemble(made, tiny, device)
+    done = resume(folder, state)
+    assert len(list(epochs_of(state, tiny.train.to(device), made, start=done))) == 2
     for found, other in zip(weights(state), weights(whole), strict=True):
         torch.testing.assert_close(found, other, rtol=1e-4, atol=1e-4)

@@ -11,19 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from analysis import explorer
 from analysis.reading import packed
-from cvae import mixture
 from cvae.errors import UsageError
 from cvae.loading.loaded import LoadedRun, load_run
-from cvae.mixture import Mixture
-from cvae.model import CVAE
-from cvae.priors import Prior
-from tests.conftest import generator, untrained_run
+from tests.conftest import untrained_run
 
 MOST = 3_000_000  # bytes of the default network's page, a plain twin beside it
 DOCS = Path("docs/explorer.html")
@@ -101,38 +96,6 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
     assert not re.findall(
         r"localStorage|sessionStorage|indexedDB|document\.cookie", text
     )
-
-
-@pytest.mark.parametrize("prior", ["standard", "learned", "mixture"])
-def test_every_prior_is_a_mixture_with_an_affine_map(prior: str) -> None:
-    """Read back by the table's own formulas, it is the prior of the model."""
-    model = CVAE(latent_dim=3, hidden=(8,), prior=prior, generator=generator())
-    labels = torch.arange(10)
-    if prior == "learned":
-        assert isinstance(model.prior_table, nn.Parameter)
-        nn.init.normal_(model.prior_table, generator=generator(1))
-    if prior == "mixture":
-        z = torch.randn(400, 3, generator=generator(2)).cumsum(1)
-        model.set_mixture(mixture.fit(z, torch.arange(400) % 10, generator(3)))
-    data, shape = packed.prior(model)
-    rows, components = shape["rows"], shape["components"]
-    assert (rows, components) == {
-        "standard": (1, 1),
-        "learned": (10, 1),
-        "mixture": (10, 10),
-    }[prior]
-    numbers = torch.frombuffer(bytearray(data), dtype=torch.float32)
-    table, affine = numbers.split([rows * components * 13, rows * 12])
-    there: Prior = Mixture(table.view(rows, components, 13).expand(10, -1, -1))
-    z = torch.randn(10, 3, generator=generator(4))
-    with torch.no_grad():
-        torch.testing.assert_close(
-            there.log_density(z, labels), model.prior.log_density(z, labels)
-        )
-        shift, factor = affine.view(rows, 12).expand(10, -1).split([3, 9], -1)
-        made = shift + (factor.view(10, 3, 3) @ z[..., None]).squeeze(-1)
-        torch.testing.assert_close(made, model.prior.unwhiten(z, labels))
-    assert not factor.reshape(10, 3, 3).triu(1).any()
 
 
 def test_text_of_a_run_cannot_end_the_script(tmp_path: Path) -> None:

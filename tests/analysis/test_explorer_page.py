@@ -80,7 +80,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedRun, Path
 def made(root: Path, **fields: Any) -> tuple[LoadedRun, Path]:
     """An untrained run with large weights and any prior; its page."""
     run = untrained_run(root, scale=1.5, model__hidden=[24, 16], **fields)
-    if fields.get("model__prior") == "mixture":
+    if run.model.prior_table is not None and not run.model.is_mixture:
+        torch.nn.init.normal_(run.model.prior_table, generator=generator(1))
+    if run.model.is_mixture:
         size = run.model.latent_dim
         z = torch.randn(600, size, generator=generator(2)) @ torch.randn(
             size, size, generator=generator(3)
@@ -98,7 +100,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "model__prior": "mixture",
     },
     "relu mixture 5": {"model__latent_dim": 5, "model__prior": "mixture"},
-    "relu standard 1": {"model__latent_dim": 1},
+    "relu learned 1": {"model__latent_dim": 1, "model__prior": "learned"},
 }
 
 

@@ -125,7 +125,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return seen
 
 
-def test_a_file_is_synced_before_it_is_renamed_and_its_folder_after(
+def test_a_file_is_synced_before_its_rename_its_folder_after_and_a_record_at_once(
     tmp_path: Path, calls: list[tuple[str, str]]
 ) -> None:
     place = tmp_path / "place"
@@ -135,11 +135,6 @@ def test_a_file_is_synced_before_it_is_renamed_and_its_folder_after(
     assert first[0] == "fsync"
     assert "file" in first[1]
     assert [second, third] == [("rename", "file"), ("fsync", "place")]
-
-
-def test_a_record_is_synced_when_append_returns(
-    tmp_path: Path, calls: list[tuple[str, str]]
-) -> None:
     folder = RunFolder(tmp_path / "test-12345678")
     folder.create(spec())
     calls.clear()

@@ -76,12 +76,3 @@ def test_a_run_on_other_data_says_which_command_trains_their_classifier(
     assert {"digit_frechet_real", "nearest_train"} <= found.figures.keys()
     again = runner.run(spec(**fields), runs=runs, offline=True)
     assert "test/label_fidelity" in again.metrics
-
-
-def test_the_published_classifier_is_that_of_the_shipped_data(tmp_path: Path) -> None:
-    known = classifiers.published()
-    assert known is not None
-    images = mnist.load_mnist(mnist.SHIPPED_ROOT)
-    found = classifiers.classifier_of(images.digest, tmp_path)
-    assert found == (known[0], known[1]["test_accuracy"])
-    assert classifiers.classifier_of("0" * 32, tmp_path) is None

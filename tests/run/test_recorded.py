@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -38,11 +38,11 @@ def stream(name: str, seed: int = SEED) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-class Split:
+class Split(NamedTuple):
     """Pixels in [0, 1] and labels, as whoever reads the design would prepare them."""
 
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x, self.y = x, y
+    x: Tensor
+    y: Tensor
 
 
 def splits(files: dict[str, bytes]) -> dict[str, Split]:

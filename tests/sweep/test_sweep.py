@@ -15,14 +15,13 @@ from mlflow import MlflowClient
 
 from cvae.run import runner
 from cvae.run.find import folders
-from cvae.run.folder import Origin, RunFolder, SweepFolder
+from cvae.run.folder import RunFolder, SweepFolder
 from cvae.spec.variants import Plan, read_plan
-from cvae.sweep import table, threads
-from cvae.sweep.worker import Ended, Job
+from cvae.sweep import table
 from cvae.tracking import charts
 from tests import children
 from tests.children import Child, Done, until
-from tests.conftest import data_set, spec, write
+from tests.conftest import data_set, write
 from tests.test_commands import cvae, start
 
 TEXT = """# Question: does it work?
@@ -248,25 +247,16 @@ def test_killed_interrupted_and_crippled_it_ends_with_the_same_runs(
     assert swept.weights.read_bytes() == alone.weights.read_bytes()
 
 
-def test_each_run_is_the_one_its_spec_alone_makes(tmp_path: Path) -> None:
-    root = str(write(tmp_path / "data", data_set()))
-    options = {"data__root": root, "data__validation_images": 0, "model__hidden": [8]}
-    options |= {"training__epochs": 3, "training__batch_size": 32}
-    specs = [
-        spec(**options, model__activation=activation, model__prior=prior)
-        for activation, prior in (("relu", "standard"), ("gelu", "flow"))
-    ]
-    together, alone = tmp_path / "together", tmp_path / "alone"
-    jobs = [
-        Job(number, str(number), made, Origin(), together, threads=1)
-        for number, made in enumerate(specs)
-    ]
-    ends = [each for each in threads.run_jobs(jobs, 2) if isinstance(each, Ended)]
-    assert [end.status for end in ends] == ["FINISHED"] * 2
-    for made in specs:
-        folder = runner.run(made, runs=alone, offline=True)
-        there = RunFolder(together / folder.name)
-        assert there.read_weights() == folder.read_weights()
+def test_streams_of_one_process_make_the_same_runs(
+    made: tuple[Path, Path, Done], tmp_path: Path
+) -> None:
+    path, runs, _ = made
+    done = sweep(path, tmp_path, "--offline", "--engine", "threads")
+    assert done.returncode == 0, done.stderr
+    assert_each_variant_has_one_finished_run(read_plan(path), tmp_path)
+    for folder in folders(runs):
+        same = RunFolder(tmp_path / folder.name)
+        assert same.weights.read_bytes() == folder.weights.read_bytes()
 
 
 def ended(folder: Path, root: Path, finals: Sequence[dict[str, float] | None]) -> Plan:
