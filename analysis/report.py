@@ -11,6 +11,7 @@ import datetime
 import io
 import shlex
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,8 @@ GRIDS = {
     "reconstructions": "Test images, and below each its reconstruction.",
 }
 MAX_GRIDS = 60  # settings whose digits are shown side by side: 1 MB
+MACHINE = {"device": "device", "GPU": "gpu"}
+MACHINE |= {key: key for key in ("processor", "threads", "system")}
 VERSIONS = ("python", "torch", "numpy", "mlflow")
 
 
@@ -133,36 +136,31 @@ def _facts(runs: Runs) -> list[tuple[str, str]]:
     """Where the numbers come from: each value there is, most runs have one."""
 
     def of(key: str) -> str:
-        values = (str(run.facts.get(key, "")) for run in runs.rows)
-        return ", ".join(value for value in dict.fromkeys(values) if value)
+        return _different(run.facts.get(key, "") for run in runs.rows)
 
     seconds = sum(run.seconds for run in runs.rows if run.seconds == run.seconds)
-    commits = dict.fromkeys(run.commit for run in runs.rows if run.commit)
     versions = [f"{name} {of(f'version.{name}')}" for name in VERSIONS]
     facts = {
         "runs": f"{len(runs.rows)}, {len(runs.finished)} of them finished",
         "time": f"{seconds:.0f} s in all",
-        "commit": ", ".join(commits),
-        "device": of("device"),
-        "GPU": of("gpu"),
-        "processor": of("processor"),
-        "threads": of("threads"),
-        "system": of("system"),
+        "commit": _different(run.commit for run in runs.rows),
+        **{name: of(key) for name, key in MACHINE.items()},
         "versions": ", ".join(v for v in versions if not v.endswith(" ")),
-        "data digest": ", ".join(dict.fromkeys(r.digest for r in runs.rows)),
-        "experiment": ", ".join(dict.fromkeys(r.experiment for r in runs.rows)),
+        "data digest": _different(run.digest for run in runs.rows),
+        "experiment": _different(run.experiment for run in runs.rows),
     }
     return [(name, value) for name, value in facts.items() if value]
 
 
+def _different(values: Iterable[Any]) -> str:
+    return ", ".join(dict.fromkeys(str(value) for value in values if value))
+
+
 def _commands(runs: Runs, again: str) -> list[tuple[str, str]]:
     """Every command that made a run, once, and the one that makes this page."""
-    commits = dict.fromkeys(run.commit for run in runs.rows if run.commit)
-    commands = [
-        ("The code of these runs:", f"git checkout {commit}")
-        for commit in list(commits)[:1]
-        if len(commits) == 1
-    ]
+    commits, commands = {run.commit for run in runs.rows} - {""}, []
+    if len(commits) == 1:
+        commands.append(("The code of these runs:", f"git checkout {commits.pop()}"))
     makers: dict[str, list[RunRow]] = {}
     for run in runs.rows:
         makers.setdefault(run.command, []).append(run)

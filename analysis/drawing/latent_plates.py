@@ -242,7 +242,8 @@ def scatter(
             axes.axvline(line, **RING)
     else:
         axes.set(ylim=(-edge, edge), aspect="equal")
-        _rings(axes)
+        for radius in RINGS:
+            axes.add_patch(Circle((0, 0), radius, fill=False, **RING))
     order = random.permutation(len(points))  # no digit lies on top of the others
     x, y = points[order].T
     axes.scatter(x, y, s=4, c=colours[order], lw=0, alpha=1.0, rasterized=True)
@@ -282,15 +283,8 @@ def _name_centres(axes: Axes, centres: dict[int, Array]) -> None:
     places = apart(middles, 0.11 * axes.get_xlim()[1]) if len(centres) else middles
     for digit, middle, place in zip(centres, middles, places, strict=True):
         axes.plot(*zip(middle, place, strict=True), color="0.2", lw=0.8, zorder=4)
-        axes.text(
-            place[0],
-            place[1],
-            str(digit),
-            **centred,
-            size=12,
-            zorder=5,
-            path_effects=halo,
-        )
+        x, y = place
+        axes.text(x, y, str(digit), **centred, size=12, zorder=5, path_effects=halo)
 
 
 def apart(places: Array, gap: float) -> Array:
@@ -304,8 +298,3 @@ def apart(places: Array, gap: float) -> Array:
         np.fill_diagonal(push, 0)
         moved = moved + 0.3 * (push[..., None] * between).sum(1)
     return np.asarray(moved)
-
-
-def _rings(axes: Axes) -> None:
-    for radius in RINGS:
-        axes.add_patch(Circle((0, 0), radius, fill=False, **RING))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,13 +32,26 @@ class Plate:
     def markdown(self) -> str:
         return f"![{self.name}]({self.name}.png)\n\n{self.caption}"
 
-    def save(self, folder: Path, formats: Iterable[str] = ("png",)) -> list[Path]:
-        """Write the plate into `folder`; the files. A bare picture is always a PNG."""
-        if isinstance(self.figure, Figure):
-            return save(self.figure, folder / self.name, formats)
-        path = folder / f"{self.name}.png"
-        save_png(self.figure, path)
-        return [path]
+    def save(self, folder: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+        """Write the plate into `folder` with each format as its suffix; the files.
+
+        A bare picture is always a PNG. No date and no version is in the bytes.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if not isinstance(self.figure, Figure):
+            save_png(self.figure, folder / f"{self.name}.png")
+            return [folder / f"{self.name}.png"]
+        written = [folder / f"{self.name}.{kind}" for kind in formats]
+        with style.house():
+            for kind, target in zip(formats, written, strict=True):
+                if kind == "png":
+                    _save_png(self.figure, target)
+                else:
+                    self.figure.savefig(target, metadata=UNDATED[kind])
+        return written
 
 
 class Panel(NamedTuple):
@@ -53,6 +66,10 @@ class Panel(NamedTuple):
     rows: Sequence[str] = ()
 
 
+UNDATED: dict[str, dict[str, None]] = {
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 INSET = 3.0  # points between the edge and a title
 SHARP = 1800  # dots: twice the column, so that pictures stay sharp on dense screens
 TITLE, APART = 18.0, 7.0  # points: the line over a panel, the space between two
@@ -108,29 +125,6 @@ def mosaic(panels: Sequence[Panel], columns: int) -> Figure:
             axes.imshow(colours, interpolation="none", aspect="auto")
         top -= scale * height + apart
     return drawn
-
-
-@style.house()
-def save(figure: Figure, path: Path, formats: Iterable[str] = ("png",)) -> list[Path]:
-    """Write `path` with each format as its suffix; no date and no version in the bytes.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    undated: dict[str, dict[str, None]] = {
-        "svg": {"Date": None, "Creator": None},
-        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-    }
-    written = []
-    for kind in formats:
-        target = path.with_suffix(f".{kind}")
-        if kind == "png":
-            _save_png(figure, target)
-        else:
-            figure.savefig(target, metadata=undated[kind])
-        written.append(target)
-    return written
 
 
 def _save_png(figure: Figure, target: Path) -> None:
