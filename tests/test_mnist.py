@@ -126,22 +126,21 @@ def test_pixel_entropy_of_the_shipped_test_images_is_the_published_floor(
 # -- a folder ------------------------------------------------------------------------
 
 
-def test_missing_folders_and_files_are_named(tmp_path: Path, tiny_root: Path) -> None:
+def test_missing_folders_and_files_and_counts_and_sizes_that_differ_are_refused(
+    tmp_path: Path, tiny_root: Path
+) -> None:
     with pytest.raises(DataError, match="no such folder"):
         load_mnist(tmp_path / "nowhere")
     with pytest.raises(DataError, match="no such folder"):
         load_mnist("a\0b")
-    (tiny_root / TEST_LABELS).unlink()
-    with pytest.raises(DataError, match=f"{TEST_LABELS}: no such file"):
-        load_mnist(tiny_root)
-
-
-def test_counts_and_sizes_that_differ_are_refused(tiny_root: Path) -> None:
     write(tiny_root, {LABELS: idx(np.zeros(299, np.uint8))})
     with pytest.raises(DataError, match=r"holds 300 images .* holds 299 labels"):
         load_mnist(tiny_root)
     write(tiny_root, data_set() | {TEST_IMAGES: idx(np.zeros((100, 8, 8), np.uint8))})
     with pytest.raises(DataError, match="one size"):
+        load_mnist(tiny_root)
+    (tiny_root / TEST_LABELS).unlink()
+    with pytest.raises(DataError, match=f"{TEST_LABELS}: no such file"):
         load_mnist(tiny_root)
 
 

@@ -89,7 +89,7 @@ def test_nll_of_x_is_the_sum_over_the_labels(
 @pytest.mark.parametrize("prior", PRIORS)
 def test_one_latent_is_the_trapezoidal_rule(prior: str) -> None:
     made, data = model(prior=prior, scale=4.0), images(30, grey=True)
-    found = integrate(made, data, iter)
+    found = integrate(made, data)
     torch.testing.assert_close(found.log_p, exact(made, data), rtol=0, atol=1e-3)
     assert float(found.doubt.max()) < 1e-4
 
@@ -106,14 +106,14 @@ def test_a_decoder_that_ignores_z_gives_its_pixels_alone(
         logits = made.decode(torch.zeros(5, 2), data.labels)
     pixels = Bernoulli(logits=logits, validate_args=False)
     truth = pixels.log_prob(data.images / 255).sum(1).double()
-    found = integrate(made, data, iter)
+    found = integrate(made, data)
     torch.testing.assert_close(found.log_p, truth, rtol=0, atol=1e-3)
 
 
 def test_a_grid_that_is_too_coarse_is_doubted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(quadrature.GRIDS, 1, (9.0, 3.0))
     made, data = model(scale=4.0), images(30)
-    found = integrate(made, data, iter)
+    found = integrate(made, data)
     apart = (found.log_p - exact(made, data)).abs()
     assert float(apart.mean()) > 0.02
     assert float(found.doubt.mean()) > float(apart.mean()) / 2

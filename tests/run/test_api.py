@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import cvae
-from cvae.loading.loaded import LoadedRun, load_run
+from cvae.loading.loaded import load_run
 from cvae.run import evaluation, runner
 from tests.conftest import data_set, spec, write
 
@@ -113,21 +113,14 @@ def test_what_the_process_has_set_changes_no_number_and_stays(
     assert settings() == before
 
 
-@pytest.fixture
-def once(root: Path, tmp_path: Path) -> LoadedRun:
-    wanted = spec(
-        data__root=str(root),
-        data__validation_images=0,
-        training__epochs=1,
-        model__hidden=[4],
-        model__latent_dim=3,  # one or two are integrated, too, which takes seconds
-    )
-    return load_run(runner.run(wanted, runs=tmp_path / "runs", offline=True).path)
-
-
 def test_a_part_is_kept_with_its_errors_and_the_values_of_every_image(
-    once: LoadedRun,
+    root: Path, tmp_path: Path
 ) -> None:
+    # one or two latents are integrated, too, which takes seconds
+    fields = {"data__root": str(root), "data__validation_images": 0}
+    small = {"training__epochs": 1, "model__hidden": [4], "model__latent_dim": 3}
+    made = runner.run(spec(**fields, **small), runs=tmp_path / "runs", offline=True)
+    once = load_run(made.path)
     counts: dict[str, Any] = {"importance_samples": 6, "label_samples": 2}
     figures = cvae.evaluate(once, what="nll", **counts)
     assert figures.items() <= once.folder.metrics.items()

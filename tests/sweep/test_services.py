@@ -16,16 +16,17 @@ from mlflow import MlflowClient
 from cvae.run.find import folders
 from cvae.spec.variants import read_plan
 from tests import children
-from tests.children import Child, until
+from tests.children import until
 from tests.run.test_nothing_lost import Server
-from tests.sweep import test_sweep
 from tests.sweep.test_sweep import (
     assert_each_variant_has_one_finished_run,
+    begin,
     spec_file,
     sweep,
 )
 
 pytestmark = pytest.mark.services
+ON_RAY = ("--engine", "ray")
 
 
 def binaries() -> Path:
@@ -97,10 +98,7 @@ def test_a_sweep_is_tracked_on_a_server_with_postgresql(
 
 
 pytestmark = pytest.mark.services
-
-
-def begin(path: Path, runs: Path, **extra: str) -> Child:
-    return test_sweep.begin(path, runs, "--engine", "ray", **extra)
+ON_RAY = ("--engine", "ray")
 
 
 def both_under_way(runs: Path) -> bool:
@@ -129,7 +127,7 @@ def test_a_node_that_dies_loses_nothing_and_the_runs_are_those_without_ray(
     runs = tmp_path / "runs"
     path = spec_file(tmp_path, tiny_root, epochs=150, betas="[1]")
     second = cluster.add_node(num_cpus=1)
-    process = begin(path, runs, RAY_ADDRESS=cluster.address)
+    process = begin(path, runs, *ON_RAY, RAY_ADDRESS=cluster.address)
     until(lambda: both_under_way(runs))
     cluster.remove_node(second, allow_graceful=False)
     output, errors = process.communicate()
@@ -137,7 +135,7 @@ def test_a_node_that_dies_loses_nothing_and_the_runs_are_those_without_ray(
     assert "going on with" in errors
     assert "[2/2]" in output
     assert_each_variant_has_one_finished_run(read_plan(path), runs)
-    assert test_sweep.sweep(path, tmp_path / "local", "--offline").returncode == 0
+    assert sweep(path, tmp_path / "local", "--offline").returncode == 0
     for folder in folders(tmp_path / "local"):
         same = runs / folder.name / "model.safetensors"
         assert same.read_bytes() == folder.weights.read_bytes()
@@ -145,7 +143,7 @@ def test_a_node_that_dies_loses_nothing_and_the_runs_are_those_without_ray(
 
 def test_a_cluster_that_is_not_there_is_said(tmp_path: Path, tiny_root: Path) -> None:
     path = spec_file(tmp_path, tiny_root, betas="[1]")
-    process = begin(path, tmp_path / "runs", RAY_ADDRESS="127.0.0.1:1")
+    process = begin(path, tmp_path / "runs", *ON_RAY, RAY_ADDRESS="127.0.0.1:1")
     _, errors = process.communicate()
     assert process.returncode == 2
     assert "RAY_ADDRESS=127.0.0.1:1: no cluster: " in errors
