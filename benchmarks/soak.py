@@ -93,14 +93,12 @@ class Soak:
         if not (child := os.fork()):
             _be_the_command(command, self.place / "log", before)
         deadline = time.monotonic() + seconds
-        while True:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                return os.waitstatus_to_exitcode(status)
+        while not (waited := os.waitpid(child, os.WNOHANG))[0]:
             if time.monotonic() > deadline:
                 os.kill(child, signal.SIGKILL)
                 deadline = np.inf
             time.sleep(0.002)
+        return os.waitstatus_to_exitcode(waited[1])
 
     def reference(self) -> Kept:
         """What a run left in peace leaves; also measures it."""
@@ -337,8 +335,8 @@ def main() -> None:
             soak.round(soak.tally["rounds"] + 1, options.kills, expected)
             said = ", ".join(f"{count} {what}" for what, count in soak.tally.items())
             seconds = time.monotonic() - began
-            print(f"{said}; {len(soak.differences)} differences, {seconds:.0f} s")
-            sys.stdout.flush()
+            differ = len(soak.differences)
+            print(f"{said}; {differ} differences, {seconds:.0f} s", flush=True)
         print(*soak.differences, sep="\n")
         print(json.dumps(soak.tally | {"differences": len(soak.differences)}))
         sys.exit(1 if soak.differences else 0)
