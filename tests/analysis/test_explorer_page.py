@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from analysis import explorer
@@ -27,7 +26,6 @@ if TYPE_CHECKING:  # only `make test-services` installs it
 
 pytestmark = pytest.mark.services
 
-Array = NDArray[np.float64]
 LEVEL = 1 / 255
 NATS = 0.01
 READY = "async () => { await explorer.ready; }"
@@ -201,14 +199,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedRun, Path]:
     return rounded(run), page
 
 
-def settled(page: Page) -> None:
-    """Two frames later everything that was asked for is drawn."""
-    page.evaluate(
-        "() => new Promise(done => requestAnimationFrame("
-        "() => requestAnimationFrame(() => setTimeout(done, 300))))"
-    )
-
-
 def test_dragging_the_point_draws_all_ten_digits_anew(
     small: tuple[LoadedRun, Path], opened: Page
 ) -> None:
@@ -223,7 +213,10 @@ def test_dragging_the_point_draws_all_ten_digits_anew(
         box["x"] + 0.75 * box["width"], box["y"] + 0.4 * box["height"], steps=5
     )
     opened.mouse.up()
-    settled(opened)
+    opened.evaluate(  # two frames later everything that was asked for is drawn
+        "() => new Promise(done => requestAnimationFrame("
+        "() => requestAnimationFrame(() => setTimeout(done, 300))))"
+    )
     edge = opened.evaluate("facts.edge")
     u = opened.evaluate("Array.from(explorer.state.u)")
     assert u == pytest.approx([0.5 * edge, 0.2 * edge], abs=0.05)

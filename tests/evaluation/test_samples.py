@@ -41,10 +41,6 @@ def model_of(images: Tensor, *, conditional: bool = True) -> CVAE:
     return model
 
 
-def first_of_each(data: mnist.Images) -> Tensor:
-    return torch.stack([data.images[data.labels == d][0] for d in range(10)])
-
-
 def judged(
     few: mnist.MNIST, read_by: classifier.Classifier, some: mnist.Images
 ) -> Measured:
@@ -106,7 +102,8 @@ def test_every_figure_is_listed_and_says_what_it_stands_beside(
     few: mnist.MNIST, read_by: classifier.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(samples, "EPOCHS", 1)
-    model = model_of(first_of_each(few.test))
+    firsts = [few.test.images[few.test.labels == digit][0] for digit in range(10)]
+    model = model_of(torch.stack(firsts))
     found = samples.sample_figures(model, few, read_by, generator())
     assert found.figures.keys() == found.errors.keys()
     for name in found.figures:
