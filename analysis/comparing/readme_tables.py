@@ -73,8 +73,9 @@ DETAILS = {  # head of a column: keys (or starts of keys) of the metric
 QUALITY = {
     "classification accuracy": ("test/classification_accuracy",),
     "of draws": ("test/classification_accuracy_draws",),
+    "of real images": ("test/classification_accuracy_real",),
     "coverage of draws": ("test/coverage_draws",),
-    "of real images": ("test/coverage_real",),
+    "coverage of real images": ("test/coverage_real",),
 }
 MOST = 7  # columns of a table
 UNUSUAL = {  # fields of a network, and the words for a value that is not the default
@@ -183,7 +184,7 @@ def _ours(
     ours, value = f"{mean_sd(folders, keys[-1])}{_draws(keys[-1])}", mean(found)
     if (known := proof(folders)) and metric in known[0]:
         value = mean(known[0][metric])
-        several = f"; {ours} over {len(found)} seeds" if metric == NLL else ""
+        several = f"; {ours}, n = {len(found)}" if metric == NLL else ""
         ours = f"{nll(folders, metric)}{several}"
     sd = statistics.stdev(found) if len(found) > 1 else 0.0
     apart = metrics.number(value - published, BOUND, sign=True)
