@@ -5,8 +5,10 @@ The sizes of all PNGs together stay under 3 MB.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -232,6 +234,34 @@ def control(needed: Needed) -> list[Plate]:
     return [replace(plate, caption=f"{plate.caption} {verdicts(comparison)[0]}")]
 
 
+def exact(needed: Needed) -> list[Plate]:
+    """One decoder trained by several objectives: its likelihood and its best bound."""
+    drawn = style.figure(2.6)
+    axes = drawn.subplots()
+    rows = needed.children("exact")
+    for metric, colour, words in (
+        ("nll_quadrature", style.COLOURS[1], "−log p(x given y), by quadrature"),
+        ("neg_elbo", style.COLOURS[0], "−ELBO with its encoder"),
+    ):
+        values = [run.metrics.get(f"test/{metric}", math.nan) for _, run in rows]
+        axes.plot(values, range(len(rows)), "o", color=colour, label=words)
+    axes.set_yticks(range(len(rows)), [objective_of(swept) for swept, _ in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("test, nats per image")
+    axes.legend(fontsize=8)
+    return [Plate("exact", drawn, caption("exact"))]
+
+
+def objective_of(swept: Mapping[str, Any]) -> str:
+    """A variant of the sweep `exact` in words."""
+    if swept.get("objective.grid"):
+        return "the likelihood itself"
+    samples = swept.get("objective.importance_samples", 1)
+    words = f"{samples}-sample bound" if samples > 1 else "ELBO"
+    doubly = "objective.gradient" in swept
+    return words + (",\ndoubly reparameterised" if doubly else "")
+
+
 EXHIBITS = {
     "digits": Exhibit(("seed_notebook",), digits),
     "digits_20": Exhibit(("latent_20", "best_mlp"), digits_20),
@@ -243,6 +273,7 @@ EXHIBITS = {
     "plain_samples": Exhibit(PLAIN_TWO_AND_TWENTY, plain_samples),
     "beta": Exhibit(("beta", "latent_beta"), beta),
     "control": Exhibit(("control",), control),
+    "exact": Exhibit(("exact",), exact),
 }
 
 

@@ -33,7 +33,7 @@ SWEEPS = (
     *("latent_size", "plain_latent", "width", "training_size"),
     *("beta", "latent_beta", "control"),
     *("aevb_figure2", "aevb_figure3", "aevb_figure4", "iwae_table1"),
-    *("iwae_conditional", "hwalsuklee", "lyeoni"),
+    *("iwae_conditional", "hwalsuklee", "lyeoni", "exact"),
 )
 
 
