@@ -16,7 +16,6 @@ from cvae.run.published import Published, facts_of
 
 NLL, NLL_OF_X = "test/nll_is", "test/marginal_nll_is"
 PROVES = {"log_p_x_given_y": NLL, "log_p_x": NLL_OF_X}  # in a proof file
-OF_BOUNDS = {"test/nll": NLL, "test/marginal_nll": NLL_OF_X}  # starts of metrics
 Proof = tuple[dict[str, list[float]], dict[str, str]]
 
 
@@ -39,21 +38,20 @@ def paired(comparison: Comparison) -> Iterator[str]:
 
     Of one seed of each, where both have a proof file of the same pixels.
     """
-    starts = [key for key in OF_BOUNDS if comparison.metric.startswith(key)]
-    reference = comparison.reference
-    if not starts or (theirs := _proof(reference)) is None:
+    metric, reference = comparison.metric, comparison.reference
+    known = [
+        key for key in (NLL, NLL_OF_X) if metric.startswith(key.removesuffix("_is"))
+    ]
+    if not known or (theirs := _of_setting(reference, known[0])) is None:
         return
-    proves = OF_BOUNDS[starts[0]]
+    what = "x given y" if known[0] == NLL else "x"
     for setting in comparison.settings:
-        ours = None if setting is reference else _proof(setting)
-        if ours is None or ours[1]["pixels"] != theirs[1]["pixels"]:
+        ours = None if setting is reference else _of_setting(setting, known[0])
+        if ours is None or ours[0] != theirs[0]:
             continue
-        if not (proves in ours[0] and proves in theirs[0]):
-            continue
-        apart = [a - b for a, b in zip(ours[0][proves], theirs[0][proves], strict=True)]
+        apart = [a - b for a, b in zip(ours[1], theirs[1], strict=True)]
         error = statistics.stdev(apart) / math.sqrt(len(apart))
-        amount = metrics.number(mean(apart), comparison.metric, error=error, sign=True)
-        what = "x given y" if proves == NLL else "x"
+        amount = metrics.number(mean(apart), metric, error=error, sign=True)
         yield (
             f"Image by image, {setting.label}: −log p({what}) is {amount} nats from "
             f"that of {reference.label} (one seed each, {len(apart):,} images, their "
@@ -61,5 +59,9 @@ def paired(comparison: Comparison) -> Iterator[str]:
         )
 
 
-def _proof(setting: Setting) -> Proof | None:
-    return proof(run.folder for run in setting.runs)
+def _of_setting(setting: Setting, proved: str) -> tuple[str, list[float]] | None:
+    """The digest of the pixels, and what is `proved` of each image, if it is."""
+    known = proof(run.folder for run in setting.runs)
+    if known is None or proved not in known[0]:
+        return None
+    return known[1]["pixels"], known[0][proved]

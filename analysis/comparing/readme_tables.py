@@ -103,9 +103,9 @@ def results(needed: Needed) -> str:
         f"{markdown(rows)}\n\n{made_on(every)} ± is the standard deviation over n "
         f"seeds{_test_images(needed)}. NLL is of one seed, of x given y (of x without "
         "a label), by K draws or the integral over two latents. Label fidelity is of "
-        f"10,000 samples of one seed ± its binomial error, or of 1,000 of each seed "
-        f"(n = …).{judged(every)} "
-        f"k draws are for training, K for evaluation. {cited_here}"
+        "10,000 samples of one seed ± its binomial error, or of 1,000 of each seed "
+        f"(n = …).{judged(every)} k draws are for training, K for evaluation. "
+        f"{cited_here}"
     )
 
 
@@ -138,7 +138,7 @@ def nll(folders: Sequence[RunFolder], metric: str) -> str:
     known = proof(folders)
     if known is None or metric not in known[0]:
         return drawn(folders, metric)
-    (logs, facts) = known
+    logs, facts = known
     how = f"K = {int(facts['K']):,}" if "K" in facts else "integral"
     if metric == NLL_OF_X and "K" in facts:
         how += f", {facts['others']} of each other label"
